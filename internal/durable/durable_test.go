@@ -1,0 +1,68 @@
+package durable_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/requorum/requorum/internal/durable"
+)
+
+func TestWriteFileReplacesWholeFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for _, content := range []string{"one", "a longer second one", ""} {
+		if err := durable.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != content {
+			t.Fatalf("read %q, %v; wrote %q", got, err, content)
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("mode %v, %v", info.Mode(), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*"+durable.PartSuffix)); len(left) != 0 {
+		t.Fatalf("left behind: %v", left)
+	}
+}
+
+func TestWriteFileKeepsOldContentWhenItCannotFinish(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	if err := os.Mkdir(path, 0o700); err != nil { // a directory cannot be replaced by a file
+		t.Fatal(err)
+	}
+	if err := durable.WriteFile(path, []byte("x"), 0o600); err == nil {
+		t.Fatal("replaced a directory")
+	}
+	if left, _ := filepath.Glob(path + durable.PartSuffix); len(left) != 0 {
+		t.Fatalf("left behind: %v", left)
+	}
+}
+
+func TestRemoveToleratesWhatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	for _, path := range []string{filepath.Join(dir, "gone"), filepath.Join(dir, "no", "such", "dir")} {
+		if err := durable.Remove(path); err != nil {
+			t.Errorf("Remove(%s): %v", path, err)
+		}
+		if err := durable.RemoveAll(path); err != nil {
+			t.Errorf("RemoveAll(%s): %v", path, err)
+		}
+	}
+}
+
+func TestFreeBytesOfPathThatIsNotThereYet(t *testing.T) {
+	dir := t.TempDir()
+	free, err := durable.FreeBytes(filepath.Join(dir, "a", "b"))
+	if err != nil || free == 0 {
+		t.Fatalf("FreeBytes = %d, %v", free, err)
+	}
+	same, err := durable.SameFileSystem(dir, filepath.Join(dir, "a", "b"))
+	if err != nil || !same {
+		t.Fatalf("SameFileSystem = %v, %v", same, err)
+	}
+}
