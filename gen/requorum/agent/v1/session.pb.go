@@ -981,6 +981,7 @@ type Task struct {
 	//	*Task_Open
 	//	*Task_Finish
 	//	*Task_ListCopies
+	//	*Task_ServeCopy
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1245,6 +1246,15 @@ func (x *Task) GetListCopies() *ListCopies {
 	return nil
 }
 
+func (x *Task) GetServeCopy() *ServeCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_ServeCopy); ok {
+			return x.ServeCopy
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1349,6 +1359,11 @@ type Task_ListCopies struct {
 	ListCopies *ListCopies `protobuf:"bytes,29,opt,name=list_copies,json=listCopies,proto3,oneof"`
 }
 
+type Task_ServeCopy struct {
+	// Let neighbours fetch a copy that is complete.
+	ServeCopy *ServeCopy `protobuf:"bytes,30,opt,name=serve_copy,json=serveCopy,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1388,6 +1403,8 @@ func (*Task_Open) isTask_Spec() {}
 func (*Task_Finish) isTask_Spec() {}
 
 func (*Task_ListCopies) isTask_Spec() {}
+
+func (*Task_ServeCopy) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -1787,7 +1804,9 @@ func (*TaskResult_Copies) isTaskResult_Result() {}
 
 // InspectNode asks for the member's configuration and state.
 type InspectNode struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Size of the snapshot that would be staged, to tell the space needed; 0 to leave it out.
+	SnapshotSize  int64 `protobuf:"varint,1,opt,name=snapshot_size,json=snapshotSize,proto3" json:"snapshot_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1822,10 +1841,17 @@ func (*InspectNode) Descriptor() ([]byte, []int) {
 	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
+func (x *InspectNode) GetSnapshotSize() int64 {
+	if x != nil {
+		return x.SnapshotSize
+	}
+	return 0
+}
+
 // NodeFacts is what the agent found on its node.
 type NodeFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The member's configuration, and its state where it runs.
+	// The member's configuration, and its state where it serves.
 	Member *v1.Member `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
 	// User and group that own the data directory.
 	Uid uint32 `protobuf:"varint,2,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -1853,8 +1879,10 @@ type NodeFacts struct {
 	HasData bool `protobuf:"varint,13,opt,name=has_data,json=hasData,proto3" json:"has_data,omitempty"`
 	// Whether the runtime can start the member as a learner that joins.
 	CanJoinLearner bool `protobuf:"varint,14,opt,name=can_join_learner,json=canJoinLearner,proto3" json:"can_join_learner,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Bytes that staging a snapshot of the size asked about needs where restored data is staged.
+	DataNeededBytes int64 `protobuf:"varint,15,opt,name=data_needed_bytes,json=dataNeededBytes,proto3" json:"data_needed_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeFacts) Reset() {
@@ -1983,6 +2011,13 @@ func (x *NodeFacts) GetCanJoinLearner() bool {
 		return x.CanJoinLearner
 	}
 	return false
+}
+
+func (x *NodeFacts) GetDataNeededBytes() int64 {
+	if x != nil {
+		return x.DataNeededBytes
+	}
+	return 0
 }
 
 // HashKV asks the running member for its HashKV.
@@ -2443,6 +2478,62 @@ func (x *Source) GetAddress() string {
 	return ""
 }
 
+// ServeCopy asks to let neighbours fetch a copy that is complete, for as long as the task runs: it ends when
+// it is cancelled.
+type ServeCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Nodes that may fetch it.
+	Readers       []string `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServeCopy) Reset() {
+	*x = ServeCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServeCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServeCopy) ProtoMessage() {}
+
+func (x *ServeCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServeCopy.ProtoReflect.Descriptor instead.
+func (*ServeCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ServeCopy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServeCopy) GetReaders() []string {
+	if x != nil {
+		return x.Readers
+	}
+	return nil
+}
+
 // FetchCopy asks to fetch a copy from neighbours.
 type FetchCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2458,7 +2549,7 @@ type FetchCopy struct {
 
 func (x *FetchCopy) Reset() {
 	*x = FetchCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2561,7 @@ func (x *FetchCopy) String() string {
 func (*FetchCopy) ProtoMessage() {}
 
 func (x *FetchCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2574,7 @@ func (x *FetchCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCopy.ProtoReflect.Descriptor instead.
 func (*FetchCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FetchCopy) GetManifest() *v1.Manifest {
@@ -2520,7 +2611,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2623,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2636,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Fetched) GetWireBytes() int64 {
@@ -2573,7 +2664,7 @@ type HashCopy struct {
 
 func (x *HashCopy) Reset() {
 	*x = HashCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2676,7 @@ func (x *HashCopy) String() string {
 func (*HashCopy) ProtoMessage() {}
 
 func (x *HashCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2689,7 @@ func (x *HashCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCopy.ProtoReflect.Descriptor instead.
 func (*HashCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HashCopy) GetManifest() *v1.Manifest {
@@ -2619,7 +2710,7 @@ type DropCopy struct {
 
 func (x *DropCopy) Reset() {
 	*x = DropCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2722,7 @@ func (x *DropCopy) String() string {
 func (*DropCopy) ProtoMessage() {}
 
 func (x *DropCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2735,7 @@ func (x *DropCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCopy.ProtoReflect.Descriptor instead.
 func (*DropCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DropCopy) GetName() string {
@@ -2667,7 +2758,7 @@ type PushCopy struct {
 
 func (x *PushCopy) Reset() {
 	*x = PushCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2770,7 @@ func (x *PushCopy) String() string {
 func (*PushCopy) ProtoMessage() {}
 
 func (x *PushCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2783,7 @@ func (x *PushCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopy.ProtoReflect.Descriptor instead.
 func (*PushCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PushCopy) GetRelayId() string {
@@ -2718,7 +2809,7 @@ type ListCopies struct {
 
 func (x *ListCopies) Reset() {
 	*x = ListCopies{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2821,7 @@ func (x *ListCopies) String() string {
 func (*ListCopies) ProtoMessage() {}
 
 func (x *ListCopies) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2834,7 @@ func (x *ListCopies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopies.ProtoReflect.Descriptor instead.
 func (*ListCopies) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 // CopyList is the vault's content.
@@ -2757,7 +2848,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +2860,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +2873,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CopyList) GetManifests() []*v1.Manifest {
@@ -2819,7 +2910,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2922,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2935,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -2931,7 +3022,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3034,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3047,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -3012,7 +3103,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3115,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3128,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -3051,14 +3142,17 @@ func (x *Unstage) GetRestoreId() string {
 type Stop struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the restore.
-	RestoreId     string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RestoreId string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// Stop only the control plane and leave etcd running, so that all of it is down before the first
+	// member stops.
+	ControlPlaneOnly bool `protobuf:"varint,2,opt,name=control_plane_only,json=controlPlaneOnly,proto3" json:"control_plane_only,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3070,7 +3164,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3083,7 +3177,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -3091,6 +3185,13 @@ func (x *Stop) GetRestoreId() string {
 		return x.RestoreId
 	}
 	return ""
+}
+
+func (x *Stop) GetControlPlaneOnly() bool {
+	if x != nil {
+		return x.ControlPlaneOnly
+	}
+	return false
 }
 
 // Swap asks to rename the live data to quarantine and the staged data to live.
@@ -3104,7 +3205,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3217,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3230,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -3150,7 +3251,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3263,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +3276,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -3196,7 +3297,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +3309,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +3322,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -3246,7 +3347,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3359,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3372,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -3318,7 +3419,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +3431,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +3444,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -3410,7 +3511,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3422,7 +3523,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3435,7 +3536,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -3470,7 +3571,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3583,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3596,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -3520,7 +3621,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3532,7 +3633,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3545,7 +3646,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -3630,7 +3731,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xb7\n" +
+	"\x10PushCopyResponse\"\xf6\n" +
 	"\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
@@ -3662,7 +3763,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x04open\x18\x1b \x01(\v2\x17.requorum.agent.v1.OpenH\x00R\x04open\x123\n" +
 	"\x06finish\x18\x1c \x01(\v2\x19.requorum.agent.v1.FinishH\x00R\x06finish\x12@\n" +
 	"\vlist_copies\x18\x1d \x01(\v2\x1d.requorum.agent.v1.ListCopiesH\x00R\n" +
-	"listCopiesB\x06\n" +
+	"listCopies\x12=\n" +
+	"\n" +
+	"serve_copy\x18\x1e \x01(\v2\x1c.requorum.agent.v1.ServeCopyH\x00R\tserveCopyB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -3693,8 +3796,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\afetched\x18\t \x01(\v2\x1a.requorum.agent.v1.FetchedH\x00R\afetched\x125\n" +
 	"\x06copies\x18\n" +
 	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copiesB\b\n" +
-	"\x06result\"\r\n" +
-	"\vInspectNode\"\xe5\x03\n" +
+	"\x06result\"2\n" +
+	"\vInspectNode\x12#\n" +
+	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\x91\x04\n" +
 	"\tNodeFacts\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -3712,7 +3816,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x10quarantine_paths\x18\v \x03(\tR\x0fquarantinePaths\x12\x18\n" +
 	"\aproblem\x18\f \x01(\tR\aproblem\x12\x19\n" +
 	"\bhas_data\x18\r \x01(\bR\ahasData\x12(\n" +
-	"\x10can_join_learner\x18\x0e \x01(\bR\x0ecanJoinLearner\"$\n" +
+	"\x10can_join_learner\x18\x0e \x01(\bR\x0ecanJoinLearner\x12*\n" +
+	"\x11data_needed_bytes\x18\x0f \x01(\x03R\x0fdataNeededBytes\"$\n" +
 	"\x06HashKV\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"i\n" +
 	"\fHashKVResult\x12\x12\n" +
@@ -3740,7 +3845,10 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\"6\n" +
 	"\x06Source\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x8d\x01\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"9\n" +
+	"\tServeCopy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\areaders\x18\x02 \x03(\tR\areaders\"\x8d\x01\n" +
 	"\tFetchCopy\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x123\n" +
 	"\asources\x18\x02 \x03(\v2\x19.requorum.agent.v1.SourceR\asources\x12\x18\n" +
@@ -3782,10 +3890,11 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x18started_compact_revision\x18\x06 \x01(\x03R\x16startedCompactRevision\"(\n" +
 	"\aUnstage\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"%\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"S\n" +
 	"\x04Stop\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"%\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12,\n" +
+	"\x12control_plane_only\x18\x02 \x01(\bR\x10controlPlaneOnly\"%\n" +
 	"\x04Swap\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\"4\n" +
@@ -3863,7 +3972,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -3894,39 +4003,40 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*InspectCopy)(nil),           // 26: requorum.agent.v1.InspectCopy
 	(*WriteManifest)(nil),         // 27: requorum.agent.v1.WriteManifest
 	(*Source)(nil),                // 28: requorum.agent.v1.Source
-	(*FetchCopy)(nil),             // 29: requorum.agent.v1.FetchCopy
-	(*Fetched)(nil),               // 30: requorum.agent.v1.Fetched
-	(*HashCopy)(nil),              // 31: requorum.agent.v1.HashCopy
-	(*DropCopy)(nil),              // 32: requorum.agent.v1.DropCopy
-	(*PushCopy)(nil),              // 33: requorum.agent.v1.PushCopy
-	(*ListCopies)(nil),            // 34: requorum.agent.v1.ListCopies
-	(*CopyList)(nil),              // 35: requorum.agent.v1.CopyList
-	(*Stage)(nil),                 // 36: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 37: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 38: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 39: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 40: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 41: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 42: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 43: requorum.agent.v1.Start
-	(*Verify)(nil),                // 44: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 45: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 46: requorum.agent.v1.Open
-	(*Finish)(nil),                // 47: requorum.agent.v1.Finish
-	nil,                           // 48: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 49: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 50: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 51: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 52: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 53: requorum.v1.Copy
-	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(*ServeCopy)(nil),             // 29: requorum.agent.v1.ServeCopy
+	(*FetchCopy)(nil),             // 30: requorum.agent.v1.FetchCopy
+	(*Fetched)(nil),               // 31: requorum.agent.v1.Fetched
+	(*HashCopy)(nil),              // 32: requorum.agent.v1.HashCopy
+	(*DropCopy)(nil),              // 33: requorum.agent.v1.DropCopy
+	(*PushCopy)(nil),              // 34: requorum.agent.v1.PushCopy
+	(*ListCopies)(nil),            // 35: requorum.agent.v1.ListCopies
+	(*CopyList)(nil),              // 36: requorum.agent.v1.CopyList
+	(*Stage)(nil),                 // 37: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 38: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 39: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 40: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 41: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 42: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 43: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 44: requorum.agent.v1.Start
+	(*Verify)(nil),                // 45: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 46: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 47: requorum.agent.v1.Open
+	(*Finish)(nil),                // 48: requorum.agent.v1.Finish
+	nil,                           // 49: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 50: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 51: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 53: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 54: requorum.v1.Copy
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	50, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	51, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	8,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	15, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
-	51, // 3: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	50, // 4: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	52, // 3: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	51, // 4: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	16, // 5: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	19, // 6: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
 	21, // 7: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
@@ -3934,64 +4044,65 @@ var file_requorum_agent_v1_session_proto_depIdxs = []int32{
 	25, // 9: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
 	26, // 10: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
 	27, // 11: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	29, // 12: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	31, // 13: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	32, // 14: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	33, // 15: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	36, // 16: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	38, // 17: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	39, // 18: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	40, // 19: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	42, // 20: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	43, // 21: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	44, // 22: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	46, // 23: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	47, // 24: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	34, // 25: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	0,  // 26: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	17, // 27: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	18, // 28: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 29: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	20, // 30: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	22, // 31: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	24, // 32: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	52, // 33: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	53, // 34: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	37, // 35: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	45, // 36: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	41, // 37: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	30, // 38: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	35, // 39: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	50, // 40: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	54, // 41: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	52, // 42: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	52, // 43: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	28, // 44: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	52, // 45: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	52, // 46: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	52, // 47: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	48, // 48: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	49, // 49: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	50, // 50: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	22, // 51: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	54, // 52: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 53: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 54: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 55: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	9,  // 56: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	11, // 57: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	13, // 58: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 59: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 60: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 61: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	10, // 62: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	12, // 63: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	14, // 64: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	59, // [59:65] is the sub-list for method output_type
-	53, // [53:59] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	30, // 12: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	32, // 13: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	33, // 14: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	34, // 15: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	37, // 16: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	39, // 17: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	40, // 18: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	41, // 19: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	43, // 20: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	44, // 21: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	45, // 22: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	47, // 23: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	48, // 24: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	35, // 25: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	29, // 26: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	0,  // 27: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	17, // 28: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	18, // 29: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 30: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	20, // 31: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	22, // 32: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	24, // 33: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	53, // 34: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	54, // 35: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	38, // 36: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	46, // 37: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	42, // 38: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	31, // 39: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	36, // 40: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	51, // 41: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	55, // 42: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	53, // 43: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	53, // 44: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	28, // 45: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	53, // 46: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	53, // 47: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	53, // 48: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	49, // 49: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	50, // 50: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	51, // 51: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	22, // 52: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	55, // 53: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 54: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 55: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 56: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	9,  // 57: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	11, // 58: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	13, // 59: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 60: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 61: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 62: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	10, // 63: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	12, // 64: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	14, // 65: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	60, // [60:66] is the sub-list for method output_type
+	54, // [54:60] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -4020,6 +4131,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_Open)(nil),
 		(*Task_Finish)(nil),
 		(*Task_ListCopies)(nil),
+		(*Task_ServeCopy)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[16].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -4039,7 +4151,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
