@@ -560,9 +560,11 @@ type SessionOpened struct {
 	// The controller's identity, to tell two controllers of one epoch apart.
 	ControllerId string `protobuf:"bytes,4,opt,name=controller_id,json=controllerId,proto3" json:"controller_id,omitempty"`
 	// The cluster's generation. An agent whose data is older keeps etcd stopped.
-	Generation    uint64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Generation uint64 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The node was enrolled since the last restore: it takes the generation over instead of stopping etcd.
+	AdoptGeneration bool `protobuf:"varint,6,opt,name=adopt_generation,json=adoptGeneration,proto3" json:"adopt_generation,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SessionOpened) Reset() {
@@ -628,6 +630,13 @@ func (x *SessionOpened) GetGeneration() uint64 {
 		return x.Generation
 	}
 	return 0
+}
+
+func (x *SessionOpened) GetAdoptGeneration() bool {
+	if x != nil {
+		return x.AdoptGeneration
+	}
+	return false
 }
 
 // HeartbeatRequest is a sign of life.
@@ -3702,7 +3711,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x13OpenSessionResponse\x128\n" +
 	"\x06opened\x18\x01 \x01(\v2 .requorum.agent.v1.SessionOpenedR\x06opened\x12-\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x17.requorum.agent.v1.TaskR\x05tasks\x12&\n" +
-	"\x0fcancel_task_ids\x18\x03 \x03(\tR\rcancelTaskIds\"\xd3\x01\n" +
+	"\x0fcancel_task_ids\x18\x03 \x03(\tR\rcancelTaskIds\"\xfe\x01\n" +
 	"\rSessionOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12H\n" +
@@ -3711,7 +3720,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\rcontroller_id\x18\x04 \x01(\tR\fcontrollerId\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x05 \x01(\x04R\n" +
-	"generation\"\xe8\x01\n" +
+	"generation\x12)\n" +
+	"\x10adopt_generation\x18\x06 \x01(\bR\x0fadoptGeneration\"\xe8\x01\n" +
 	"\x10HeartbeatRequest\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12+\n" +

@@ -572,8 +572,10 @@ type ClusterRecord struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Counts restores.
 	Generation uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	// Nodes of the newest generation.
+	// Nodes that took part in the last restore.
 	Members []string `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// Nodes that were enrolled and did not take part in the last restore.
+	LeftOut []string `protobuf:"bytes,5,rep,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	// Number of voting members that the cluster was last seen with.
 	Voters        uint32 `protobuf:"varint,4,opt,name=voters,proto3" json:"voters,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -627,6 +629,13 @@ func (x *ClusterRecord) GetGeneration() uint64 {
 func (x *ClusterRecord) GetMembers() []string {
 	if x != nil {
 		return x.Members
+	}
+	return nil
+}
+
+func (x *ClusterRecord) GetLeftOut() []string {
+	if x != nil {
+		return x.LeftOut
 	}
 	return nil
 }
@@ -1166,13 +1175,14 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\tmember_id\x18\x04 \x01(\tR\bmemberId\x12\x1f\n" +
 	"\vwas_running\x18\x05 \x01(\bR\n" +
 	"wasRunning\x12\x18\n" +
-	"\alearner\x18\x06 \x01(\bR\alearner\"u\n" +
+	"\alearner\x18\x06 \x01(\bR\alearner\"\x90\x01\n" +
 	"\rClusterRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x18\n" +
-	"\amembers\x18\x03 \x03(\tR\amembers\x12\x16\n" +
+	"\amembers\x18\x03 \x03(\tR\amembers\x12\x19\n" +
+	"\bleft_out\x18\x05 \x03(\tR\aleftOut\x12\x16\n" +
 	"\x06voters\x18\x04 \x01(\rR\x06voters\"\xee\x02\n" +
 	"\n" +
 	"NodeRecord\x12\x18\n" +

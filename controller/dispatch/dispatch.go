@@ -1,0 +1,249 @@
+// Package dispatch gives tasks to nodes. Agents dial in and open a session each; a task that is wanted
+// is sent when it comes and again whenever its node opens a session, until the node has answered it.
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+
+	"github.com/requorum/requorum/controller/failure"
+)
+
+// Options set the times after which a silent node is given up. Zero values stand for the defaults.
+type Options struct {
+	Heartbeat time.Duration // interval of heartbeats; a session without three of them is lost. Default 2 s.
+	Offline   time.Duration // how long a task waits for a node that has no session. Default 30 s.
+	Stall     time.Duration // how long a task may run without any sign of progress. Default 2 min.
+}
+
+func (o Options) withDefaults() Options {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	set(&o.Heartbeat, 2*time.Second)
+	set(&o.Offline, 30*time.Second)
+	set(&o.Stall, 2*time.Minute)
+	return o
+}
+
+// Key names a node.
+type Key struct{ Cluster, Node string }
+
+// Dispatcher knows the sessions and the tasks that are wanted.
+type Dispatcher struct {
+	opts         Options
+	log          hclog.Logger
+	epoch        uint64
+	controllerID string
+	records      Records
+
+	mu      sync.Mutex
+	nodes   map[Key]*node
+	removed map[Key]bool
+}
+
+// Records is what the dispatcher needs of the controller's records.
+type Records interface {
+	// Generation returns a cluster's generation, and whether the node was enrolled since the last
+	// restore and takes it over.
+	Generation(cluster, node string) (generation uint64, adopt bool, err error)
+	// Seen notes that a node was heard of.
+	Seen(cluster, node, transferAddress string) error
+}
+
+// node is what is known of one node. Dispatcher.mu guards it.
+type node struct {
+	key     Key
+	session *session
+	seen    time.Time
+	info    Info
+	changed chan struct{} // closed and replaced when a session comes or goes
+	tasks   map[string]*pending
+}
+
+// pending is a task that somebody waits for.
+type pending struct {
+	task    *agentv1.Task
+	reports chan *agentv1.TaskReport
+}
+
+// ErrRemoved is the cause of a failure on a node that was removed.
+var ErrRemoved = errors.New("the node was removed")
+
+// New returns a dispatcher for a controller of that epoch and identity.
+func New(epoch uint64, controllerID string, records Records, opts Options, log hclog.Logger) *Dispatcher {
+	return &Dispatcher{
+		opts: opts.withDefaults(), log: log, epoch: epoch, controllerID: controllerID, records: records,
+		nodes: make(map[Key]*node), removed: make(map[Key]bool),
+	}
+}
+
+// Do gives a task to a node and waits for the answer. It fails with a *failure.Error when the node
+// reports a failure, has no session for Options.Offline or shows no progress for Options.Stall. When
+// it returns, the node has been told that the task is not wanted any more.
+func (d *Dispatcher) Do(ctx context.Context, cluster, name string, task *agentv1.Task, report func(*agentv1.TaskReport)) (*agentv1.TaskResult, error) {
+	task = proto.CloneOf(task)
+	task.Epoch, task.ControllerId = d.epoch, d.controllerID
+	p := &pending{task: task, reports: make(chan *agentv1.TaskReport, 1)}
+	n := d.want(Key{cluster, name}, p)
+	defer d.unwant(n, task.GetId())
+	return d.await(ctx, n, p, report)
+}
+
+func (d *Dispatcher) await(ctx context.Context, n *node, p *pending, report func(*agentv1.TaskReport)) (*agentv1.TaskResult, error) {
+	w := d.newWatchdog()
+	defer w.stop()
+	for {
+		connected, changed, removed := d.presence(n)
+		if removed {
+			return nil, &failure.Error{Node: n.key.Node, Message: "the node was removed from the cluster", Cause: ErrRemoved}
+		}
+		w.presence(connected)
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-changed:
+		case r := <-p.reports:
+			if done, result, err := answer(n.key.Node, r); done {
+				return result, err
+			}
+			w.progress(r.GetTicks())
+			report(r)
+		case <-w.timer.C:
+			return nil, w.expired(n.key.Node, connected)
+		}
+	}
+}
+
+// watchdog tells when a task is to be given up: its node is away for too long, or its ticks stand still.
+type watchdog struct {
+	opts      Options
+	timer     *time.Timer
+	connected bool
+	ticks     uint64
+}
+
+func (d *Dispatcher) newWatchdog() *watchdog {
+	return &watchdog{opts: d.opts, timer: time.NewTimer(d.opts.Offline)}
+}
+
+func (w *watchdog) stop() { w.timer.Stop() }
+
+func (w *watchdog) presence(connected bool) {
+	if connected == w.connected {
+		return
+	}
+	w.connected = connected
+	if connected {
+		w.timer.Reset(w.opts.Stall)
+	} else {
+		w.timer.Reset(w.opts.Offline)
+	}
+}
+
+func (w *watchdog) progress(ticks uint64) {
+	if ticks == w.ticks {
+		return
+	}
+	w.ticks = ticks
+	if w.connected {
+		w.timer.Reset(w.opts.Stall)
+	}
+}
+
+func (w *watchdog) expired(node string, connected bool) error {
+	if connected {
+		return failure.On(node, fmt.Sprintf("no progress for %s", w.opts.Stall), "look at the agent's log on that node")
+	}
+	return failure.On(node, fmt.Sprintf("no answer for %s", w.opts.Offline), "check that its agent runs and reaches the controller")
+}
+
+// answer tells whether a report ends the task, and how.
+func answer(node string, r *agentv1.TaskReport) (done bool, result *agentv1.TaskResult, err error) {
+	switch r.GetState() {
+	case agentv1.TaskState_TASK_STATE_DONE:
+		return true, r.GetResult(), nil
+	case agentv1.TaskState_TASK_STATE_FAILED:
+		e := r.GetError()
+		return true, nil, &failure.Error{Node: node, Message: e.GetMessage(), Advice: e.GetAdvice(), Cause: &TaskError{Code: e.GetCode()}}
+	}
+	return false, nil, nil
+}
+
+// TaskError is the cause of a *failure.Error that a node reported.
+type TaskError struct{ Code agentv1.TaskErrorCode }
+
+func (e *TaskError) Error() string { return e.Code.String() }
+
+// want adds a task to a node's and sends it if the node has a session.
+func (d *Dispatcher) want(key Key, p *pending) *node {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.node(key)
+	n.tasks[p.task.GetId()] = p
+	if n.session != nil {
+		n.session.send(&agentv1.OpenSessionResponse{Tasks: []*agentv1.Task{p.task}})
+	}
+	return n
+}
+
+func (d *Dispatcher) unwant(n *node, id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(n.tasks, id)
+	if n.session != nil {
+		n.session.send(&agentv1.OpenSessionResponse{CancelTaskIds: []string{id}})
+	}
+}
+
+// node returns the node of that key, making it if it is new. The caller holds mu.
+func (d *Dispatcher) node(key Key) *node {
+	n := d.nodes[key]
+	if n == nil {
+		n = &node{key: key, changed: make(chan struct{}), tasks: make(map[string]*pending)}
+		d.nodes[key] = n
+	}
+	return n
+}
+
+func (d *Dispatcher) presence(n *node) (connected bool, changed <-chan struct{}, removed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return n.session != nil, n.changed, d.removed[n.key]
+}
+
+// Remove ends a removed node's session and fails the tasks that wait for it.
+func (d *Dispatcher) Remove(key Key) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.removed[key] = true
+	if n := d.nodes[key]; n != nil {
+		n.end(errors.New("this node was removed from the cluster"))
+		n.signal()
+	}
+}
+
+// signal wakes everybody who waits for the node to come or go. The caller holds Dispatcher.mu.
+func (n *node) signal() {
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// end ends the node's session, if it has one. The caller holds Dispatcher.mu.
+func (n *node) end(cause error) {
+	if n.session != nil {
+		n.session.cancel(cause)
+		n.session = nil
+		n.signal()
+	}
+}

@@ -1,0 +1,308 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/failure"
+	"github.com/requorum/requorum/internal/fault"
+)
+
+const (
+	firstRetry     = 200 * time.Millisecond
+	longestRetry   = 10 * time.Second
+	attentionAfter = 5 // failures in a row before a person is asked to help
+)
+
+// drive runs the operation to its end. It returns early, with the operation to be resumed, only when
+// ctx ends or the journal cannot be written.
+func (r *Run) drive(ctx context.Context) error {
+	for {
+		switch r.Operation().GetState() {
+		case requorumv1.OperationState_OPERATION_STATE_RUNNING:
+			if err := r.forward(ctx); err != nil {
+				return err
+			}
+		case requorumv1.OperationState_OPERATION_STATE_REVERTING:
+			if err := r.revert(ctx); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+// forward does the steps in order until one fails before the pivot, or all are done.
+func (r *Run) forward(ctx context.Context) error {
+	for i := range r.plan {
+		if r.Operation().GetSteps()[i].GetState() == requorumv1.StepState_STEP_STATE_DONE {
+			continue
+		}
+		failed, err := r.step(ctx, i)
+		if err != nil {
+			return err
+		}
+		if failed != nil {
+			return r.fail(i, failed)
+		}
+	}
+	return r.finish(requorumv1.OperationState_OPERATION_STATE_SUCCEEDED, requorumv1.Phase_PHASE_FINISHED)
+}
+
+// step does one step. failed is why the operation has to be given up; err is why it cannot be driven on.
+func (r *Run) step(ctx context.Context, i int) (failed, err error) {
+	for tries := 1; ; tries++ {
+		if err := r.point(ctx, i, "before-intent"); err != nil {
+			return err, nil
+		}
+		attempt, err := r.intend(i)
+		if err != nil {
+			return nil, err
+		}
+		failed = r.do(ctx, i, attempt)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if failed == nil {
+			return nil, r.outcome(i)
+		}
+		if !r.Operation().GetPastPivot() {
+			return failed, nil
+		}
+		r.Log.Error("step failed and is tried again: there is no way back", "step", r.plan[i].Name, "error", failed)
+		if err := r.again(ctx, i, failed, tries); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r *Run) do(ctx context.Context, i int, attempt uint32) error {
+	stepCtx, cancel := context.WithCancelCause(withPosition(ctx, position{step: i, direction: "do", attempt: fmt.Sprint(attempt)}))
+	defer cancel(nil)
+	if r.arm(cancel) {
+		return errCancelled
+	}
+	defer r.arm(nil)
+	if err := r.point(stepCtx, i, "after-intent"); err != nil {
+		return err
+	}
+	err := r.plan[i].Do(stepCtx, r)
+	if errors.Is(context.Cause(stepCtx), errCancelled) {
+		return errCancelled
+	}
+	if err != nil {
+		return err
+	}
+	return r.point(stepCtx, i, "before-outcome")
+}
+
+// arm lets Cancel end the step that runs. It tells whether the operation was cancelled before.
+func (r *Run) arm(cancel context.CancelCauseFunc) (cancelled bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cancel = cancel
+	op := r.record.GetOperation()
+	return op.GetCancelRequested() && !op.GetPastPivot()
+}
+
+// intend journals that a step is about to be done. A step that was being done when the controller
+// crashed keeps its attempt, so that its tasks are recognised by the nodes.
+func (r *Run) intend(i int) (attempt uint32, err error) {
+	err = r.Journal(func(rec *journalv1.OperationRecord) {
+		op, step := rec.GetOperation(), rec.GetOperation().GetSteps()[i]
+		if step.GetState() != requorumv1.StepState_STEP_STATE_DOING {
+			step.Attempt++
+			step.State = requorumv1.StepState_STEP_STATE_DOING
+		}
+		if step.GetStarted() == nil {
+			step.Started = now()
+		}
+		rec.Cursor = uint32(i)
+		op.Phase = r.plan[i].Phase
+		op.PastPivot = op.GetPastPivot() || r.plan[i].Pivot
+		attempt = step.GetAttempt()
+	})
+	return attempt, err
+}
+
+func (r *Run) outcome(i int) error {
+	return r.Journal(func(rec *journalv1.OperationRecord) {
+		step := rec.GetOperation().GetSteps()[i]
+		step.State, step.Ended = requorumv1.StepState_STEP_STATE_DONE, now()
+		rec.GetOperation().Attention = ""
+	})
+}
+
+// again journals that a step past the pivot failed, and waits before the next attempt.
+func (r *Run) again(ctx context.Context, i int, failed error, tries int) error {
+	err := r.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetOperation().GetSteps()[i].State = requorumv1.StepState_STEP_STATE_FAILED
+		if tries >= attentionAfter {
+			rec.GetOperation().Attention = fmt.Sprintf("step %s keeps failing: %v", r.plan[i].Name, failed)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return pause(ctx, tries)
+}
+
+// fail journals that a step failed before the pivot, and which way the operation goes from there.
+func (r *Run) fail(i int, failed error) error {
+	r.Log.Error("step failed", "step", r.plan[i].Name, "error", failed)
+	f := failure.Of(r.plan[i].Name, failed)
+	if errors.Is(failed, errCancelled) {
+		f = &requorumv1.Failure{Step: r.plan[i].Name, Message: "cancelled on request"}
+	}
+	note := func(rec *journalv1.OperationRecord) {
+		op, step := rec.GetOperation(), rec.GetOperation().GetSteps()[i]
+		step.State, step.Ended = requorumv1.StepState_STEP_STATE_FAILED, now()
+		op.Failure = f
+		op.State, op.Phase = requorumv1.OperationState_OPERATION_STATE_REVERTING, requorumv1.Phase_PHASE_REVERTING
+	}
+	if err := r.Journal(note); err != nil {
+		return err
+	}
+	if r.plan[i].Check && !r.plan.undoable(i) && !errors.Is(failed, errCancelled) {
+		return r.finish(requorumv1.OperationState_OPERATION_STATE_REFUSED, requorumv1.Phase_PHASE_FAILED)
+	}
+	return nil
+}
+
+// revert undoes what was done, on every node independently, and never gives up.
+func (r *Run) revert(ctx context.Context) error {
+	var last int
+	r.Read(func(rec *journalv1.OperationRecord) { last = int(rec.GetCursor()) })
+	nodes := r.Operation().GetNodes()
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for n, node := range nodes {
+		wg.Go(func() { errs[n] = r.revertNode(ctx, node, last) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return r.finish(requorumv1.OperationState_OPERATION_STATE_REVERTED, requorumv1.Phase_PHASE_REVERTED)
+}
+
+// revertNode undoes the steps up to last on one node, in reverse order.
+func (r *Run) revertNode(ctx context.Context, node string, last int) error {
+	for i := last; i >= 0; i-- {
+		if r.plan[i].Undo == nil || r.isUndone(i, node) {
+			continue
+		}
+		if err := r.undo(ctx, i, node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undo undoes one step on one node, and tries until it succeeds or ctx ends.
+func (r *Run) undo(ctx context.Context, i int, node string) error {
+	for tries := 1; ; tries++ {
+		pos := position{step: i, direction: "undo", attempt: fmt.Sprintf("%d.%d", r.epoch, tries)}
+		undoCtx := withPosition(ctx, pos)
+		failed := r.point(undoCtx, i, "undo-after-intent")
+		if failed == nil {
+			failed = r.plan[i].Undo(undoCtx, r, node)
+		}
+		if failed == nil {
+			failed = r.point(undoCtx, i, "undo-before-outcome")
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if failed == nil {
+			return r.undone(i, node)
+		}
+		r.Log.Error("undo failed and is tried again", "step", r.plan[i].Name, "node", node, "error", failed)
+		if err := r.stuck(i, node, failed, tries); err != nil {
+			return err
+		}
+		if err := pause(ctx, tries); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Run) isUndone(i int, node string) (undone bool) {
+	r.Read(func(rec *journalv1.OperationRecord) {
+		for _, u := range rec.GetUndone() {
+			if u.GetStep() == r.plan[i].Name {
+				undone = slices.Contains(u.GetNodes(), node)
+			}
+		}
+	})
+	return undone
+}
+
+func (r *Run) undone(i int, node string) error {
+	name := r.plan[i].Name
+	return r.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetOperation().Attention = ""
+		at := slices.IndexFunc(rec.GetUndone(), func(u *journalv1.UndoneStep) bool { return u.GetStep() == name })
+		if at < 0 {
+			rec.Undone = append(rec.Undone, &journalv1.UndoneStep{Step: name})
+			at = len(rec.GetUndone()) - 1
+		}
+		u := rec.GetUndone()[at]
+		u.Nodes = append(u.GetNodes(), node)
+		if len(u.GetNodes()) == len(rec.GetOperation().GetNodes()) {
+			rec.GetOperation().GetSteps()[i].State = requorumv1.StepState_STEP_STATE_UNDONE
+		}
+	})
+}
+
+// stuck asks for a person's help once an undo has failed several times.
+func (r *Run) stuck(i int, node string, failed error, tries int) error {
+	if tries < attentionAfter {
+		return nil
+	}
+	return r.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetOperation().Attention = fmt.Sprintf("%s cannot put back what step %s changed: %v. Bring the node back; requorum keeps trying. "+
+			"If the node is gone for good: requorum cluster remove-node %s %s", node, r.plan[i].Name, failed, r.Cluster(), node)
+	})
+}
+
+func (r *Run) finish(state requorumv1.OperationState, phase requorumv1.Phase) error {
+	err := r.journal(func(rec *journalv1.OperationRecord) {
+		op := rec.GetOperation()
+		op.State, op.Phase, op.Ended, op.Attention = state, phase, now(), ""
+	}, r.end)
+	if err == nil {
+		r.Log.Info("operation ended", "state", state)
+	}
+	return err
+}
+
+// point is a place at which a test may make the controller fail.
+func (r *Run) point(ctx context.Context, i int, where string) error {
+	if !fault.Enabled {
+		return nil
+	}
+	return fault.At(ctx, fmt.Sprintf("controller/%s/%s", r.plan[i].Name, where))
+}
+
+// pause waits before attempt tries+1: full jitter up to an exponentially growing bound.
+func pause(ctx context.Context, tries int) error {
+	bound := min(longestRetry, firstRetry<<min(tries, 10))
+	timer := time.NewTimer(firstRetry/2 + rand.N(bound))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,378 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/protobuf/proto"
+
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/store"
+)
+
+// BusyError refuses an operation because another one is changing the cluster.
+type BusyError struct{ Cluster, Running string }
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("operation %s is changing cluster %s; wait for it (requorum operation watch %s) or cancel it", e.Running, e.Cluster, e.Running)
+}
+
+// NotFoundError says that there is no such operation.
+type NotFoundError struct{ ID string }
+
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf("there is no operation %q; requorum operation ls shows them", e.ID)
+}
+
+// RequestReusedError refuses a request ID that was used for something else.
+type RequestReusedError struct{ RequestID, Operation string }
+
+func (e *RequestReusedError) Error() string {
+	return fmt.Sprintf("request ID %s was used for operation %s, which is another one; use a new request ID", e.RequestID, e.Operation)
+}
+
+// PastPivotError refuses to cancel an operation that only goes forward.
+type PastPivotError struct{ ID string }
+
+func (e *PastPivotError) Error() string {
+	return fmt.Sprintf("operation %s has passed the point from which it only goes forward, and cannot be cancelled", e.ID)
+}
+
+// Engine runs operations, one at a time on a cluster.
+type Engine struct {
+	store    store.Store
+	nodes    Nodes
+	log      hclog.Logger
+	builders map[requorumv1.OperationKind]Builder
+	epoch    uint64
+
+	mu      sync.Mutex
+	ctx     context.Context // ends when Run's does; nil before Run
+	running map[string]*Run // by operation ID
+	wg      sync.WaitGroup
+	failed  chan error
+}
+
+// NewEngine returns an engine that builds the jobs of each kind of operation with builders.
+func NewEngine(s store.Store, nodes Nodes, epoch uint64, builders map[requorumv1.OperationKind]Builder, log hclog.Logger) *Engine {
+	return &Engine{
+		store: s, nodes: nodes, log: log, builders: builders, epoch: epoch,
+		running: make(map[string]*Run), failed: make(chan error, 1),
+	}
+}
+
+// Run resumes what was under way and drives operations until ctx ends. It fails when the journal
+// cannot be read or written.
+func (e *Engine) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := e.resume(ctx); err != nil {
+		return err
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-e.failed:
+		cancel(err)
+	}
+	e.wg.Wait()
+	return err
+}
+
+func (e *Engine) resume(ctx context.Context) error {
+	var records []*journalv1.OperationRecord
+	err := e.store.View(func(tx store.Tx) error {
+		return tx.Each(store.Operations, "", func(id string, data []byte) error {
+			rec := new(journalv1.OperationRecord)
+			if err := proto.Unmarshal(data, rec); err != nil {
+				return fmt.Errorf("journal: operation %s cannot be read: %w", id, err)
+			}
+			if active(rec.GetOperation()) {
+				records = append(records, rec)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ctx = ctx
+	for _, rec := range records {
+		e.log.Info("resuming operation", "operation", rec.GetOperation().GetId(), "state", rec.GetOperation().GetState())
+		if err := e.launch(rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func active(op *requorumv1.Operation) bool {
+	switch op.GetState() {
+	case requorumv1.OperationState_OPERATION_STATE_RUNNING, requorumv1.OperationState_OPERATION_STATE_REVERTING:
+		return true
+	}
+	return false
+}
+
+// Start journals a new operation and begins it. rec carries kind, cluster, snapshot, nodes,
+// requester, request ID and the job's state; begin, which may be nil, runs in the transaction that
+// accepts the operation and can refuse it. A request ID that was seen before returns its operation.
+func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *journalv1.OperationRecord) error) (*requorumv1.Operation, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx == nil || e.ctx.Err() != nil {
+		return nil, errors.New("the controller is starting or stopping; try again")
+	}
+	op := rec.GetOperation()
+	if known, err := e.byRequest(op); known != nil || err != nil {
+		return known, err
+	}
+	if busy := e.busy(op.GetCluster()); busy != "" {
+		return nil, &BusyError{Cluster: op.GetCluster(), Running: busy}
+	}
+	op.Id = ulid.Make().String()
+	op.State, op.Phase, op.Created = requorumv1.OperationState_OPERATION_STATE_RUNNING, requorumv1.Phase_PHASE_STARTED, now()
+	job := e.builders[op.GetKind()](e.newRun(rec))
+	op.Steps = job.Plan.steps()
+	err := e.store.Update(func(tx store.Tx) error {
+		if begin != nil {
+			if err := begin(tx, rec); err != nil {
+				return err
+			}
+		}
+		if op.GetRequestId() != "" {
+			if err := tx.Put(store.Requests, op.GetRequestId(), []byte(op.GetId())); err != nil {
+				return err
+			}
+		}
+		return store.Save(tx, store.Operations, op.GetId(), rec)
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.log.Info("operation accepted", "operation", op.GetId(), "kind", op.GetKind(), "cluster", op.GetCluster(), "by", op.GetRequestedBy())
+	if err := e.launch(rec); err != nil {
+		return nil, err
+	}
+	return proto.CloneOf(op), nil
+}
+
+// byRequest returns the operation that the request ID has started before, if any.
+func (e *Engine) byRequest(op *requorumv1.Operation) (*requorumv1.Operation, error) {
+	if op.GetRequestId() == "" {
+		return nil, nil
+	}
+	var known *requorumv1.Operation
+	err := e.store.View(func(tx store.Tx) error {
+		id, err := tx.Get(store.Requests, op.GetRequestId())
+		if err != nil {
+			return err
+		}
+		rec := new(journalv1.OperationRecord)
+		if err := store.Load(tx, store.Operations, string(id), rec); err != nil {
+			return err
+		}
+		known = rec.GetOperation()
+		return nil
+	})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case known.GetKind() != op.GetKind() || known.GetCluster() != op.GetCluster():
+		return nil, &RequestReusedError{RequestID: op.GetRequestId(), Operation: known.GetId()}
+	}
+	if run := e.running[known.GetId()]; run != nil {
+		return run.Operation(), nil
+	}
+	return known, nil
+}
+
+func (e *Engine) busy(cluster string) string {
+	for id, run := range e.running {
+		if run.Cluster() == cluster && active(run.Operation()) {
+			return id
+		}
+	}
+	return ""
+}
+
+func (e *Engine) newRun(rec *journalv1.OperationRecord) *Run {
+	op := rec.GetOperation()
+	return &Run{
+		Log: e.log.With("operation", op.GetId(), "cluster", op.GetCluster()),
+		id:  op.GetId(), cluster: op.GetCluster(), nodes: e.nodes, store: e.store, epoch: e.epoch, record: rec,
+		changed: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// launch drives an operation in a goroutine of its own. The caller holds mu.
+func (e *Engine) launch(rec *journalv1.OperationRecord) error {
+	op := rec.GetOperation()
+	build := e.builders[op.GetKind()]
+	if build == nil {
+		return fmt.Errorf("journal: operation %s is of the unknown kind %s", op.GetId(), op.GetKind())
+	}
+	run := e.newRun(proto.CloneOf(rec))
+	job := build(run)
+	run.plan, run.end = job.Plan, job.End
+	if err := fits(job.Plan, op); err != nil {
+		return err
+	}
+	e.running[op.GetId()] = run
+	e.wg.Go(func() {
+		err := run.drive(e.ctx)
+		e.mu.Lock()
+		delete(e.running, op.GetId())
+		e.mu.Unlock()
+		close(run.done)
+		if err != nil && e.ctx.Err() == nil {
+			e.log.Error("operation cannot be driven on; it resumes at the next start", "operation", op.GetId(), "error", err)
+			select {
+			case e.failed <- err:
+			default:
+			}
+		}
+	})
+	return nil
+}
+
+// fits refuses a journaled operation whose steps are not those of its plan, as after a downgrade.
+func fits(plan Plan, op *requorumv1.Operation) error {
+	same := slices.EqualFunc(plan, op.GetSteps(), func(s Step, j *requorumv1.Step) bool { return s.Name == j.GetName() })
+	if same {
+		return nil
+	}
+	return fmt.Errorf("journal: operation %s was begun by a version of requorum with another plan; finish it with that version", op.GetId())
+}
+
+// Running returns the operation that is changing a cluster, empty if none.
+func (e *Engine) Running(cluster string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.busy(cluster)
+}
+
+// Get returns an operation, under way or ended.
+func (e *Engine) Get(id string) (*requorumv1.Operation, error) {
+	if run := e.find(id); run != nil {
+		return run.Operation(), nil
+	}
+	rec := new(journalv1.OperationRecord)
+	err := e.store.View(func(tx store.Tx) error { return store.Load(tx, store.Operations, id, rec) })
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &NotFoundError{ID: id}
+	}
+	return rec.GetOperation(), err
+}
+
+func (e *Engine) find(id string) *Run {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.running[id]
+}
+
+// List returns at most limit operations of a cluster, or of all where it is empty, newest first.
+func (e *Engine) List(cluster string, limit int) ([]*requorumv1.Operation, error) {
+	var ops []*requorumv1.Operation
+	err := e.store.View(func(tx store.Tx) error {
+		return tx.Each(store.Operations, "", func(_ string, data []byte) error {
+			rec := new(journalv1.OperationRecord)
+			if err := proto.Unmarshal(data, rec); err != nil {
+				return err
+			}
+			if op := rec.GetOperation(); cluster == "" || op.GetCluster() == cluster {
+				ops = append(ops, op)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(ops) // IDs are in the order of time
+	ops = ops[:min(limit, len(ops))]
+	for i, op := range ops {
+		if run := e.find(op.GetId()); run != nil {
+			ops[i] = run.Operation()
+		}
+	}
+	return ops, nil
+}
+
+// Cancel asks an operation to stop and put everything back.
+func (e *Engine) Cancel(id string) (*requorumv1.Operation, error) {
+	run := e.find(id)
+	if run == nil {
+		return e.Get(id) // it has ended; cancelling twice is fine
+	}
+	refused := false
+	err := run.Journal(func(rec *journalv1.OperationRecord) {
+		if refused = rec.GetOperation().GetPastPivot(); !refused {
+			rec.GetOperation().CancelRequested = true
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if refused {
+		return nil, &PastPivotError{ID: id}
+	}
+	run.mu.Lock()
+	if run.cancel != nil {
+		run.cancel(errCancelled)
+	}
+	run.mu.Unlock()
+	return run.Operation(), nil
+}
+
+// Watch calls f with the operation as it is and at each change, until it has ended or f fails.
+// f is not called again before it returned, so a slow watcher sees fewer changes.
+func (e *Engine) Watch(ctx context.Context, id string, f func(*requorumv1.Operation) error) error {
+	run := e.find(id)
+	if run == nil {
+		op, err := e.Get(id)
+		if err != nil {
+			return err
+		}
+		return f(op)
+	}
+	for {
+		op, changed := run.Watch()
+		if err := f(op); err != nil {
+			return err
+		}
+		if !active(op) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-run.Done():
+			return e.watchEnd(id, f)
+		case <-changed:
+		}
+	}
+}
+
+// watchEnd shows the end of an operation whose run is over.
+func (e *Engine) watchEnd(id string, f func(*requorumv1.Operation) error) error {
+	op, err := e.Get(id)
+	if err != nil {
+		return err
+	}
+	if active(op) {
+		return errors.New("the controller is stopping; the operation resumes when it starts again")
+	}
+	return f(op)
+}
