@@ -1,0 +1,160 @@
+# make help lists what there is. Go, make and git are enough for everything; a C compiler adds the race detector.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+GO    ?= go
+MODULE := github.com/requorum/requorum
+BUF   := $(GO) tool -modfile=internal/tools/buf.mod buf
+LINT  := $(GO) tool -modfile=internal/tools/lint.mod golangci-lint
+
+# What a person keeps in GOFLAGS for other work must not change this build; the rest of it is respected.
+GOFLAGS := $(strip $(filter-out -mod=% -modfile=% -tags=% -race -buildvcs=%,$(GOFLAGS)) -buildvcs=false)
+export GOFLAGS
+export GOWORK := off
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X $(MODULE)/internal/version.release=$(VERSION)
+STATIC  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(LDFLAGS)'
+
+# The race detector needs cgo and a C compiler that can link.
+CC_WORKS = $(shell echo 'int main(void){return 0;}' | $$($(GO) env CC) -pthread -x c - -o /dev/null 2>/dev/null && echo yes)
+RACE     = $(if $(CC_WORKS),-race,)
+CGO      = CGO_ENABLED=$(if $(CC_WORKS),1,0)
+
+TEST_TIMEOUT ?= 15m
+E2E_TIMEOUT  ?= 25m
+FUZZ_TIME    ?= 5s
+
+##@ Build
+
+.PHONY: build
+build: ## bin/requorum, static
+	$(STATIC) -o bin/requorum ./cmd/requorum
+
+.PHONY: build-faults
+build-faults: ## bin/requorum-faults, with the fault points that e2e uses
+	$(CGO) $(GO) build $(RACE) -tags faultinject -ldflags '$(LDFLAGS)' -o bin/requorum-faults ./cmd/requorum
+
+.PHONY: generate
+generate: ## gen/ from proto/
+	$(BUF) generate
+
+.PHONY: fmt
+fmt: ## Format Go and proto files
+	$(LINT) fmt
+	$(BUF) format -w
+
+.PHONY: grpcurl
+grpcurl: ## bin/grpcurl, to talk to a controller by hand
+	CGO_ENABLED=0 $(GO) build -modfile=internal/tools/buf.mod -trimpath -o bin/grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin dist
+
+##@ Check
+
+.PHONY: check
+check: check-format check-mod vet lint check-proto check-breaking check-generated ## Everything but the tests
+	@echo 'check: all good'
+
+.PHONY: check-format
+check-format:
+	@unformatted=$$(find . -name '*.go' -not -path './.git/*' -exec "$$($(GO) env GOROOT)/bin/gofmt" -l {} +); \
+	if [[ -n $$unformatted ]]; then \
+		echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; \
+	fi
+
+.PHONY: check-mod
+check-mod:
+	$(GO) mod tidy -diff
+
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags faultinject ./...
+
+.PHONY: lint
+lint:
+	$(LINT) run ./...
+	$(LINT) run --build-tags faultinject ./internal/fault/...
+
+.PHONY: check-proto
+check-proto:
+	$(BUF) lint
+	@$(BUF) format --diff --exit-code || { echo 'proto files are not formatted, run make fmt'; exit 1; }
+
+# What was released is a promise. As long as nothing is, a change is compared with what it is based on: the point
+# where it left origin/main, or the commit before. BREAKING_BASE=<commit> names another.
+.PHONY: check-breaking
+check-breaking:
+	@base=$${BREAKING_BASE:-$$(git describe --tags --abbrev=0 2>/dev/null || true)}; \
+	if [[ -z $$base ]]; then \
+		base=$$(git merge-base HEAD origin/main 2>/dev/null || true); \
+		if [[ -z $$base || $$base == $$(git rev-parse HEAD 2>/dev/null || true) ]]; then \
+			base=$$(git rev-parse --verify --quiet HEAD~1 || true); \
+		fi; \
+	fi; \
+	if [[ -z $$base ]] || ! git cat-file -e "$$base:proto" 2>/dev/null; then \
+		echo "buf breaking: skipped, there is no earlier commit with proto/ here"; exit 0; \
+	fi; \
+	old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; \
+	git archive "$$base" proto buf.yaml | tar -x -C "$$old"; \
+	echo "buf breaking: against $$base"; \
+	$(BUF) breaking --against "$$old"
+
+.PHONY: check-generated
+check-generated:
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(BUF) generate -o "$$fresh"; \
+	diff -r "$$fresh/gen" gen >&2 || { echo 'gen/ is not what proto/ generates, run make generate'; exit 1; }; \
+	echo 'gen/ is fresh'
+
+##@ Test
+
+.PHONY: test
+test: unit e2e ## All tests, with the race detector where there is a C compiler
+
+.PHONY: unit
+unit: race-notice ## Tests beside the code
+	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '^$(MODULE)/e2e')
+	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject ./internal/fault/...
+
+# The tests find the binaries by REQUORUM_BIN and REQUORUM_FAULTS_BIN.
+.PHONY: e2e
+e2e: race-notice ## Tests with real etcd clusters, real binaries and faults
+ifneq ($(wildcard e2e),)
+	@$(MAKE) build build-faults
+	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults \
+		$(CGO) $(GO) test $(RACE) -timeout $(E2E_TIMEOUT) ./e2e/...
+else
+	@echo 'e2e: no tests in this tree'
+endif
+
+.PHONY: race-notice
+race-notice:
+	@$(if $(CC_WORKS),true,echo 'no C compiler that works: testing without the race detector')
+
+.PHONY: fuzz
+fuzz: ## Every fuzz target for FUZZ_TIME (5s) each
+	@{ grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . || true; } | sort | while IFS=: read -r file func; do \
+		name=$${func#func }; \
+		echo "fuzz: $$name in $$(dirname "$$file")"; \
+		CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ_TIME) "$$(dirname "$$file")" </dev/null; \
+	done
+
+.PHONY: demo
+demo: ## A cluster on this machine, a snapshot and a restore to watch
+	$(GO) run ./e2e/demo
+
+##@ Help
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,112 @@
+//go:build faultinject
+
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sync"
+)
+
+// Enabled tells whether this build has fault points.
+const Enabled = true
+
+var (
+	declaredMu sync.Mutex
+	declared   = map[string]bool{}
+
+	validName = regexp.MustCompile(`^[A-Za-z0-9.-]+(/[A-Za-z0-9.-]+)*$`)
+)
+
+// Declare registers a point and returns its name. It is for package variables: it panics on a name that is
+// already taken or has anything but letters, digits, dots, hyphens and separating slashes in it.
+func Declare(name string) string {
+	if !validName.MatchString(name) {
+		panic(fmt.Sprintf("fault point %q: want letters, digits, dots and hyphens, separated by slashes", name))
+	}
+	declaredMu.Lock()
+	defer declaredMu.Unlock()
+	if declared[name] {
+		panic(fmt.Sprintf("fault point %q is declared twice", name))
+	}
+	declared[name] = true
+	return name
+}
+
+// Names lists the points that the packages in this binary declared, sorted.
+func Names() []string {
+	declaredMu.Lock()
+	defer declaredMu.Unlock()
+	names := make([]string, 0, len(declared))
+	for name := range declared {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// At does what the point is armed for, and nothing if it is not. It returns the error that was asked for, the
+// cause of ctx's end if that ended a hang or a delay, or an error that says why the point's file can't be used.
+func At(ctx context.Context, name string) error {
+	dir := os.Getenv(DirEnv)
+	if dir == "" {
+		return nil
+	}
+	if !isDeclared(name) {
+		return fmt.Errorf("fault point %q was never declared: make it a package variable with fault.Declare", name)
+	}
+	node := os.Getenv(NodeEnv)
+	for _, path := range candidates(dir, name, node) {
+		fired, err := take(ctx, path, name, node)
+		if fired || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isDeclared(name string) bool {
+	declaredMu.Lock()
+	defer declaredMu.Unlock()
+	return declared[name]
+}
+
+// candidates are the files that may arm the point here; the node's own goes first.
+func candidates(dir, name, node string) []string {
+	everywhere := filepath.Join(dir, FileName(name, ""))
+	if node == "" {
+		return []string{everywhere}
+	}
+	return []string{filepath.Join(dir, FileName(name, node)), everywhere}
+}
+
+// take fires the point if the file at path arms it and no other process was first to a "once".
+func take(ctx context.Context, path, name, node string) (fired bool, err error) {
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("fault point %s: %w", name, err)
+	}
+	act, err := parseAction(string(content))
+	if err != nil {
+		return false, fmt.Errorf("fault point %s: %s: %w", name, path, err)
+	}
+	if act.once {
+		won, err := claim(path)
+		if !won || err != nil {
+			return false, err
+		}
+	}
+	if err := trace(path, name, node, act.verb); err != nil {
+		return false, err
+	}
+	return true, act.run(ctx, path, name)
+}
