@@ -1890,8 +1890,10 @@ type NodeFacts struct {
 	CanJoinLearner bool `protobuf:"varint,14,opt,name=can_join_learner,json=canJoinLearner,proto3" json:"can_join_learner,omitempty"`
 	// Bytes that staging a snapshot of the size asked about needs where restored data is staged.
 	DataNeededBytes int64 `protobuf:"varint,15,opt,name=data_needed_bytes,json=dataNeededBytes,proto3" json:"data_needed_bytes,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Whether etcd's process runs, whether it serves or not.
+	Running       bool `protobuf:"varint,16,opt,name=running,proto3" json:"running,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeFacts) Reset() {
@@ -2027,6 +2029,13 @@ func (x *NodeFacts) GetDataNeededBytes() int64 {
 		return x.DataNeededBytes
 	}
 	return 0
+}
+
+func (x *NodeFacts) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
 }
 
 // HashKV asks the running member for its HashKV.
@@ -2712,7 +2721,9 @@ func (x *HashCopy) GetManifest() *v1.Manifest {
 type DropCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the snapshot.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Remove only what is not complete.
+	PartialOnly   bool `protobuf:"varint,2,opt,name=partial_only,json=partialOnly,proto3" json:"partial_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2752,6 +2763,13 @@ func (x *DropCopy) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *DropCopy) GetPartialOnly() bool {
+	if x != nil {
+		return x.PartialOnly
+	}
+	return false
 }
 
 // PushCopy asks to send a copy to the controller.
@@ -3615,7 +3633,7 @@ func (x *Open) GetRestoreId() string {
 	return ""
 }
 
-// Finish asks to note the new generation and to schedule the removal of old data.
+// Finish asks to note the new generation and to schedule the removal of old data. It also ends a fence.
 type Finish struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the quarantine.
@@ -3808,7 +3826,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copiesB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
-	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\x91\x04\n" +
+	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xab\x04\n" +
 	"\tNodeFacts\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -3827,7 +3845,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\aproblem\x18\f \x01(\tR\aproblem\x12\x19\n" +
 	"\bhas_data\x18\r \x01(\bR\ahasData\x12(\n" +
 	"\x10can_join_learner\x18\x0e \x01(\bR\x0ecanJoinLearner\x12*\n" +
-	"\x11data_needed_bytes\x18\x0f \x01(\x03R\x0fdataNeededBytes\"$\n" +
+	"\x11data_needed_bytes\x18\x0f \x01(\x03R\x0fdataNeededBytes\x12\x18\n" +
+	"\arunning\x18\x10 \x01(\bR\arunning\"$\n" +
 	"\x06HashKV\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"i\n" +
 	"\fHashKVResult\x12\x12\n" +
@@ -3868,9 +3887,10 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"wire_bytes\x18\x01 \x01(\x03R\twireBytes\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"=\n" +
 	"\bHashCopy\x121\n" +
-	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\"\x1e\n" +
+	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\"A\n" +
 	"\bDropCopy\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"9\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
+	"\fpartial_only\x18\x02 \x01(\bR\vpartialOnly\"9\n" +
 	"\bPushCopy\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\f\n" +

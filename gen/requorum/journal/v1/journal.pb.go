@@ -333,8 +333,10 @@ type RestoreJob struct {
 	QuarantineExpires *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=quarantine_expires,json=quarantineExpires,proto3" json:"quarantine_expires,omitempty"`
 	// Manifest of the safety snapshot, once it is saved.
 	Safety *v1.Manifest `protobuf:"bytes,14,opt,name=safety,proto3" json:"safety,omitempty"`
-	// Manifest of the snapshot taken after the restore.
-	After         *v1.Manifest `protobuf:"bytes,15,opt,name=after,proto3" json:"after,omitempty"`
+	// State of the snapshot taken after the restore.
+	After *SnapshotJob `protobuf:"bytes,15,opt,name=after,proto3" json:"after,omitempty"`
+	// Name of the safety snapshot, chosen before it is saved.
+	SafetyName    string `protobuf:"bytes,16,opt,name=safety_name,json=safetyName,proto3" json:"safety_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -467,11 +469,18 @@ func (x *RestoreJob) GetSafety() *v1.Manifest {
 	return nil
 }
 
-func (x *RestoreJob) GetAfter() *v1.Manifest {
+func (x *RestoreJob) GetAfter() *SnapshotJob {
 	if x != nil {
 		return x.After
 	}
 	return nil
+}
+
+func (x *RestoreJob) GetSafetyName() string {
+	if x != nil {
+		return x.SafetyName
+	}
+	return ""
 }
 
 // RestoreNode is one node of a restore.
@@ -1145,7 +1154,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.requorum.agent.v1.CopyFactsR\x05facts\x121\n" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x18\n" +
 	"\aholders\x18\a \x03(\tR\aholders\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05force\"\xbd\x05\n" +
+	"\x05force\x18\b \x01(\bR\x05force\"\xe9\x05\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1166,8 +1175,10 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\astopped\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\astopped\x126\n" +
 	"\bverified\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bverified\x12I\n" +
 	"\x12quarantine_expires\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x11quarantineExpires\x12-\n" +
-	"\x06safety\x18\x0e \x01(\v2\x15.requorum.v1.ManifestR\x06safety\x12+\n" +
-	"\x05after\x18\x0f \x01(\v2\x15.requorum.v1.ManifestR\x05after\"\xae\x01\n" +
+	"\x06safety\x18\x0e \x01(\v2\x15.requorum.v1.ManifestR\x06safety\x126\n" +
+	"\x05after\x18\x0f \x01(\v2 .requorum.journal.v1.SnapshotJobR\x05after\x12\x1f\n" +
+	"\vsafety_name\x18\x10 \x01(\tR\n" +
+	"safetyName\"\xae\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1278,7 +1289,7 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	19, // 13: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
 	19, // 14: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
 	17, // 15: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	17, // 16: requorum.journal.v1.RestoreJob.after:type_name -> requorum.v1.Manifest
+	2,  // 16: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
 	19, // 17: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
 	19, // 18: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
 	19, // 19: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
