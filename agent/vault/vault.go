@@ -1,0 +1,201 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/names"
+)
+
+const (
+	dirMode  fs.FileMode = 0o700
+	fileMode fs.FileMode = 0o600
+
+	fileSuffix     = ".db"
+	manifestSuffix = ".json"
+	partSuffix     = fileSuffix + durable.PartSuffix
+	expectedSuffix = fileSuffix + ".expected"
+)
+
+// Vault is a directory of snapshot files.
+type Vault struct {
+	dir  string
+	log  hclog.Logger
+	free func(path string) (uint64, error)
+
+	mu      sync.Mutex
+	claimed map[string]*Receiver // names being written; nil for one that no Reader can follow
+}
+
+// Open opens the vault in dir, which is made if it is missing. A directory that others may write to is
+// refused; one that others may read is closed to them.
+func Open(dir string, log hclog.Logger) (*Vault, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open vault: %w", err)
+	}
+	if err := durable.MkdirAll(dir, dirMode); err != nil {
+		return nil, fmt.Errorf("open vault: %w", err)
+	}
+	if err := closeToOthers(dir); err != nil {
+		return nil, fmt.Errorf("open vault: %w", err)
+	}
+	return &Vault{dir: dir, log: log, free: durable.FreeBytes, claimed: map[string]*Receiver{}}, nil
+}
+
+func closeToOthers(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a directory", dir)
+	case info.Mode().Perm()&0o002 != 0:
+		return fmt.Errorf("everybody may write to %s: give the snapshots a directory of their own", dir)
+	case info.Mode().Perm()&0o077 != 0:
+		return os.Chmod(dir, dirMode)
+	}
+	return nil
+}
+
+// Dir returns the vault's directory.
+func (v *Vault) Dir() string { return v.dir }
+
+// FreeBytes returns the bytes that may still be written to the vault's file system.
+func (v *Vault) FreeBytes() (uint64, error) { return v.free(v.dir) }
+
+// Path returns the path of a complete copy. It fails with ErrNotFound if there is none, and if something
+// else than a file is in its place.
+func (v *Vault) Path(name string) (string, error) {
+	if err := names.Check("snapshot", name); err != nil {
+		return "", err
+	}
+	path := v.filePath(name)
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+	case err != nil:
+		return "", fmt.Errorf("snapshot %s: %w", name, err)
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("snapshot %s: %s is %s instead of a file", name, path, kindOf(info.Mode()))
+	}
+	return path, nil
+}
+
+// List returns the manifests of all complete copies in the order of their names. A copy whose manifest
+// was not written yet is left out. Manifests that cannot be read are named in the error; the others are
+// returned all the same.
+func (v *Vault) List() ([]*requorumv1.Manifest, error) {
+	entries, err := os.ReadDir(v.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	var (
+		found  []*requorumv1.Manifest
+		failed []error
+	)
+	for _, entry := range entries {
+		name, isCopy := strings.CutSuffix(entry.Name(), fileSuffix)
+		if !isCopy || !entry.Type().IsRegular() || names.Check("snapshot", name) != nil {
+			continue
+		}
+		m, err := readManifest(v.manifestPath(name), name)
+		switch {
+		case err == nil:
+			found = append(found, m)
+		case !errors.Is(err, fs.ErrNotExist):
+			failed = append(failed, fmt.Errorf("list snapshots: %w", err))
+		}
+	}
+	slices.SortFunc(found, func(a, b *requorumv1.Manifest) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return found, errors.Join(failed...)
+}
+
+// Drop removes a copy, complete or partial, and its manifest; what is gone already is no error. It fails
+// with ErrBusy while a copy of that name is being written.
+func (v *Vault) Drop(name string) error {
+	if err := v.claim(name, nil); err != nil {
+		return fmt.Errorf("drop: %w", err)
+	}
+	defer v.release(name)
+	// The manifest goes last: a manifest alone is not listed, a file alone would be forgotten.
+	for _, path := range []string{
+		v.filePath(name), v.partPath(name), v.expectedPath(name), v.expectedPath(name) + durable.PartSuffix,
+		v.manifestPath(name) + durable.PartSuffix, v.manifestPath(name),
+	} {
+		if err := durable.Remove(path); err != nil {
+			return fmt.Errorf("drop snapshot %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// claim makes the caller the only one that writes name's files until release. Readers follow r.
+func (v *Vault) claim(name string, r *Receiver) error {
+	if err := names.Check("snapshot", name); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, taken := v.claimed[name]; taken {
+		return fmt.Errorf("snapshot %s: %w", name, ErrBusy)
+	}
+	v.claimed[name] = r
+	return nil
+}
+
+func (v *Vault) release(name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.claimed, name)
+}
+
+func (v *Vault) receiver(name string) *Receiver {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.claimed[name]
+}
+
+func (v *Vault) filePath(name string) string     { return filepath.Join(v.dir, name+fileSuffix) }
+func (v *Vault) manifestPath(name string) string { return filepath.Join(v.dir, name+manifestSuffix) }
+func (v *Vault) partPath(name string) string     { return filepath.Join(v.dir, name+partSuffix) }
+func (v *Vault) expectedPath(name string) string { return filepath.Join(v.dir, name+expectedSuffix) }
+
+// absent fails with ErrExists if something is in the place of name's complete copy.
+func (v *Vault) absent(name string) error {
+	_, err := os.Lstat(v.filePath(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("snapshot %s: %w", name, err)
+	}
+	return fmt.Errorf("snapshot %s: %w", name, ErrExists)
+}
+
+func kindOf(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a directory"
+	case mode&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a named pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "something else"
+}
