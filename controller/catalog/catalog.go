@@ -65,6 +65,11 @@ func UpdateCluster(tx store.Tx, name string, change func(*journalv1.ClusterRecor
 	return store.Save(tx, store.Clusters, name, rec)
 }
 
+// UpdateCluster changes a cluster's record in a transaction of its own.
+func (c *Catalog) UpdateCluster(name string, change func(*journalv1.ClusterRecord)) error {
+	return c.store.Update(func(tx store.Tx) error { return UpdateCluster(tx, name, change) })
+}
+
 // SetVoters notes how many voting members a cluster has.
 func (c *Catalog) SetVoters(cluster string, voters int) error {
 	return c.store.Update(func(tx store.Tx) error {

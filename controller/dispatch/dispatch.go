@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/oklog/ulid/v2"
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -230,6 +231,22 @@ func (d *Dispatcher) Remove(key Key) {
 	if n := d.nodes[key]; n != nil {
 		n.end(errors.New("this node was removed from the cluster"))
 		n.signal()
+	}
+}
+
+// AskNode asks a node a question outside of an operation.
+func (d *Dispatcher) AskNode(ctx context.Context, cluster, name string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+	task = proto.CloneOf(task)
+	task.Id = "question/" + ulid.Make().String()
+	return d.Do(ctx, cluster, name, task, func(*agentv1.TaskReport) {})
+}
+
+// Reconnect ends a node's session so that it learns the cluster's generation anew.
+func (d *Dispatcher) Reconnect(cluster, name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := d.nodes[Key{cluster, name}]; n != nil {
+		n.end(errors.New("the cluster's generation has changed"))
 	}
 }
 

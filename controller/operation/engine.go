@@ -166,6 +166,13 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 	return proto.CloneOf(op), nil
 }
 
+// Repeated returns the operation that a request ID has started before, nil if there is none.
+func (e *Engine) Repeated(requestID string, kind requorumv1.OperationKind, cluster string) (*requorumv1.Operation, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.byRequest(&requorumv1.Operation{RequestId: requestID, Kind: kind, Cluster: cluster})
+}
+
 // byRequest returns the operation that the request ID has started before, if any.
 func (e *Engine) byRequest(op *requorumv1.Operation) (*requorumv1.Operation, error) {
 	if op.GetRequestId() == "" {

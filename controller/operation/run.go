@@ -162,6 +162,21 @@ func (r *Run) Ask(ctx context.Context, node string, task *agentv1.Task) (*agentv
 	return result, err
 }
 
+// Background gives a task to a node that runs beside others until ctx ends. A failure is only logged:
+// what needs the task notices by itself.
+func (r *Run) Background(ctx context.Context, node string, task *agentv1.Task) {
+	pos, _ := ctx.Value(positionKey{}).(position)
+	task = proto.CloneOf(task)
+	task.OperationId, task.Step = r.id, r.plan[pos.step].Name
+	task.Id = taskID(r.id, task.GetStep(), pos, node, task)
+	go func() {
+		_, err := r.nodes.Do(ctx, r.cluster, node, task, func(*agentv1.TaskReport) {})
+		if err != nil && ctx.Err() == nil {
+			r.Log.Warn("background task ended", "node", node, "step", task.GetStep(), "error", err)
+		}
+	}()
+}
+
 // AskAll gives a task to each node at once and returns what they found, by node. One failure cancels
 // the tasks of the others.
 func (r *Run) AskAll(ctx context.Context, nodes []string, task func(node string) *agentv1.Task) (map[string]*agentv1.TaskResult, error) {

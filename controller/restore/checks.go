@@ -1,0 +1,299 @@
+package restore
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/failure"
+	"github.com/requorum/requorum/controller/snapshot"
+)
+
+func (p *prepared) pass(name, node, format string, args ...any) {
+	p.checks = append(p.checks, &requorumv1.Check{Name: name, Node: node, State: requorumv1.CheckState_CHECK_STATE_PASSED, Message: fmt.Sprintf(format, args...)})
+}
+
+func (p *prepared) warn(name, node, message, advice string) {
+	p.checks = append(p.checks, &requorumv1.Check{Name: name, Node: node, State: requorumv1.CheckState_CHECK_STATE_WARNING, Message: message, Advice: advice})
+}
+
+func (p *prepared) fail(name, node, message, advice string) {
+	p.checks = append(p.checks, &requorumv1.Check{Name: name, Node: node, State: requorumv1.CheckState_CHECK_STATE_FAILED, Message: message, Advice: advice})
+}
+
+func (p *prepared) failed() bool { return p.firstFailure() != nil }
+
+func (p *prepared) firstFailure() *requorumv1.Check {
+	for _, c := range p.checks {
+		if c.GetState() == requorumv1.CheckState_CHECK_STATE_FAILED {
+			return c
+		}
+	}
+	return nil
+}
+
+// refusal returns the first failed check as an error, nil if there is none.
+func (p *prepared) refusal() error {
+	c := p.firstFailure()
+	if c == nil {
+		return nil
+	}
+	return &failure.Error{Node: c.GetNode(), Message: c.GetMessage(), Advice: c.GetAdvice() + " (nothing was stopped or changed)"}
+}
+
+// checkSnapshot tells whether the snapshot can be used at all.
+func (p *prepared) checkSnapshot() bool {
+	s, m := p.snapshot, p.snapshot.GetManifest()
+	if !catalog.Good(s) {
+		p.fail("snapshot", "", fmt.Sprintf("%s is %s, not READY", s.GetName(), snapshot.StateName(s.GetState())), "choose another one (requorum snapshot ls)")
+		return false
+	}
+	age := time.Since(m.GetCreated().AsTime())
+	text := fmt.Sprintf("%s taken %s ago on %s, revision %d, %s, MD5 %s", s.GetName(), age.Round(time.Second), m.GetNode(), m.GetRevision(), humanize.IBytes(uint64(m.GetSize())), m.GetMd5())
+	if age > oldSnapshot {
+		p.warn("snapshot", "", text, "it is older than 72 h: a newer one may be better")
+	} else {
+		p.pass("snapshot", "", "%s", text)
+	}
+	for _, a := range m.GetAlarms() {
+		if a.GetType() == "NOSPACE" {
+			p.warn("alarms", "", "the snapshot carries the alarm NOSPACE", "it is cleared after the start if the database fits the quota")
+			continue
+		}
+		p.fail("alarms", "", fmt.Sprintf("the snapshot carries the alarm %s of member %s", a.GetType(), a.GetMemberId()), "choose another snapshot")
+	}
+	if m.GetAuthEnabled() {
+		p.warn("auth", "", "etcd authentication is on in the snapshot", "the users and passwords of that day come back")
+	}
+	if m.GetLeases() > 0 {
+		p.pass("leases", "", "%d leases come back and go on running", m.GetLeases())
+	}
+	return true
+}
+
+// checkNodes looks at configuration, space and quota of each node.
+func (p *prepared) checkNodes() {
+	names, urls := map[string]string{}, map[string]string{}
+	for _, n := range p.nodes {
+		f := p.facts[n.GetNode()]
+		if f.GetProblem() != "" {
+			p.fail("runtime", n.GetNode(), f.GetProblem(), "repair that, then try again")
+		}
+		p.checkMember(n, names, urls)
+		p.checkSpace(n.GetNode())
+		quota, size := f.GetMember().GetQuotaBytes(), p.snapshot.GetManifest().GetSize()
+		if quota == 0 {
+			quota = 2 << 30 // etcd's default
+		}
+		if size > quota {
+			p.fail("quota", n.GetNode(), fmt.Sprintf("the snapshot has %s, the member's quota is %s", humanize.IBytes(uint64(size)), humanize.IBytes(uint64(quota))),
+				"raise quota-backend-bytes on that node")
+		}
+	}
+	if !p.failed() {
+		p.pass("nodes", "", "members %s with %s", strings.Join(slices.Sorted(keys(names)), ", "), "their configuration, space and quota")
+	}
+}
+
+func (p *prepared) checkMember(n *journalv1.RestoreNode, names, urls map[string]string) {
+	node := n.GetNode()
+	switch {
+	case n.GetMember() == "":
+		p.fail("config", node, "the member's name is not known", "give it in the agent's configuration")
+	case len(n.GetPeerUrls()) == 0:
+		p.fail("config", node, "the member's peer URLs are not known", "give them in the agent's configuration")
+	case n.GetLearner():
+		p.fail("config", node, "its member is a learner, and a restore makes voting members only",
+			"leave the node out (--nodes "+strings.Join(without(p.spec.GetNodes(), node), ",")+") and add the learner again afterwards")
+	}
+	if other, taken := names[n.GetMember()]; taken {
+		p.fail("config", node, fmt.Sprintf("its member has the name %s, as the one on %s", n.GetMember(), other), "give every member a name of its own")
+	}
+	names[n.GetMember()] = node
+	for _, u := range n.GetPeerUrls() {
+		if other, taken := urls[u]; taken {
+			p.fail("config", node, fmt.Sprintf("its member has the peer URL %s, as the one on %s", u, other), "give every member URLs of its own")
+		}
+		urls[u] = node
+	}
+}
+
+func keys(m map[string]string) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// checkSpace makes sure that a node can hold the copy, the staged data and, on one of them, a safety snapshot.
+func (p *prepared) checkSpace(node string) {
+	f, size := p.facts[node], uint64(p.snapshot.GetManifest().GetSize())
+	vault := uint64(f.GetMember().GetDbSize()) // the safety snapshot
+	if !slices.Contains(snapshot.GoodOn(p.copies), node) {
+		vault += size
+	}
+	data := uint64(f.GetDataNeededBytes())
+	if f.GetSharedFileSystem() {
+		data, vault = data+vault, 0
+	}
+	if free := f.GetDataFreeBytes(); free < data {
+		p.fail("space", node, fmt.Sprintf("%s free beside %s, %s needed", humanize.IBytes(free), f.GetMember().GetDataDir(), humanize.IBytes(data)),
+			"free space there, or remove old snapshots (requorum snapshot rm)")
+	}
+	if free := f.GetVaultFreeBytes(); free < vault {
+		p.fail("space", node, fmt.Sprintf("%s free where snapshots are kept, %s needed", humanize.IBytes(free), humanize.IBytes(vault)),
+			"free space there, or remove old snapshots (requorum snapshot rm)")
+	}
+}
+
+// checkCopies makes sure that at least one node can give the file to the others.
+func (p *prepared) checkCopies() {
+	good := snapshot.GoodOn(p.copies)
+	if len(good) == len(p.copies) {
+		p.pass("copies", "", "copies agree on all nodes, MD5 %s", p.snapshot.GetManifest().GetMd5())
+		return
+	}
+	for _, c := range p.copies {
+		if c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD {
+			continue
+		}
+		text := fmt.Sprintf("its copy is %s (%s)", snapshot.CopyStateName(c.GetState()), c.GetDetail())
+		switch {
+		case len(good) > 0:
+			p.warn("copies", c.GetNode(), text, "it gets the file from "+good[0])
+		case p.spec.GetSkipHashCheck():
+			p.warn("copies", c.GetNode(), text, "hash checks are skipped on request")
+		default:
+			p.fail("copies", c.GetNode(), text, "no node holds a good copy: choose another snapshot, or import the file again (requorum snapshot import)")
+		}
+	}
+	if len(good) == 0 && !slices.ContainsFunc(p.copies, usable) {
+		p.fail("copies", "", "no node holds a readable copy", "choose another snapshot, or import the file again (requorum snapshot import)")
+	}
+}
+
+func usable(c *requorumv1.Copy) bool {
+	return c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD || c.GetState() == requorumv1.CopyState_COPY_STATE_DIFFERENT
+}
+
+// checkVersions compares the etcd on the nodes with each other and with the snapshot.
+func (p *prepared) checkVersions() {
+	want, from := minor(p.snapshot.GetManifest().GetEtcdVersion()), "the snapshot's"
+	if want == "" {
+		want = minor(p.snapshot.GetManifest().GetStorageVersion())
+	}
+	for _, node := range p.spec.GetNodes() {
+		have := p.facts[node].GetEtcdVersion()
+		if have == "" {
+			have = p.facts[node].GetMember().GetVersion()
+		}
+		switch {
+		case have == "":
+			p.warn("version", node, "the version of its etcd is not known", "make sure that it is the one the snapshot was taken with")
+			continue
+		case want == "":
+			want, from = minor(have), "that of other nodes"
+		}
+		if minor(have) == want {
+			continue
+		}
+		text := fmt.Sprintf("its etcd is %s, %s is %s", have, from, want)
+		if p.spec.GetAllowVersionMismatch() {
+			p.warn("version", node, text, "allowed on request")
+		} else {
+			p.fail("version", node, text, "install etcd "+want+" there; to restore across minor versions all the same: --allow-version-mismatch")
+		}
+	}
+	if !p.failed() && want != "" {
+		p.pass("version", "", "etcd %s on all, as the snapshot", want)
+	}
+}
+
+// minor returns the "3.6" of "3.6.5".
+func minor(version string) string {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return ""
+	}
+	return parts[0] + "." + parts[1]
+}
+
+// checkLeftOut refuses when members that are left out could form a quorum of the old cluster by themselves.
+func (p *prepared) checkLeftOut() {
+	voters := p.voters()
+	left := voters - p.votersAmong()
+	if voters == 0 || left <= 0 {
+		return
+	}
+	who := strings.Join(p.leftOut(), ", ")
+	if who == "" {
+		who = "members that are on no node of requorum"
+	}
+	text := fmt.Sprintf("%d of the old cluster's %d voting members are left out: %s", left, voters, who)
+	switch {
+	case left < voters/2+1:
+		p.warn("left out", "", text, "they cannot serve by themselves; they are fenced until they are re-seeded")
+	case p.spec.GetLeftOutDestroyed():
+		p.warn("left out", "", text, "stated to be destroyed")
+	default:
+		p.fail("left out", "", text+"; they could go on as the old cluster", "if they are destroyed for good, say so with --left-out-destroyed")
+	}
+}
+
+// voters returns how many voting members the old cluster has: as it lists them, as they were last seen,
+// or as many as there are nodes.
+func (p *prepared) voters() int {
+	n := 0
+	for _, m := range p.members {
+		if !m.GetLearner() {
+			n++
+		}
+	}
+	switch {
+	case n > 0:
+		return n
+	case p.cluster.GetVoters() > 0:
+		return int(p.cluster.GetVoters())
+	}
+	return len(p.enrolled)
+}
+
+// votersAmong counts the voting members on the nodes that take part.
+func (p *prepared) votersAmong() int {
+	n := 0
+	for _, node := range p.nodes {
+		if !node.GetLearner() {
+			n++
+		}
+	}
+	return n
+}
+
+// checkLoss tells what a restore throws away.
+func (p *prepared) checkLoss() {
+	live := p.liveRevision()
+	switch newer := live - p.snapshot.GetManifest().GetRevision(); {
+	case live == 0:
+		p.warn("newer data", "", "no member serves: there will be no safety snapshot", "the old data directories are kept")
+	case newer > 0:
+		p.warn("newer data", "", fmt.Sprintf("%d revisions newer than the snapshot will be gone", newer), "they are kept in a safety snapshot")
+	default:
+		p.pass("newer data", "", "nothing newer than the snapshot is lost")
+	}
+	if p.spec.GetNoBump() {
+		p.warn("revision", "", "the revision goes back to that of the snapshot", "clients that watch may not notice that data changed; leave out --no-bump")
+	}
+	if p.spec.GetSkipHashCheck() {
+		p.warn("hashes", "", "hash checks are skipped on request", "a damaged file would be restored")
+	}
+}

@@ -1,0 +1,54 @@
+// Package restore holds the plan that restores a whole cluster from one snapshot.
+package restore
+
+import (
+	"github.com/hashicorp/go-hclog"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/snapshot"
+)
+
+// Jobs makes, plans and starts restores.
+type Jobs struct {
+	Engine  *operation.Engine
+	Catalog *catalog.Catalog
+	Fleet   Fleet
+	Log     hclog.Logger
+}
+
+// Builder returns the job of a restore. Up to open every step can be undone; from open on the
+// operation only moves forward.
+func (j *Jobs) Builder(*operation.Run) operation.Job {
+	const (
+		started  = requorumv1.Phase_PHASE_STARTED
+		shutdown = requorumv1.Phase_PHASE_SHUTDOWN
+		restore  = requorumv1.Phase_PHASE_RESTORE
+		restart  = requorumv1.Phase_PHASE_RESTART_CLUSTER
+		finished = requorumv1.Phase_PHASE_FINISHED
+	)
+	return operation.Job{Plan: operation.Plan{
+		{Name: "preflight", Phase: started, Do: j.preflight, Check: true},
+		{Name: "distribute", Phase: started, Do: j.distribute, Undo: j.dropPartial},
+		{Name: "agree", Phase: started, Do: j.agree},
+		{Name: "stage", Phase: started, Do: j.stage, Undo: j.unstage}, // the old cluster still serves
+		{Name: "safety", Phase: started, Do: j.saveSafety, Undo: j.dropSafety},
+		{Name: "stop", Phase: shutdown, Do: j.stop, Undo: j.startOld},
+		{Name: "swap", Phase: restore, Do: j.swap, Undo: j.swapBack},
+		{Name: "start", Phase: restart, Do: j.start, Undo: j.stopNew},
+		{Name: "verify", Phase: restart, Do: j.verify},
+		{Name: "open", Phase: restart, Do: j.open, Pivot: true}, // clients may write
+		{Name: "finish", Phase: finished, Do: j.finish},
+		{Name: "snapshot", Phase: finished, Do: j.saveAfter},
+	}}
+}
+
+// Fleet tells what nodes last told of themselves, and ends their sessions.
+type Fleet interface {
+	snapshot.Fleet
+	Asker
+	// Reconnect ends a node's session so that it learns the cluster's generation anew.
+	Reconnect(cluster, node string)
+}

@@ -1,0 +1,228 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/snapshot"
+)
+
+const (
+	defaultBump       = 1_000_000_000
+	defaultQuarantine = 72 * time.Hour
+	oldSnapshot       = 72 * time.Hour // older ones get a warning
+)
+
+// Asker asks nodes questions, within an operation or outside of one.
+type Asker interface {
+	AskNode(ctx context.Context, cluster, node string, task *agentv1.Task) (*agentv1.TaskResult, error)
+}
+
+// prepared is what a restore would work with, and how its checks came out.
+type prepared struct {
+	spec     *requorumv1.RestoreSpec
+	cluster  *journalv1.ClusterRecord
+	enrolled []string
+	snapshot *requorumv1.Snapshot
+	facts    map[string]*agentv1.NodeFacts
+	copies   []*requorumv1.Copy
+	members  []*requorumv1.ListedMember // of the cluster as it is, or as the snapshot knew it
+	nodes    []*journalv1.RestoreNode
+	checks   []*requorumv1.Check
+}
+
+// Resolve fills in names and defaults. It fails where the request cannot be meant.
+func (j *Jobs) Resolve(req *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, error) {
+	spec := proto.CloneOf(req)
+	if _, err := j.Catalog.Cluster(spec.GetCluster()); err != nil {
+		return nil, err
+	}
+	snap, err := j.Catalog.Snapshot(spec.GetCluster(), spec.GetSnapshot())
+	if err != nil {
+		return nil, err
+	}
+	spec.Snapshot = snap.GetName()
+	enrolled, err := j.Catalog.NodeNames(spec.GetCluster())
+	if err != nil {
+		return nil, err
+	}
+	if len(spec.GetNodes()) == 0 {
+		spec.Nodes = enrolled
+	}
+	slices.Sort(spec.Nodes)
+	spec.Nodes = slices.Compact(spec.GetNodes())
+	for _, node := range spec.GetNodes() {
+		if !slices.Contains(enrolled, node) {
+			return nil, &catalog.NotFoundError{Message: fmt.Sprintf("cluster %s has no node %q; it has %s", spec.GetCluster(), node, strings.Join(enrolled, ", "))}
+		}
+	}
+	switch {
+	case spec.GetNoBump() && spec.GetBumpRevision() != 0:
+		return nil, &snapshot.InvalidError{Message: "no_bump and bump_revision exclude each other"}
+	case !spec.GetNoBump() && spec.GetBumpRevision() == 0:
+		spec.BumpRevision = defaultBump
+	case spec.GetBumpRevision() > 1<<62:
+		return nil, &snapshot.InvalidError{Message: "bump_revision is too large: revisions are 63-bit numbers"}
+	}
+	if spec.GetQuarantine() == nil {
+		spec.Quarantine = durationpb.New(defaultQuarantine)
+	}
+	if spec.GetQuarantine().AsDuration() < 0 {
+		return nil, &snapshot.InvalidError{Message: "quarantine is negative"}
+	}
+	return spec, nil
+}
+
+// prepare asks every node and runs every check. It changes nothing.
+func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec) (*prepared, error) {
+	p := &prepared{spec: spec, facts: make(map[string]*agentv1.NodeFacts)}
+	var err error
+	if p.cluster, err = j.Catalog.Cluster(spec.GetCluster()); err != nil {
+		return nil, err
+	}
+	if p.enrolled, err = j.Catalog.NodeNames(spec.GetCluster()); err != nil {
+		return nil, err
+	}
+	if p.snapshot, err = j.Catalog.Snapshot(spec.GetCluster(), spec.GetSnapshot()); err != nil {
+		return nil, err
+	}
+	if !p.checkSnapshot() {
+		return p, nil
+	}
+	if err := p.ask(ctx, j.Fleet, ask); err != nil {
+		return nil, err
+	}
+	if p.failed() { // a node is away: what follows would only repeat it
+		return p, nil
+	}
+	p.findMembers()
+	p.checkNodes()
+	p.checkCopies()
+	p.checkVersions()
+	p.checkLeftOut()
+	p.checkLoss()
+	return p, nil
+}
+
+// ask gets the facts of every node that is connected, and what the nodes find in their copies.
+func (p *prepared) ask(ctx context.Context, fleet snapshot.Fleet, ask Asker) error {
+	var connected []string
+	for _, node := range p.spec.GetNodes() {
+		if info := fleet.Info(dispatch.Key{Cluster: p.spec.GetCluster(), Node: node}); !info.Connected {
+			p.fail("connected", node, "its agent is not connected", "start the agent; if the node is gone for good leave it out: --nodes "+strings.Join(without(p.spec.GetNodes(), node), ","))
+			continue
+		}
+		connected = append(connected, node)
+	}
+	if len(connected) == len(p.spec.GetNodes()) {
+		p.pass("connected", "", "%d of %d nodes connected", len(connected), len(connected))
+	}
+	m := p.snapshot.GetManifest()
+	inspect := &agentv1.Task{Spec: &agentv1.Task_InspectNode{InspectNode: &agentv1.InspectNode{SnapshotSize: m.GetSize()}}}
+	hash := &agentv1.Task{Spec: &agentv1.Task_HashCopy{HashCopy: &agentv1.HashCopy{Manifest: m}}}
+	facts, err := askAll(ctx, ask, p.spec.GetCluster(), connected, inspect)
+	if err != nil {
+		return err
+	}
+	hashed, err := askAll(ctx, ask, p.spec.GetCluster(), connected, hash)
+	if err != nil {
+		return err
+	}
+	for i, node := range connected {
+		p.facts[node] = facts[i].GetNode()
+		c := proto.CloneOf(hashed[i].GetHashed())
+		c.Node = node
+		p.copies = append(p.copies, c)
+	}
+	return nil
+}
+
+func without(nodes []string, node string) []string {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return n == node })
+}
+
+// findMembers works out who the members are: as the cluster lists them today if it still answers,
+// otherwise as the nodes are configured. Membership never comes from the snapshot.
+func (p *prepared) findMembers() {
+	for _, node := range p.spec.GetNodes() {
+		if m := p.facts[node].GetMember(); m.GetServing() && len(m.GetMembers()) > 0 {
+			p.members = m.GetMembers()
+			break
+		}
+	}
+	for _, node := range p.spec.GetNodes() {
+		f := p.facts[node]
+		n := &journalv1.RestoreNode{Node: node, Member: f.GetMember().GetName(), PeerUrls: f.GetMember().GetPeerUrls(), WasRunning: f.GetRunning()}
+		if listed := find(p.members, f.GetMember()); listed != nil {
+			n.PeerUrls, n.Learner = listed.GetPeerUrls(), listed.GetLearner()
+		}
+		p.nodes = append(p.nodes, n)
+	}
+}
+
+// find returns the row of the member list that is about m.
+func find(list []*requorumv1.ListedMember, m *requorumv1.Member) *requorumv1.ListedMember {
+	for _, l := range list {
+		if m.GetId() != "" && l.GetId() == m.GetId() || m.GetId() == "" && l.GetName() != "" && l.GetName() == m.GetName() {
+			return l
+		}
+	}
+	return nil
+}
+
+// leader returns the node whose member leads, empty if none does.
+func (p *prepared) leader() string {
+	for _, node := range p.spec.GetNodes() {
+		if m := p.facts[node].GetMember(); m.GetServing() && m.GetId() == m.GetLeader() {
+			return node
+		}
+	}
+	return ""
+}
+
+// liveRevision returns the highest revision that a member tells, 0 if none answers.
+func (p *prepared) liveRevision() int64 {
+	var highest int64
+	for _, f := range p.facts {
+		if f.GetMember().GetServing() {
+			highest = max(highest, f.GetMember().GetRevision())
+		}
+	}
+	return highest
+}
+
+func (p *prepared) leftOut() []string {
+	return slices.DeleteFunc(slices.Clone(p.enrolled), func(n string) bool { return slices.Contains(p.spec.GetNodes(), n) })
+}
+
+func askAll(ctx context.Context, ask Asker, cluster string, nodes []string, task *agentv1.Task) ([]*agentv1.TaskResult, error) {
+	results, errs := make([]*agentv1.TaskResult, len(nodes)), make([]error, len(nodes))
+	done := make(chan struct{}, len(nodes))
+	for i, node := range nodes {
+		go func() {
+			results[i], errs[i] = ask.AskNode(ctx, cluster, node, task)
+			done <- struct{}{}
+		}()
+	}
+	for range nodes {
+		<-done
+	}
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}

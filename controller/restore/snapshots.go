@@ -1,0 +1,153 @@
+package restore
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/snapshot"
+	"github.com/requorum/requorum/controller/store"
+)
+
+// saveSafety saves the present state on one node, if any member still serves. Restoring from it undoes
+// the restore.
+func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
+	facts, err := snapshot.InspectAll(ctx, run, run.Operation().GetNodes())
+	if err != nil {
+		return err
+	}
+	node := mostRecent(facts)
+	if node == "" {
+		return run.Warn("no member serves, so there is no safety snapshot; the old data directories are kept")
+	}
+	name := run.Restore().GetSafetyName()
+	if name == "" {
+		name = snapshot.NewName("safety", run.Cluster())
+		if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().SafetyName = name }); err != nil {
+			return err
+		}
+	}
+	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
+	m, err := saveOne(ctx, run, node, name, kind)
+	if err != nil {
+		return err
+	}
+	copied := &requorumv1.Copy{Node: node, State: requorumv1.CopyState_COPY_STATE_GOOD, Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256(), Checked: timestamppb.New(time.Now())}
+	err = j.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, entry(run, m, kind, []*requorumv1.Copy{copied})) })
+	if err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetRestore().Safety, rec.GetOperation().SafetySnapshot = m, name
+	})
+}
+
+// mostRecent returns the node whose member has applied the most, a follower if there is a choice.
+func mostRecent(facts map[string]*agentv1.NodeFacts) string {
+	best := ""
+	for _, node := range slices.Sorted(func(yield func(string) bool) {
+		for n := range facts {
+			if !yield(n) {
+				return
+			}
+		}
+	}) {
+		m := facts[node].GetMember()
+		if m.GetServing() && (best == "" || better(m, facts[best].GetMember())) {
+			best = node
+		}
+	}
+	return best
+}
+
+func better(a, b *requorumv1.Member) bool {
+	if a.GetRaftAppliedIndex() != b.GetRaftAppliedIndex() {
+		return a.GetRaftAppliedIndex() > b.GetRaftAppliedIndex()
+	}
+	return b.GetId() == b.GetLeader() && a.GetId() != a.GetLeader()
+}
+
+func saveOne(ctx context.Context, run *operation.Run, node, name string, kind requorumv1.SnapshotKind) (*requorumv1.Manifest, error) {
+	facts, err := snapshot.SaveOn(ctx, run, node, name)
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.Describe(ctx, run, node, name, facts, kind, nil)
+}
+
+func entry(run *operation.Run, m *requorumv1.Manifest, kind requorumv1.SnapshotKind, copies []*requorumv1.Copy) *requorumv1.Snapshot {
+	return &requorumv1.Snapshot{
+		Name: m.GetName(), Cluster: run.Cluster(), OperationId: run.ID(), Kind: kind, Created: m.GetCreated(),
+		State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Manifest: m, Copies: copies,
+	}
+}
+
+// dropSafety removes the safety snapshot of a restore that is reverted: it holds nothing that the
+// cluster does not have.
+func (j *Jobs) dropSafety(ctx context.Context, run *operation.Run, node string) error {
+	name := run.Restore().GetSafetyName()
+	if name == "" {
+		return nil
+	}
+	if err := snapshot.Drop(ctx, run, node, &agentv1.DropCopy{Name: name}); err != nil {
+		return err
+	}
+	err := j.Catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, run.Cluster(), name) })
+	if err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetOperation().SafetySnapshot = "" })
+}
+
+// saveAfter takes a fresh snapshot of the restored cluster. The restore is over: a failure is a warning.
+func (j *Jobs) saveAfter(ctx context.Context, run *operation.Run) error {
+	err := j.freshSnapshot(ctx, run)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return run.Warn("the cluster is restored; no fresh snapshot could be taken of it: %v (take one with requorum snapshot save)", err)
+}
+
+func (j *Jobs) freshSnapshot(ctx context.Context, run *operation.Run) error {
+	nodes := run.Operation().GetNodes()
+	facts, err := snapshot.InspectAll(ctx, run, nodes)
+	if err != nil {
+		return err
+	}
+	job := run.Restore().GetAfter()
+	if job == nil {
+		job = &journalv1.SnapshotJob{Node: mostRecent(facts), Manifest: &requorumv1.Manifest{Name: snapshot.NewName("post-restore", run.Cluster())}}
+		if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().After = job }); err != nil {
+			return err
+		}
+	}
+	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_POST_RESTORE
+	m, err := saveOne(ctx, run, job.GetNode(), job.GetManifest().GetName(), kind)
+	if err != nil {
+		return err
+	}
+	if err := snapshot.Distribute(ctx, run, j.Fleet, m, []string{job.GetNode()}, nodes); err != nil {
+		return err
+	}
+	copies, err := snapshot.HashAll(ctx, run, nodes, m)
+	if err != nil {
+		return err
+	}
+	if err := snapshot.Agree(m, copies); err != nil {
+		return err
+	}
+	return j.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, entry(run, m, kind, copies)) })
+}
+
+func between(from, to *timestamppb.Timestamp) *durationpb.Duration {
+	return durationpb.New(to.AsTime().Sub(from.AsTime()))
+}

@@ -1,0 +1,73 @@
+package restore
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+)
+
+// Start starts a restore.
+func (j *Jobs) Start(req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
+	kind := requorumv1.OperationKind_OPERATION_KIND_RESTORE
+	if known, err := j.Engine.Repeated(requestID, kind, req.GetCluster()); known != nil || err != nil {
+		return known, err
+	}
+	spec, err := j.Resolve(req)
+	if err != nil {
+		return nil, err
+	}
+	return j.Engine.Start(&journalv1.OperationRecord{
+		Operation: &requorumv1.Operation{
+			Kind: kind, Cluster: spec.GetCluster(), Snapshot: spec.GetSnapshot(), Nodes: spec.GetNodes(), RequestId: requestID, RequestedBy: by,
+		},
+		State: &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{Spec: spec}},
+	}, nil)
+}
+
+// Plan runs every check and says what a restore would do.
+func (j *Jobs) Plan(ctx context.Context, req *requorumv1.RestoreSpec) (*requorumv1.RestorePlan, error) {
+	spec, err := j.Resolve(req)
+	if err != nil {
+		return nil, err
+	}
+	p, err := j.prepare(ctx, j.Fleet, spec)
+	if err != nil {
+		return nil, err
+	}
+	if running := j.Engine.Running(spec.GetCluster()); running != "" {
+		p.fail("operation", "", "operation "+running+" is changing the cluster", "wait for it (requorum operation watch "+running+") or cancel it")
+	}
+	m := p.snapshot.GetManifest()
+	plan := &requorumv1.RestorePlan{
+		Spec: spec, Snapshot: p.snapshot, Checks: p.checks, Refused: p.failed(),
+		EstimatedDowntime: durationpb.New(estimate(m.GetSize())), Revision: m.GetRevision() + int64(spec.GetBumpRevision()),
+	}
+	for _, n := range p.nodes {
+		plan.Nodes = append(plan.Nodes, p.nodePlan(n))
+	}
+	return plan, nil
+}
+
+func (p *prepared) nodePlan(n *journalv1.RestoreNode) *requorumv1.NodePlan {
+	f := p.facts[n.GetNode()]
+	var quarantine []string
+	for _, path := range f.GetQuarantinePaths() {
+		quarantine = append(quarantine, strings.Replace(path, "%s", "<operation>", 1))
+	}
+	return &requorumv1.NodePlan{
+		Node: n.GetNode(), Member: n.GetMember(), PeerUrls: n.GetPeerUrls(), Stops: f.GetStops(),
+		DataDir: f.GetMember().GetDataDir(), QuarantinePaths: quarantine,
+		NeededBytes: f.GetDataNeededBytes(), FreeBytes: int64(f.GetDataFreeBytes()),
+	}
+}
+
+// estimate returns the downtime to expect for a snapshot of that size: etcd's own stop, election and
+// start, about 2.5 s, and 1 s per GiB for opening the database and computing HashKV.
+func estimate(size int64) time.Duration {
+	return 2500*time.Millisecond + time.Duration(float64(size)/(1<<30)*float64(time.Second))
+}

@@ -1,0 +1,269 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/failure"
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/store"
+	"github.com/requorum/requorum/internal/version"
+)
+
+// saveOnNode streams a snapshot of the chosen member into its node's vault.
+func (j *Jobs) saveOnNode(ctx context.Context, run *operation.Run) error {
+	node := run.Snapshot().GetNode()
+	facts, err := SaveOn(ctx, run, node, run.Operation().GetSnapshot())
+	if err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Facts = facts })
+}
+
+// SaveOn saves a snapshot of the member on a node and returns what was computed as it passed.
+func SaveOn(ctx context.Context, run *operation.Run, node, name string) (*agentv1.CopyFacts, error) {
+	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Name: name}}})
+	return result.GetCopy(), err
+}
+
+func (j *Jobs) importOnNode(ctx context.Context, run *operation.Run) error {
+	req := run.Snapshot().GetImport()
+	result, err := run.Ask(ctx, req.GetNode(), &agentv1.Task{Spec: &agentv1.Task_ImportCopy{ImportCopy: &agentv1.ImportCopy{
+		Name: run.Operation().GetSnapshot(), Path: req.GetPath(), SkipHashCheck: req.GetSkipHashCheck(),
+	}}})
+	if err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Facts = result.GetCopy() })
+}
+
+// inspect reads the facts from the file, makes the manifest of them and writes it beside the file.
+func (j *Jobs) inspect(ctx context.Context, run *operation.Run) error {
+	job := run.Snapshot()
+	labels := job.GetSave().GetLabels()
+	if job.GetImport() != nil {
+		labels = job.GetImport().GetLabels()
+	}
+	m, err := Describe(ctx, run, job.GetNode(), run.Operation().GetSnapshot(), job.GetFacts(), job.GetKind(), labels)
+	if err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Manifest = m })
+}
+
+// Describe makes the manifest of a copy from what was computed while it was written and what its node
+// reads from the file, and writes it beside the copy.
+func Describe(ctx context.Context, run *operation.Run, node, name string, facts *agentv1.CopyFacts, kind requorumv1.SnapshotKind, labels map[string]string) (*requorumv1.Manifest, error) {
+	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_InspectCopy{InspectCopy: &agentv1.InspectCopy{Name: name}}})
+	if err != nil {
+		return nil, err
+	}
+	m := proto.CloneOf(result.GetManifest())
+	m.FormatVersion, m.Name, m.Cluster, m.Node, m.Kind, m.Labels = 1, name, run.Cluster(), node, kind, labels
+	m.Created, m.Size, m.Md5, m.Sha256 = facts.GetCreated(), facts.GetSize(), facts.GetMd5(), facts.GetSha256()
+	m.HasTrailer, m.EtcdVersion, m.RequorumVersion = facts.GetHasTrailer(), facts.GetEtcdVersion(), version.String()
+	_, err = run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_WriteManifest{WriteManifest: &agentv1.WriteManifest{Manifest: m}}})
+	return m, err
+}
+
+// locate finds the nodes that hold a good copy.
+func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
+	op := run.Operation()
+	if err := j.allConnected(run.Cluster(), op.GetNodes()); err != nil {
+		return err
+	}
+	copies, err := HashAll(ctx, run, op.GetNodes(), run.Snapshot().GetManifest())
+	if err != nil {
+		return err
+	}
+	holders := GoodOn(copies)
+	if len(holders) == 0 {
+		return &failure.Error{Message: "no node holds a good copy: " + describeBad(copies), Advice: "import the file from elsewhere (requorum snapshot import)"}
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Holders = holders })
+}
+
+// distribute makes every node of the operation hold the file.
+func (j *Jobs) distribute(ctx context.Context, run *operation.Run) error {
+	job := run.Snapshot()
+	holders := job.GetHolders()
+	if len(holders) == 0 {
+		holders = []string{job.GetNode()}
+	}
+	return Distribute(ctx, run, j.Fleet, job.GetManifest(), holders, run.Operation().GetNodes())
+}
+
+// Distribute makes every node hold the file that the manifest describes. Nodes that lack it form a
+// chain behind the first holder, each serving what it has already received, so the holder sends the
+// file once whatever the number of nodes. A node whose predecessor dies goes on with the next one back.
+func Distribute(ctx context.Context, run *operation.Run, fleet Fleet, m *requorumv1.Manifest, holders, nodes []string) error {
+	targets := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return slices.Contains(holders, n) })
+	if len(targets) == 0 {
+		return nil
+	}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	for _, holder := range holders {
+		run.Background(serving, holder, &agentv1.Task{Spec: &agentv1.Task_ServeCopy{ServeCopy: &agentv1.ServeCopy{Name: m.GetName(), Readers: targets}}})
+	}
+	_, err := run.AskAll(ctx, targets, func(node string) *agentv1.Task {
+		at := slices.Index(targets, node)
+		return &agentv1.Task{Spec: &agentv1.Task_FetchCopy{FetchCopy: &agentv1.FetchCopy{
+			Manifest: m, Sources: sources(fleet, run.Cluster(), targets[:at], holders), Readers: targets[at+1:],
+		}}}
+	})
+	return err
+}
+
+// sources lists where a target may fetch from: the targets before it, the nearest first, then the holders.
+func sources(fleet Fleet, cluster string, before, holders []string) []*agentv1.Source {
+	order := slices.Clone(before)
+	slices.Reverse(order)
+	order = append(order, holders...)
+	all := make([]*agentv1.Source, len(order))
+	for i, node := range order {
+		all[i] = &agentv1.Source{Node: node, Address: fleet.Info(dispatch.Key{Cluster: cluster, Node: node}).TransferAddress}
+	}
+	return all
+}
+
+// HashAll makes every node read its copy back from disk.
+func HashAll(ctx context.Context, run *operation.Run, nodes []string, m *requorumv1.Manifest) ([]*requorumv1.Copy, error) {
+	results, err := run.AskAll(ctx, nodes, func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_HashCopy{HashCopy: &agentv1.HashCopy{Manifest: m}}}
+	})
+	if err != nil {
+		return nil, err
+	}
+	copies := make([]*requorumv1.Copy, 0, len(nodes))
+	for _, node := range nodes {
+		c := proto.CloneOf(results[node].GetHashed())
+		c.Node = node
+		copies = append(copies, c)
+	}
+	return copies, nil
+}
+
+// GoodOn returns the nodes whose copies are good.
+func GoodOn(copies []*requorumv1.Copy) []string {
+	var nodes []string
+	for _, c := range copies {
+		if c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD {
+			nodes = append(nodes, c.GetNode())
+		}
+	}
+	return nodes
+}
+
+// DisagreementError says which nodes do not hold the file that the manifest describes, and how:
+// missing, unreadable and different are three answers.
+type DisagreementError struct {
+	Snapshot string
+	Copies   []*requorumv1.Copy // those that are not good
+}
+
+func (e *DisagreementError) Error() string {
+	return fmt.Sprintf("the copies of %s do not agree: %s", e.Snapshot, describeBad(e.Copies))
+}
+
+func describeBad(copies []*requorumv1.Copy) string {
+	var parts []string
+	for _, c := range copies {
+		if c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD {
+			continue
+		}
+		text := c.GetNode() + " " + CopyStateName(c.GetState())
+		if c.GetDetail() != "" {
+			text += " (" + c.GetDetail() + ")"
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// CopyStateName returns a state as people read it: good, missing, unreadable, different, unknown.
+func CopyStateName(s requorumv1.CopyState) string {
+	return strings.ToLower(strings.TrimPrefix(s.String(), "COPY_STATE_"))
+}
+
+// Agree returns a *failure.Error that wraps a *DisagreementError unless every copy is good.
+func Agree(m *requorumv1.Manifest, copies []*requorumv1.Copy) error {
+	bad := slices.DeleteFunc(slices.Clone(copies), func(c *requorumv1.Copy) bool { return c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD })
+	if len(bad) == 0 {
+		return nil
+	}
+	cause := &DisagreementError{Snapshot: m.GetName(), Copies: bad}
+	return &failure.Error{
+		Message: cause.Error(), Cause: cause,
+		Advice: fmt.Sprintf("requorum snapshot distribute %s gives those nodes a good copy", m.GetName()),
+	}
+}
+
+// agree makes sure that every node's copy is the same file, by reading it back from disk, and notes in
+// the catalog what was found.
+func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
+	op, job := run.Operation(), run.Snapshot()
+	copies, err := HashAll(ctx, run, op.GetNodes(), job.GetManifest())
+	if err != nil {
+		return err
+	}
+	err = j.Catalog.Update(run.Cluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) { s.Copies, s.Manifest = copies, job.GetManifest() })
+	return errors.Join(err, Agree(job.GetManifest(), copies))
+}
+
+// record makes the snapshot READY: it is verified, and the nodes agree.
+func (j *Jobs) record(_ context.Context, run *operation.Run) error {
+	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+		s.State, s.Error = requorumv1.SnapshotState_SNAPSHOT_STATE_READY, ""
+	})
+}
+
+// drop removes what a snapshot that could not be made has left on a node.
+func (j *Jobs) drop(ctx context.Context, run *operation.Run, node string) error {
+	return Drop(ctx, run, node, &agentv1.DropCopy{Name: run.Operation().GetSnapshot()})
+}
+
+func (j *Jobs) dropPartial(ctx context.Context, run *operation.Run, node string) error {
+	return Drop(ctx, run, node, &agentv1.DropCopy{Name: run.Operation().GetSnapshot(), PartialOnly: true})
+}
+
+// Drop removes a copy from a node. A node that was removed from the cluster has nothing to drop.
+func Drop(ctx context.Context, run *operation.Run, node string, spec *agentv1.DropCopy) error {
+	_, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_DropCopy{DropCopy: spec}})
+	if errors.Is(err, dispatch.ErrRemoved) {
+		return nil
+	}
+	return err
+}
+
+// removeCopies removes the snapshot's file from every node that is there.
+func (j *Jobs) removeCopies(ctx context.Context, run *operation.Run) error {
+	op := run.Operation()
+	err := j.Catalog.Update(run.Cluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) { s.State = requorumv1.SnapshotState_SNAPSHOT_STATE_DELETING })
+	if err != nil {
+		return err
+	}
+	nodes := op.GetNodes()
+	if run.Snapshot().GetForce() {
+		nodes = j.connected(run.Cluster(), nodes)
+	}
+	_, err = run.AskAll(ctx, nodes, func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_DropCopy{DropCopy: &agentv1.DropCopy{Name: op.GetSnapshot()}}}
+	})
+	return err
+}
+
+func (j *Jobs) forget(_ context.Context, run *operation.Run) error {
+	return j.Catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, run.Cluster(), run.Operation().GetSnapshot()) })
+}

@@ -1,0 +1,95 @@
+// Package snapshot holds the plans that work on one snapshot: save, import, check, distribute and delete.
+package snapshot
+
+import (
+	"github.com/hashicorp/go-hclog"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/operation"
+)
+
+// Jobs makes and starts the operations of this package.
+type Jobs struct {
+	Engine  *operation.Engine
+	Catalog *catalog.Catalog
+	Fleet   Fleet
+	Log     hclog.Logger
+}
+
+// Fleet tells what nodes last told of themselves.
+type Fleet interface {
+	Info(key dispatch.Key) dispatch.Info
+}
+
+// Builders returns the builders of this package's jobs, by kind.
+func (j *Jobs) Builders() map[requorumv1.OperationKind]operation.Builder {
+	return map[requorumv1.OperationKind]operation.Builder{
+		requorumv1.OperationKind_OPERATION_KIND_SAVE:       j.save,
+		requorumv1.OperationKind_OPERATION_KIND_IMPORT:     j.importing,
+		requorumv1.OperationKind_OPERATION_KIND_CHECK:      j.check,
+		requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE: j.distributing,
+		requorumv1.OperationKind_OPERATION_KIND_DELETE:     j.deleting,
+	}
+}
+
+// save takes a snapshot of one member and makes every node hold the same file.
+func (j *Jobs) save(*operation.Run) operation.Job {
+	return operation.Job{Plan: steps(
+		operation.Step{Name: "check", Do: j.checkCluster, Check: true},
+		operation.Step{Name: "save", Do: j.saveOnNode, Undo: j.drop},
+		operation.Step{Name: "inspect", Do: j.inspect},
+		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.drop},
+		operation.Step{Name: "agree", Do: j.agree},
+		operation.Step{Name: "record", Do: j.record},
+	), End: j.ended}
+}
+
+// importing takes a file that lies on a node into the catalog.
+func (j *Jobs) importing(*operation.Run) operation.Job {
+	return operation.Job{Plan: steps(
+		operation.Step{Name: "check", Do: j.checkImport, Check: true},
+		operation.Step{Name: "import", Do: j.importOnNode, Undo: j.drop},
+		operation.Step{Name: "inspect", Do: j.inspect},
+		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.drop},
+		operation.Step{Name: "agree", Do: j.agree},
+		operation.Step{Name: "record", Do: j.record},
+	), End: j.ended}
+}
+
+// check reads every copy back and compares. It changes nothing but what the catalog says of the copies.
+func (j *Jobs) check(*operation.Run) operation.Job {
+	return operation.Job{Plan: steps(
+		operation.Step{Name: "agree", Do: j.agree, Check: true},
+		operation.Step{Name: "record", Do: j.record},
+	)}
+}
+
+// distributing gives every node that lacks a good copy one.
+func (j *Jobs) distributing(*operation.Run) operation.Job {
+	return operation.Job{Plan: steps(
+		operation.Step{Name: "locate", Do: j.locate, Check: true},
+		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.dropPartial},
+		operation.Step{Name: "agree", Do: j.agree},
+		operation.Step{Name: "record", Do: j.record},
+	)}
+}
+
+// deleting removes every copy, then the catalog's entry.
+func (j *Jobs) deleting(*operation.Run) operation.Job {
+	return operation.Job{Plan: steps(
+		operation.Step{Name: "check", Do: j.checkDelete, Check: true},
+		operation.Step{Name: "remove", Do: j.removeCopies, Pivot: true},
+		operation.Step{Name: "forget", Do: j.forget},
+	)}
+}
+
+// steps gives every step of a plan the one phase that these operations have.
+func steps(s ...operation.Step) operation.Plan {
+	for i := range s {
+		s[i].Phase = requorumv1.Phase_PHASE_STARTED
+	}
+	return s
+}

@@ -1,0 +1,174 @@
+package snapshot
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/store"
+	"github.com/requorum/requorum/internal/names"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// InvalidError refuses a request that cannot be meant.
+type InvalidError struct{ Message string }
+
+func (e *InvalidError) Error() string { return e.Message }
+
+// NewName makes a unique name: prefix, cluster, UTC time, short ID.
+func NewName(prefix, cluster string) string {
+	id := strings.ToLower(ulid.Make().String()[20:])
+	name := fmt.Sprintf("%s-%s-%s-%s", prefix, cluster, time.Now().UTC().Format("20060102T150405Z"), id)
+	if len(name) > names.MaxLength {
+		name = strings.Replace(name, "-"+cluster, "", 1)
+	}
+	return name
+}
+
+// Save starts the operation that saves a snapshot.
+func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	name, err := chosenName(req.GetName(), "on-demand", req.GetCluster())
+	if err != nil {
+		return nil, err
+	}
+	rec, err := j.newRecord(requorumv1.OperationKind_OPERATION_KIND_SAVE, req.GetCluster(), name, req.GetRequestId(), by)
+	if err != nil {
+		return nil, err
+	}
+	if req.GetAllowDegraded() {
+		rec.GetOperation().Nodes = j.connected(req.GetCluster(), rec.GetOperation().GetNodes())
+	}
+	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND
+	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{Save: req, Kind: kind}}
+	return j.Engine.Start(rec, addEntry(kind))
+}
+
+// Import starts the operation that imports a file from a node.
+func (j *Jobs) Import(req *requorumv1.ImportSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	if !filepath.IsAbs(req.GetPath()) || filepath.Clean(req.GetPath()) != req.GetPath() {
+		return nil, &InvalidError{fmt.Sprintf("path %q is not a clean absolute path on the node", req.GetPath())}
+	}
+	name, err := chosenName(req.GetName(), "imported", req.GetCluster())
+	if err != nil {
+		return nil, err
+	}
+	rec, err := j.newRecord(requorumv1.OperationKind_OPERATION_KIND_IMPORT, req.GetCluster(), name, req.GetRequestId(), by)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.knownNode(req.GetCluster(), req.GetNode(), rec.GetOperation().GetNodes()); err != nil {
+		return nil, err
+	}
+	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED
+	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{Import: req, Kind: kind, Node: req.GetNode()}}
+	return j.Engine.Start(rec, addEntry(kind))
+}
+
+// Check starts the operation that compares the copies of a snapshot.
+func (j *Jobs) Check(cluster, name, requestID, by string) (*requorumv1.Operation, error) {
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_CHECK, cluster, name, requestID, by, &journalv1.SnapshotJob{})
+}
+
+// Distribute starts the operation that gives every node a good copy.
+func (j *Jobs) Distribute(cluster, name, requestID, by string) (*requorumv1.Operation, error) {
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{})
+}
+
+// Delete starts the operation that removes a snapshot.
+func (j *Jobs) Delete(cluster, name, requestID, by string, force bool) (*requorumv1.Operation, error) {
+	if name == catalog.Latest {
+		return nil, &InvalidError{"a snapshot is removed by its own name, not as \"latest\""}
+	}
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DELETE, cluster, name, requestID, by, &journalv1.SnapshotJob{Force: force})
+}
+
+func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestID, by string, job *journalv1.SnapshotJob) (*requorumv1.Operation, error) {
+	if known, err := j.Engine.Repeated(requestID, kind, cluster); known != nil || err != nil {
+		return known, err
+	}
+	snap, err := j.Catalog.Snapshot(cluster, name)
+	if err != nil {
+		return nil, err
+	}
+	if kind != requorumv1.OperationKind_OPERATION_KIND_DELETE && !catalog.Good(snap) {
+		return nil, &InvalidError{fmt.Sprintf("snapshot %s is %s, not READY", snap.GetName(), StateName(snap.GetState()))}
+	}
+	rec, err := j.newRecord(kind, cluster, snap.GetName(), requestID, by)
+	if err != nil {
+		return nil, err
+	}
+	job.Kind, job.Manifest = snap.GetKind(), snap.GetManifest()
+	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: job}
+	return j.Engine.Start(rec, nil)
+}
+
+// newRecord returns the record of an operation on every enrolled node of a cluster.
+func (j *Jobs) newRecord(kind requorumv1.OperationKind, cluster, name, requestID, by string) (*journalv1.OperationRecord, error) {
+	if _, err := j.Catalog.Cluster(cluster); err != nil {
+		return nil, err
+	}
+	nodes, err := j.Catalog.NodeNames(cluster)
+	if err != nil {
+		return nil, err
+	}
+	if len(nodes) == 0 {
+		return nil, &InvalidError{fmt.Sprintf("cluster %s has no node; enrol its nodes first (requorum token create --cluster %s)", cluster, cluster)}
+	}
+	return &journalv1.OperationRecord{Operation: &requorumv1.Operation{
+		Kind: kind, Cluster: cluster, Snapshot: name, Nodes: nodes, RequestId: requestID, RequestedBy: by,
+	}}, nil
+}
+
+func (j *Jobs) knownNode(cluster, node string, nodes []string) error {
+	for _, n := range nodes {
+		if n == node {
+			return nil
+		}
+	}
+	return &catalog.NotFoundError{Message: fmt.Sprintf("cluster %s has no node %q; it has %s", cluster, node, strings.Join(nodes, ", "))}
+}
+
+// chosenName returns the name that a snapshot gets: the one asked for, or a new one.
+func chosenName(name, prefix, cluster string) (string, error) {
+	if name == catalog.Latest {
+		return "", &InvalidError{"\"latest\" stands for the newest snapshot and cannot be the name of one"}
+	}
+	if name == "" {
+		name = NewName(prefix, cluster)
+	}
+	return name, names.Check("snapshot", name)
+}
+
+// addEntry adds the snapshot that an operation makes to the catalog, in the transaction that accepts it.
+func addEntry(kind requorumv1.SnapshotKind) func(store.Tx, *journalv1.OperationRecord) error {
+	return func(tx store.Tx, rec *journalv1.OperationRecord) error {
+		op := rec.GetOperation()
+		return catalog.Add(tx, &requorumv1.Snapshot{
+			Name: op.GetSnapshot(), Cluster: op.GetCluster(), OperationId: op.GetId(), Kind: kind,
+			State: requorumv1.SnapshotState_SNAPSHOT_STATE_CREATING, Created: timestamppb.New(time.Now()),
+		})
+	}
+}
+
+// ended notes in the catalog that a snapshot could not be made.
+func (j *Jobs) ended(tx store.Tx, rec *journalv1.OperationRecord) error {
+	op := rec.GetOperation()
+	if op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		return nil
+	}
+	return catalog.Update(tx, op.GetCluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) {
+		s.State, s.Error = requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED, op.GetFailure().GetMessage()
+	})
+}
+
+// StateName returns a state as people read it.
+func StateName(s requorumv1.SnapshotState) string {
+	return strings.TrimPrefix(s.String(), "SNAPSHOT_STATE_")
+}
