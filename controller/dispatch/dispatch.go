@@ -234,6 +234,13 @@ func (d *Dispatcher) Remove(key Key) {
 	}
 }
 
+// Readmit lets a node that was removed take part again.
+func (d *Dispatcher) Readmit(key Key) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.removed, key)
+}
+
 // AskNode asks a node a question outside of an operation.
 func (d *Dispatcher) AskNode(ctx context.Context, cluster, name string, task *agentv1.Task) (*agentv1.TaskResult, error) {
 	task = proto.CloneOf(task)

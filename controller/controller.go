@@ -1,0 +1,224 @@
+// Package controller runs the controller: it wires the pieces below it and serves them.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/access"
+	"github.com/requorum/requorum/controller/api"
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/restore"
+	"github.com/requorum/requorum/controller/snapshot"
+	"github.com/requorum/requorum/controller/store"
+	"github.com/requorum/requorum/controller/store/bolt"
+	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/pki"
+)
+
+const formatVersion = 1
+
+// Run runs a controller until ctx ends. ready, which may be nil, is called with the address that it
+// listens on once it serves.
+func Run(ctx context.Context, cfg Config, log hclog.Logger, ready func(address string)) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	db, err := bolt.Open(filepath.Join(cfg.DataDir, "requorum.db"))
+	if err != nil {
+		return err
+	}
+	err = serve(ctx, cfg, db, log, ready)
+	return errors.Join(err, db.Close())
+}
+
+func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, ready func(string)) error {
+	epoch, err := nextEpoch(db, cfg.EpochAtLeast)
+	if err != nil {
+		return err
+	}
+	authority, err := cfg.authority()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return err
+	}
+	creds, err := newServerCredentials(authority, cfg.hosts(listener.Addr()))
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	if err := writeAdmin(cfg, authority, listener.Addr().String(), log); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	c := wire(cfg, db, authority, epoch, log)
+	server := c.newServer(creds)
+	log.Info("controller serves", "address", listener.Addr(), "epoch", epoch, "ca", authority.Fingerprint())
+	if ready != nil {
+		ready(listener.Addr().String())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.server.Engine.Run(ctx) })
+	group.Go(func() error { return server.Serve(listener) })
+	group.Go(func() error { return keepFresh(ctx, creds, authority, cfg.hosts(listener.Addr())) })
+	group.Go(func() error {
+		<-ctx.Done()
+		server.Stop() // streams live as long as their agents, so a graceful stop would never end
+		return nil
+	})
+	return group.Wait()
+}
+
+// controller holds the pieces.
+type controller struct {
+	access *access.Access
+	server *api.Server
+}
+
+func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, log hclog.Logger) *controller {
+	records := catalog.New(db)
+	dispatcher := dispatch.New(epoch, ulid.Make().String(), records, cfg.dispatchOptions(), log.Named("dispatch"))
+	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("snapshot")}
+	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("restore")}
+	builders := snapshots.Builders()
+	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = restores.Builder
+	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
+	snapshots.Engine, restores.Engine = engine, engine
+	entry := access.New(db, authority, log.Named("access"), access.Options{NodeTTL: cfg.NodeCertificateTTL.Std()})
+	return &controller{access: entry, server: &api.Server{
+		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
+		Snapshots: snapshots, Restores: restores, Log: log.Named("api"),
+	}}
+}
+
+func (c *controller) newServer(creds *pki.Credentials) *grpc.Server {
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(pki.ServerTLS(creds))),
+		grpc.UnaryInterceptor(c.access.UnaryInterceptor),
+		grpc.StreamInterceptor(c.access.StreamInterceptor),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(10*time.Second),
+	)
+	c.server.Register(server)
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+	reflection.Register(server)
+	return server
+}
+
+// nextEpoch counts this start. Agents obey the controller of the highest epoch only.
+func nextEpoch(db store.Store, atLeast uint64) (uint64, error) {
+	rec := new(journalv1.ControllerRecord)
+	err := db.Update(func(tx store.Tx) error {
+		if err := store.Load(tx, store.Controller, "self", rec); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if rec.GetFormatVersion() > formatVersion {
+			return fmt.Errorf("the data directory was written by a newer requorum (format %d, this one knows %d)", rec.GetFormatVersion(), formatVersion)
+		}
+		rec.Epoch, rec.FormatVersion = max(rec.GetEpoch()+1, atLeast), formatVersion
+		return store.Save(tx, store.Controller, "self", rec)
+	})
+	return rec.GetEpoch(), err
+}
+
+const serverTTL = 90 * 24 * time.Hour
+
+// newServerCredentials makes the controller's own certificate, with a key that is never written.
+func newServerCredentials(authority *pki.Authority, hosts []string) (*pki.Credentials, error) {
+	cert, key, err := newCertificate(authority, pki.ControllerIdentity(), serverTTL, hosts)
+	if err != nil {
+		return nil, err
+	}
+	return pki.NewCredentials(cert, key, authority.CAPEM())
+}
+
+func newCertificate(authority *pki.Authority, id pki.Identity, ttl time.Duration, hosts []string) (certPEM, keyPEM []byte, err error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	if keyPEM, err = pki.KeyPEM(key); err != nil {
+		return nil, nil, err
+	}
+	certPEM, err = authority.Issue(key.Public(), id, ttl, hosts)
+	return certPEM, keyPEM, err
+}
+
+// keepFresh replaces the controller's certificate in good time.
+func keepFresh(ctx context.Context, creds *pki.Credentials, authority *pki.Authority, hosts []string) error {
+	for {
+		timer := time.NewTimer(time.Until(creds.RenewAfter()))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		cert, key, err := newCertificate(authority, pki.ControllerIdentity(), serverTTL, hosts)
+		if err != nil {
+			return err
+		}
+		if err := creds.Replace(cert, key, authority.CAPEM()); err != nil {
+			return err
+		}
+	}
+}
+
+const adminTTL = 365 * 24 * time.Hour
+
+// writeAdmin makes the first admin's certificate, and a client configuration that uses it.
+func writeAdmin(cfg Config, authority *pki.Authority, address string, log hclog.Logger) error {
+	dir := filepath.Join(cfg.DataDir, "admin")
+	settings := filepath.Join(dir, "requorum.yaml")
+	if _, err := os.Stat(settings); err == nil {
+		return nil
+	}
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	cert, key, err := newCertificate(authority, pki.OperatorIdentity(requorumv1.Role_ROLE_ADMIN, "admin"), adminTTL, nil)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("controller: %s\nca: ca.crt\ncert: client.crt\nkey: client.key\n", cfg.reachedAt(address))
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{
+		{"ca.crt", authority.CAPEM()},
+		{"client.crt", cert},
+		{"client.key", key},
+		{"requorum.yaml", []byte(text)}, // last: its presence says that the others are complete
+	} {
+		if err := durable.WriteFile(filepath.Join(dir, f.name), f.data, 0o600); err != nil {
+			return err
+		}
+	}
+	log.Info("the first admin's certificate is written", "config", settings)
+	return nil
+}
