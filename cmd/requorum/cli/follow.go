@@ -1,0 +1,213 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/cmd/requorum/cli/live"
+	"github.com/requorum/requorum/cmd/requorum/cli/output"
+)
+
+// job are the flags of every command that starts an operation.
+type job struct {
+	cluster   string
+	requestID string
+	detach    bool
+}
+
+func (p *program) jobFlags(c *cobra.Command) *job {
+	j := &job{}
+	p.clusterFlag(c, &j.cluster)
+	p.requestIDFlag(c, &j.requestID)
+	c.Flags().BoolVar(&j.detach, "detach", false, "do not wait for the end of the operation")
+	return j
+}
+
+func (p *program) clusterFlag(c *cobra.Command, cluster *string) {
+	c.Flags().StringVar(cluster, "cluster", "", "`NAME` of the cluster; may be left out if the controller knows one only")
+	complete(c, "cluster", p.completeClusters)
+}
+
+func (p *program) requestIDFlag(c *cobra.Command, id *string) {
+	c.Flags().StringVar(id, "request-id", "", "`ID` that makes it safe to run the same command again (default: a new ULID)")
+}
+
+// request returns the request ID to use.
+func (p *program) request(given string) string {
+	if given != "" {
+		return given
+	}
+	return p.newID()
+}
+
+// answer is one of the API's messages that carry an operation.
+type answer func(*requorumv1.Operation) proto.Message
+
+// carryOut follows the operation that was started, unless the operator does not want to wait, and
+// prints how it ended. It returns an *OperationError if it did not succeed.
+func (p *program) carryOut(ctx context.Context, c *client, op *requorumv1.Operation, j *job, as answer) error {
+	if j.detach {
+		if p.settings.format != output.Table {
+			return output.Message(p.out, p.settings.format, as(op))
+		}
+		_, err := fmt.Fprintf(p.out, "%s: operation %s\n", live.Title(op), op.GetId())
+		p.hint("follow it with: requorum operation watch %s", op.GetId())
+		return err
+	}
+	op, err := p.follow(ctx, c, op.GetId(), p.view())
+	if err != nil {
+		return err
+	}
+	if p.settings.format != output.Table {
+		if err := output.Message(p.out, p.settings.format, as(op)); err != nil {
+			return err
+		}
+		return outcome(op)
+	}
+	return p.conclude(ctx, c, op)
+}
+
+// view shows progress on stdout, unless stdout is for a program.
+func (p *program) view() live.View {
+	if p.settings.format != output.Table {
+		return live.NewLines(p.err, p.now)
+	}
+	if term, ok := p.terminal(); ok {
+		return live.NewScreen(p.out, term, p.now)
+	}
+	return live.NewLines(p.out, p.now)
+}
+
+func (p *program) follow(ctx context.Context, c *client, id string, view live.View) (*requorumv1.Operation, error) {
+	op, err := live.Follow(ctx, c, id, view, p.pace)
+	switch {
+	case err == nil:
+		return op, nil
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		// Not context.Canceled, so that it is not reported as interrupted: nothing was.
+		err = errors.New("detached: operation " + id + " goes on")
+	case op == nil:
+		return nil, err
+	default:
+		err = fmt.Errorf("operation %s may go on: %w", id, err)
+	}
+	return nil, advised(err, "watch it:  requorum operation watch "+id, "cancel it: requorum operation cancel "+id)
+}
+
+// outcome is nil for an operation that succeeded.
+func outcome(op *requorumv1.Operation) error {
+	if op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		return nil
+	}
+	return &OperationError{Operation: op}
+}
+
+// conclude prints the result of an operation for people.
+func (p *program) conclude(ctx context.Context, c *client, op *requorumv1.Operation) error {
+	succeeded := outcome(op) == nil
+	var err error
+	switch op.GetKind() {
+	case requorumv1.OperationKind_OPERATION_KIND_RESTORE:
+		err = writeRestored(p.out, op, succeeded)
+	case requorumv1.OperationKind_OPERATION_KIND_DELETE:
+		if succeeded {
+			_, err = fmt.Fprintf(p.out, "Snapshot %s of %s is removed\n", op.GetSnapshot(), op.GetCluster())
+		}
+	case requorumv1.OperationKind_OPERATION_KIND_CHECK, requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
+		// What was found on the nodes is the answer, whether it is good or not.
+		err = p.concludeSnapshot(ctx, c, op, live.Ended(op))
+	default:
+		err = p.concludeSnapshot(ctx, c, op, succeeded)
+	}
+	for _, warning := range op.GetWarnings() {
+		if err == nil {
+			_, err = fmt.Fprintf(p.out, "  ! %s\n", output.Clean(warning))
+		}
+	}
+	return errors.Join(outcome(op), err)
+}
+
+func (p *program) concludeSnapshot(ctx context.Context, c *client, op *requorumv1.Operation, show bool) error {
+	if !show {
+		return nil
+	}
+	req := &requorumv1.GetSnapshotRequest{Cluster: op.GetCluster(), Name: op.GetSnapshot()}
+	resp, err := ask(ctx, c.GetSnapshot, req, callLimit)
+	if err != nil {
+		if outcome(op) != nil {
+			return nil // why the operation failed matters more
+		}
+		return fmt.Errorf("%s succeeded, but the snapshot cannot be shown: %w", live.Subject(op), err)
+	}
+	return writeReady(p.out, resp.GetSnapshot(), tookOf(op))
+}
+
+func tookOf(op *requorumv1.Operation) string {
+	if op.GetEnded() == nil || op.GetCreated() == nil {
+		return ""
+	}
+	return output.Took(op.GetEnded().AsTime().Sub(op.GetCreated().AsTime()))
+}
+
+func writeReady(w io.Writer, s *requorumv1.Snapshot, took string) error {
+	m := s.GetManifest()
+	line := fmt.Sprintf("Snapshot %s of %s is %s", s.GetName(), s.GetCluster(), snapshotState(s.GetState()))
+	if m != nil {
+		line += fmt.Sprintf(": %s, revision %s", output.Bytes(m.GetSize()), output.Grouped(m.GetRevision()))
+	}
+	if took != "" {
+		line += ", took " + took
+	}
+	if _, err := fmt.Fprintln(w, output.Clean(line)); err != nil {
+		return err
+	}
+	list := output.NewList(2)
+	for _, copied := range s.GetCopies() {
+		sum := "MD5 " + copied.GetMd5()
+		if copied.GetMd5() == "" {
+			sum = ""
+		}
+		list.Row(copied.GetNode(), copyState(copied.GetState()), sum, strings.TrimSpace(copied.GetPath()+" "+copied.GetDetail()))
+	}
+	_, err := list.WriteTo(w)
+	return err
+}
+
+func writeRestored(w io.Writer, op *requorumv1.Operation, succeeded bool) error {
+	var b strings.Builder
+	if succeeded {
+		fmt.Fprintf(&b, "%s is restored from %s", op.GetCluster(), op.GetSnapshot())
+		if op.GetUnavailability() != nil {
+			fmt.Fprintf(&b, "; it did not serve for %s", output.Took(op.GetUnavailability().AsDuration()))
+		}
+		b.WriteString("\n")
+	}
+	if op.GetSafetySnapshot() != "" {
+		fmt.Fprintf(&b, "  the state before is kept in safety snapshot %s\n", op.GetSafetySnapshot())
+	}
+	for _, q := range op.GetQuarantines() {
+		fmt.Fprintf(&b, "  old data of %s is in %s", q.GetNode(), strings.Join(q.GetPaths(), " and "))
+		if q.GetExpires() != nil {
+			fmt.Fprintf(&b, " until %s", output.Time(q.GetExpires()))
+		}
+		b.WriteString("\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// hint writes to stderr what a person may want to type next; not for programs.
+func (p *program) hint(format string, args ...any) {
+	if p.settings.format == output.Table {
+		// A hint that cannot be written is no loss.
+		_, _ = fmt.Fprintf(p.err, format+"\n", args...)
+	}
+}

@@ -1,0 +1,159 @@
+package live
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/cmd/requorum/cli/output"
+)
+
+// progressEvery is the least time between two lines of progress.
+const progressEvery = 5 * time.Second
+
+// Lines shows an operation as plain lines, for logs: one for each change of a step's or a task's state,
+// and while bytes move one with the progress of all nodes every few seconds.
+type Lines struct {
+	out  io.Writer
+	now  func() time.Time
+	seen map[string]string // state last written, by step or step and node
+	rate rates
+	op   *requorumv1.Operation
+	last time.Time // when progress was last written
+	lost bool
+}
+
+// NewLines returns a view that writes to out.
+func NewLines(out io.Writer, now func() time.Time) *Lines {
+	return &Lines{out: out, now: now, seen: make(map[string]string), rate: make(rates), last: now()}
+}
+
+// Event writes a line for everything whose state changed.
+func (l *Lines) Event(op *requorumv1.Operation, _ *requorumv1.WatchOperationResponse) {
+	if l.op == nil {
+		l.write("%s: operation %s", Title(op), op.GetId())
+	}
+	if l.lost {
+		l.lost = false
+		l.write("the controller answers again")
+	}
+	l.op = op
+	for _, step := range op.GetSteps() {
+		l.begun(step)
+		for _, task := range step.GetTasks() {
+			l.rate.note(task, l.now())
+			l.task(step, task)
+		}
+		l.step(step)
+	}
+	if op.GetCancelRequested() && l.changed("cancel", "yes") {
+		l.write("cancellation was asked for")
+	}
+}
+
+// begun comes before the step's tasks, and step after them, so that the lines read in order.
+func (l *Lines) begun(step *requorumv1.Step) {
+	state := step.GetState()
+	if !running(state) || !l.changed(step.GetName(), fmt.Sprint(state, step.GetAttempt())) {
+		return
+	}
+	if step.GetAttempt() > 1 && state == requorumv1.StepState_STEP_STATE_DOING {
+		l.write("%s: begun again, attempt %d", step.GetName(), step.GetAttempt())
+		return
+	}
+	l.write("%s: %s", step.GetName(), StepState(state))
+}
+
+func (l *Lines) step(step *requorumv1.Step) {
+	state := step.GetState()
+	if running(state) || state == requorumv1.StepState_STEP_STATE_PENDING || !l.changed(step.GetName(), fmt.Sprint(state, step.GetAttempt())) {
+		return
+	}
+	took := ""
+	if step.GetEnded() != nil && step.GetStarted() != nil {
+		took = " in " + output.Took(step.GetEnded().AsTime().Sub(step.GetStarted().AsTime()))
+	}
+	l.write("%s: %s%s", step.GetName(), StepState(state), took)
+}
+
+func (l *Lines) task(step *requorumv1.Step, task *requorumv1.TaskProgress) {
+	state := task.GetState()
+	key := step.GetName() + "\x00" + task.GetNode()
+	if state <= requorumv1.StepState_STEP_STATE_PENDING || !l.changed(key, fmt.Sprint(state, step.GetAttempt())) {
+		return
+	}
+	detail := ""
+	if task.GetDetail() != "" {
+		detail = " (" + task.GetDetail() + ")"
+	}
+	l.write("%s: %s %s%s", step.GetName(), where(task), StepState(state), detail)
+}
+
+// Tick writes the progress of the running step when it is time.
+func (l *Lines) Tick() {
+	if l.op == nil || l.now().Sub(l.last) < progressEvery {
+		return
+	}
+	l.last = l.now()
+	for _, step := range l.op.GetSteps() {
+		if progress := l.progress(step); running(step.GetState()) && progress != "" && l.changed("progress", progress) {
+			l.write("%s: %s", step.GetName(), progress)
+		}
+	}
+}
+
+func (l *Lines) progress(step *requorumv1.Step) string {
+	var parts []string
+	for _, task := range step.GetTasks() {
+		if !running(task.GetState()) || task.GetTotalBytes() == 0 {
+			continue
+		}
+		part := fmt.Sprintf("%s %d%% (%s", where(task), percent(task), output.Of(task.GetDoneBytes(), task.GetTotalBytes()))
+		if rate := l.rate.of(task, l.now()); rate > 0 {
+			part += ", " + output.Bytes(rate) + "/s"
+		}
+		parts = append(parts, part+")")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Lost says that the stream broke, once until it is back.
+func (l *Lines) Lost(err error) {
+	if !l.lost {
+		l.lost = true
+		l.write("lost sight of the operation, which goes on (%v); trying again", err)
+	}
+}
+
+// Close has nothing to do.
+func (l *Lines) Close() {}
+
+func (l *Lines) changed(key, state string) bool {
+	if l.seen[key] == state {
+		return false
+	}
+	l.seen[key] = state
+	return true
+}
+
+// write cannot report an error: an operation is followed to its end even if nobody reads.
+func (l *Lines) write(format string, args ...any) {
+	_, _ = fmt.Fprintf(l.out, "%s %s\n", l.now().Format(time.TimeOnly), output.Clean(fmt.Sprintf(format, args...)))
+}
+
+func where(task *requorumv1.TaskProgress) string {
+	if task.GetNode() == "" {
+		return "controller"
+	}
+	return task.GetNode()
+}
+
+func percent(task *requorumv1.TaskProgress) int64 {
+	if task.GetTotalBytes() <= 0 {
+		return 0
+	}
+	return min(100, int64(float64(task.GetDoneBytes())/float64(task.GetTotalBytes())*100))
+}

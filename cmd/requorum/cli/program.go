@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/requorum/requorum/cmd/requorum/cli/live"
+	"github.com/requorum/requorum/cmd/requorum/cli/output"
+	"github.com/requorum/requorum/internal/version"
+)
+
+// program is what commands need of the world around them. Tests put something else in its place.
+type program struct {
+	version  string
+	in       io.Reader
+	out, err io.Writer
+	now      func() time.Time
+	newID    func() string                // a new request ID
+	asks     func() bool                  // whether somebody can be asked on in
+	terminal func() (live.Terminal, bool) // the terminal behind out, if there is one
+	pace     live.Pace
+	patience time.Duration // how long a changing call is retried while the controller does not answer
+	stall    time.Duration // how long an export may stand still
+	settings settings
+}
+
+// Main runs the command line of this process with extra commands beside the operator's, and returns the
+// exit code. SIGINT and SIGTERM end the command's context.
+func Main(version string, extra ...*cobra.Command) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	return system(version).run(ctx, os.Args[1:], extra...)
+}
+
+// Root returns the root command with all of the operator's commands, as documentation is made from it.
+func Root() *cobra.Command { return system(version.String()).root() }
+
+// system is the program in this process's surroundings.
+func system(version string) *program {
+	return &program{
+		version:  version,
+		in:       os.Stdin,
+		out:      os.Stdout,
+		err:      os.Stderr,
+		now:      time.Now,
+		newID:    func() string { return ulid.Make().String() },
+		asks:     func() bool { return term.IsTerminal(int(os.Stdin.Fd())) },
+		terminal: stdoutTerminal,
+		pace:     live.DefaultPace,
+		patience: 30 * time.Second,
+		stall:    time.Minute,
+		settings: settings{format: output.Table},
+	}
+}
+
+func stdoutTerminal() (live.Terminal, bool) {
+	fd := int(os.Stdout.Fd())
+	if !term.IsTerminal(fd) || os.Getenv("TERM") == "dumb" {
+		return live.Terminal{}, false
+	}
+	size := func() (int, int) {
+		if columns, rows, err := term.GetSize(fd); err == nil && columns > 0 {
+			return columns, rows
+		}
+		return 80, 24
+	}
+	return live.Terminal{Size: size, Color: os.Getenv("NO_COLOR") == "", ASCII: !unicodeLocale()}, true
+}
+
+// unicodeLocale tells whether the terminal is said to show UTF-8. Nothing said is taken for yes.
+func unicodeLocale() bool {
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if value := os.Getenv(name); value != "" {
+			value = strings.ToLower(value)
+			return strings.Contains(value, "utf-8") || strings.Contains(value, "utf8")
+		}
+	}
+	return true
+}
+
+// run runs one command line and returns its exit code.
+func (p *program) run(ctx context.Context, args []string, extra ...*cobra.Command) int {
+	root := p.root(extra...)
+	begun := markBegun(root)
+	root.SetArgs(args)
+	root.SetIn(p.in)
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	command, err := root.ExecuteContextC(ctx)
+	if err != nil && !*begun {
+		// Whatever fails before a command's own work begins is about how it was called.
+		err = &UsageError{Err: err}
+	}
+	return p.report(ctx, command, err)
+}
+
+// markBegun makes every command under root note that its own work has begun.
+func markBegun(root *cobra.Command) *bool {
+	begun := new(bool)
+	var mark func(*cobra.Command)
+	mark = func(c *cobra.Command) {
+		if work := c.RunE; work != nil {
+			c.RunE = func(c *cobra.Command, args []string) error {
+				*begun = true
+				return work(c, args)
+			}
+		}
+		for _, child := range c.Commands() {
+			mark(child)
+		}
+	}
+	mark(root)
+	return begun
+}

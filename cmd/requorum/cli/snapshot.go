@@ -1,0 +1,349 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/cmd/requorum/cli/output"
+)
+
+func (p *program) snapshotCommand() *cobra.Command {
+	return parent(&cobra.Command{
+		Use:     "snapshot",
+		Aliases: []string{"etcd-snapshot"},
+		Short:   "Take, list, check, move and remove snapshots",
+		Long: `Take, list, check, move and remove snapshots.
+
+A snapshot is one file, taken of one member, that every node of the cluster
+holds and has read back from disk. It is ready only once all of them agree.`,
+		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot ls",
+	}, p.snapshotSave(), p.snapshotLs(), p.snapshotShow(), p.snapshotCheck(), p.snapshotDistribute(),
+		p.snapshotRm(), p.snapshotImport(), p.snapshotExport())
+}
+
+func (p *program) snapshotSave() *cobra.Command {
+	req := &requorumv1.SaveSnapshotRequest{}
+	command := &cobra.Command{
+		Use:   "save",
+		Short: "Take a snapshot and make every node hold it",
+		Long: `Take a snapshot of one healthy member and make every node hold the same file.
+
+It ends with 0 only when the snapshot is ready: verified on every node. So it
+can stand before an upgrade as it is.`,
+		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot save --label ticket=4711 -o json",
+		Args:    takes(),
+	}
+	j := p.jobFlags(command)
+	flags := command.Flags()
+	flags.StringVar(&req.Name, "name", "", "`NAME` of the snapshot, not yet taken (default: on-demand-<cluster>-<time>-<id>)")
+	flags.BoolVar(&req.HashLeader, "hash-leader", false, "compare the leader's data, too; blocks its writes for about 0.3 s per GiB")
+	flags.BoolVar(&req.AllowDegraded, "allow-degraded", false, "save although nodes are offline or members do not answer")
+	flags.StringToStringVar(&req.Labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
+	command.RunE = p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+		req.RequestId, req.Cluster = p.request(j.requestID), cluster
+		resp, err := change(ctx, c, c.SaveSnapshot, req)
+		return resp.GetOperation(), err
+	}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.SaveSnapshotResponse{Operation: op} })
+	return command
+}
+
+// starts makes the work of a command that starts an operation in a cluster and follows it.
+func (p *program) starts(j *job, start func(context.Context, *client, string) (*requorumv1.Operation, error), as answer) func(*cobra.Command, []string) error {
+	return func(command *cobra.Command, _ []string) error {
+		return p.with(command.Context(), func(ctx context.Context, c *client) error {
+			cluster, err := c.clusterOr(ctx, j.cluster)
+			if err != nil {
+				return err
+			}
+			op, err := start(ctx, c, cluster)
+			if err != nil {
+				return err
+			}
+			return p.carryOut(ctx, c, op, j, as)
+		})
+	}
+}
+
+func (p *program) snapshotLs() *cobra.Command {
+	var cluster string
+	command := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List snapshots, newest first",
+		Long:    "List the snapshots of one cluster, or of all, newest first.",
+		Example: "  requorum snapshot ls\n  requorum snapshot ls --cluster prod -o json",
+		Args:    takes(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return p.with(c.Context(), func(ctx context.Context, c *client) error {
+				resp, err := ask(ctx, c.ListSnapshots, &requorumv1.ListSnapshotsRequest{Cluster: cluster}, callLimit)
+				if err != nil {
+					return err
+				}
+				if p.settings.format != output.Table {
+					return output.Message(p.out, p.settings.format, resp)
+				}
+				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "KIND")
+				for _, s := range resp.GetSnapshots() {
+					size, revision := manifestCells(s.GetManifest())
+					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), snapshotKind(s.GetKind()))
+				}
+				_, err = table.WriteTo(p.out)
+				return err
+			})
+		},
+	}
+	p.clusterFlag(command, &cluster)
+	command.Flags().Lookup("cluster").Usage = "list only the snapshots of the cluster `NAME`"
+	return command
+}
+
+func manifestCells(m *requorumv1.Manifest) (size, revision string) {
+	if m == nil {
+		return "", ""
+	}
+	return output.Bytes(m.GetSize()), output.Grouped(m.GetRevision())
+}
+
+func copies(s *requorumv1.Snapshot) string {
+	if len(s.GetCopies()) == 0 {
+		return ""
+	}
+	good := 0
+	for _, c := range s.GetCopies() {
+		if c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD {
+			good++
+		}
+	}
+	return fmt.Sprintf("%d of %d good", good, len(s.GetCopies()))
+}
+
+func snapshotState(s requorumv1.SnapshotState) string { return word(s.String(), "SNAPSHOT_STATE_") }
+func snapshotKind(k requorumv1.SnapshotKind) string   { return word(k.String(), "SNAPSHOT_KIND_") }
+func copyState(s requorumv1.CopyState) string         { return word(s.String(), "COPY_STATE_") }
+
+// word turns an enum's name into a word for people.
+func word(enum, prefix string) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(enum, prefix)), "_", "-")
+}
+
+func (p *program) snapshotShow() *cobra.Command {
+	var cluster string
+	command := &cobra.Command{
+		Use:               "show NAME",
+		Short:             "Show a snapshot and its copies",
+		Long:              "Show what is known of a snapshot and of its copies. NAME may be latest.",
+		Example:           "  requorum snapshot show pre-1.31\n  requorum snapshot show latest -o yaml",
+		Args:              takes("NAME"),
+		ValidArgsFunction: firstArgument(p.completeSnapshots),
+		RunE: func(c *cobra.Command, args []string) error {
+			return p.with(c.Context(), func(ctx context.Context, c *client) error {
+				cluster, err := c.clusterOr(ctx, cluster)
+				if err != nil {
+					return err
+				}
+				resp, err := ask(ctx, c.GetSnapshot, &requorumv1.GetSnapshotRequest{Cluster: cluster, Name: args[0]}, callLimit)
+				if err != nil {
+					return err
+				}
+				if p.settings.format != output.Table {
+					return output.Message(p.out, p.settings.format, resp)
+				}
+				return writeSnapshot(p.out, resp.GetSnapshot())
+			})
+		},
+	}
+	p.clusterFlag(command, &cluster)
+	return command
+}
+
+func writeSnapshot(w io.Writer, s *requorumv1.Snapshot) error {
+	fields := output.NewFields()
+	fields.Add("Snapshot", "%s", s.GetName())
+	fields.Add("Cluster", "%s", s.GetCluster())
+	fields.Add("State", "%s", snapshotState(s.GetState()))
+	fields.Add("Error", "%s", s.GetError())
+	fields.Add("Kind", "%s", snapshotKind(s.GetKind()))
+	fields.Add("Created", "%s", output.Time(s.GetCreated()))
+	fields.Add("Operation", "%s", s.GetOperationId())
+	if s.GetManifest() != nil {
+		addManifest(fields, s.GetManifest())
+	}
+	if _, err := fields.WriteTo(w); err != nil || len(s.GetCopies()) == 0 {
+		return err
+	}
+	table := output.NewTable("NODE", "COPY", "CHECKED", "MD5", "WHERE")
+	for _, c := range s.GetCopies() {
+		table.Row(c.GetNode(), copyState(c.GetState()), output.Time(c.GetChecked()), c.GetMd5(), strings.TrimSpace(c.GetPath()+" "+c.GetDetail()))
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	_, err := table.WriteTo(w)
+	return err
+}
+
+func addManifest(fields *output.Fields, m *requorumv1.Manifest) {
+	fields.Add("Saved by", "%s", m.GetNode())
+	fields.Add("Size", "%s (%d bytes)", output.Bytes(m.GetSize()), m.GetSize())
+	fields.Add("MD5", "%s", m.GetMd5())
+	fields.Add("SHA-256", "%s", m.GetSha256())
+	fields.Add("Revision", "%s", output.Grouped(m.GetRevision()))
+	fields.Add("Compacted to", "%s", output.Grouped(m.GetCompactRevision()))
+	fields.Add("Keys", "%s", output.Grouped(m.GetKeys()))
+	fields.Add("HashKV", "%d", m.GetHashKv())
+	fields.Add("etcd", "%s", m.GetEtcdVersion())
+	fields.Add("Cluster ID", "%s", m.GetClusterId())
+	var members, alarms, labels []string
+	for _, member := range m.GetMembers() {
+		members = append(members, member.GetName())
+	}
+	for _, alarm := range m.GetAlarms() {
+		alarms = append(alarms, alarm.GetType())
+	}
+	for _, key := range slices.Sorted(maps.Keys(m.GetLabels())) {
+		labels = append(labels, key+"="+m.GetLabels()[key])
+	}
+	fields.Add("Members", "%s", strings.Join(members, ", "))
+	fields.Add("Alarms", "%s", strings.Join(alarms, ", "))
+	if m.GetAuthEnabled() {
+		fields.Add("Auth", "on: the users and passwords of that day come back with it")
+	}
+	if !m.GetHasTrailer() {
+		fields.Add("Trailer", "none: the file does not end in etcd's SHA-256")
+	}
+	fields.Add("Labels", "%s", strings.Join(labels, ", "))
+}
+
+func (p *program) snapshotCheck() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "check NAME",
+		Short: "Make every node read its copy back from disk and compare",
+		Long: `Make every node read its copy back from disk and compare it with the manifest.
+Present, missing, unreadable and different are told apart. NAME may be latest.`,
+		Example:           "  requorum snapshot check pre-1.31",
+		Args:              takes("NAME"),
+		ValidArgsFunction: firstArgument(p.completeSnapshots),
+	}
+	j := p.jobFlags(command)
+	command.RunE = func(c *cobra.Command, args []string) error {
+		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+			resp, err := change(ctx, c, c.CheckSnapshot, &requorumv1.CheckSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
+			return resp.GetOperation(), err
+		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.CheckSnapshotResponse{Operation: op} })(c, args)
+	}
+	return command
+}
+
+func (p *program) snapshotDistribute() *cobra.Command {
+	command := &cobra.Command{
+		Use:               "distribute NAME",
+		Short:             "Give every node that lacks a good copy one",
+		Long:              "Give every node that lacks a good copy of a snapshot one, as after a node was\nreplaced. NAME may be latest.",
+		Example:           "  requorum snapshot distribute pre-1.31",
+		Args:              takes("NAME"),
+		ValidArgsFunction: firstArgument(p.completeSnapshots),
+	}
+	j := p.jobFlags(command)
+	command.RunE = func(c *cobra.Command, args []string) error {
+		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+			resp, err := change(ctx, c, c.DistributeSnapshot, &requorumv1.DistributeSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
+			return resp.GetOperation(), err
+		}, func(op *requorumv1.Operation) proto.Message {
+			return &requorumv1.DistributeSnapshotResponse{Operation: op}
+		})(c, args)
+	}
+	return command
+}
+
+func (p *program) snapshotRm() *cobra.Command {
+	var force, yes bool
+	command := &cobra.Command{
+		Use:               "rm NAME",
+		Aliases:           []string{"delete"},
+		Short:             "Remove a snapshot and all of its copies",
+		Long:              "Remove every copy of a snapshot and its entry in the catalog. The last good\nsnapshot of a cluster is kept unless --force is given. Needs the role admin.",
+		Example:           "  requorum snapshot rm pre-1.30 --yes",
+		Args:              takes("NAME"),
+		ValidArgsFunction: firstArgument(p.completeSnapshots),
+	}
+	j := p.jobFlags(command)
+	command.Flags().BoolVar(&force, "force", false, "remove it even if it is the cluster's last good snapshot")
+	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	command.RunE = func(c *cobra.Command, args []string) error {
+		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+			if !yes {
+				if err := p.confirm(ctx, fmt.Sprintf("Remove snapshot %s of %s from every node?", args[0], cluster)); err != nil {
+					return nil, err
+				}
+			}
+			resp, err := change(ctx, c, c.DeleteSnapshot, &requorumv1.DeleteSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0], Force: force})
+			return resp.GetOperation(), err
+		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.DeleteSnapshotResponse{Operation: op} })(c, args)
+	}
+	return command
+}
+
+func (p *program) snapshotImport() *cobra.Command {
+	req := &requorumv1.ImportSnapshotRequest{}
+	command := &cobra.Command{
+		Use:   "import --node NODE --path PATH",
+		Short: "Take a file that lies on a node as a snapshot",
+		Long: `Take a file that lies on a node, made with "etcdctl snapshot save", into the
+catalog and make every node hold it. The file is copied; the original stays.`,
+		Example: "  requorum snapshot import --node etcd-1 --path /backup/etcd.db --name from-cron",
+		Args:    takes(),
+	}
+	j := p.jobFlags(command)
+	flags := command.Flags()
+	flags.StringVar(&req.Node, "node", "", "`NODE` on which the file lies")
+	flags.StringVar(&req.Path, "path", "", "absolute `PATH` of the file on that node")
+	flags.StringVar(&req.Name, "name", "", "`NAME` of the snapshot, not yet taken (default: imported-<cluster>-<time>-<id>)")
+	flags.BoolVar(&req.SkipHashCheck, "skip-hash-check", false, "accept a file without a trailing SHA-256, as a stopped member's db is")
+	flags.StringToStringVar(&req.Labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
+	complete(command, "node", p.completeNodes)
+	required(command, "node", "path")
+	command.RunE = p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+		req.RequestId, req.Cluster = p.request(j.requestID), cluster
+		resp, err := change(ctx, c, c.ImportSnapshot, req)
+		return resp.GetOperation(), err
+	}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.ImportSnapshotResponse{Operation: op} })
+	return command
+}
+
+// confirm asks a question that only y or yes answers in the affirmative.
+func (p *program) confirm(ctx context.Context, question string) error {
+	if !p.asks() {
+		return usagef("nobody can be asked to confirm, as stdin is not a terminal; to go ahead without being asked give --yes")
+	}
+	if _, err := fmt.Fprint(p.err, question+" [y/N] "); err != nil {
+		return err
+	}
+	answered := make(chan string, 1)
+	go func() {
+		// The read cannot be interrupted; the process ends soon after ctx does. No answer is a no.
+		line, _ := bufio.NewReader(p.in).ReadString('\n')
+		answered <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case <-ctx.Done():
+		if _, err := fmt.Fprintln(p.err); err != nil {
+			return err
+		}
+		return fmt.Errorf("not confirmed; nothing was changed")
+	case answer := <-answered:
+		if answer != "y" && answer != "yes" {
+			return fmt.Errorf("not confirmed; nothing was changed")
+		}
+		return nil
+	}
+}
