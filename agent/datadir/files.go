@@ -75,7 +75,10 @@ func (d *Dirs) checkWAL(log hclog.Logger, want *agentv1.Staged) error {
 		return fmt.Errorf("open staged WAL: %w", err)
 	}
 	data, _, _, err := w.ReadAll()
-	if err = errors.Join(err, w.Close()); err != nil {
+	if cerr := w.Close(); !errors.Is(cerr, os.ErrInvalid) { // which it returns whenever it was opened for reading
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
 		return fmt.Errorf("read staged WAL: %w", err)
 	}
 	var ids etcdserverpb.Metadata
