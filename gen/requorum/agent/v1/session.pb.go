@@ -1891,7 +1891,9 @@ type NodeFacts struct {
 	// Bytes that staging a snapshot of the size asked about needs where restored data is staged.
 	DataNeededBytes int64 `protobuf:"varint,15,opt,name=data_needed_bytes,json=dataNeededBytes,proto3" json:"data_needed_bytes,omitempty"`
 	// Whether etcd's process runs, whether it serves or not.
-	Running       bool `protobuf:"varint,16,opt,name=running,proto3" json:"running,omitempty"`
+	Running bool `protobuf:"varint,16,opt,name=running,proto3" json:"running,omitempty"`
+	// Whether the agent keeps etcd stopped because the node missed a restore.
+	Fenced        bool `protobuf:"varint,17,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2034,6 +2036,13 @@ func (x *NodeFacts) GetDataNeededBytes() int64 {
 func (x *NodeFacts) GetRunning() bool {
 	if x != nil {
 		return x.Running
+	}
+	return false
+}
+
+func (x *NodeFacts) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
 	}
 	return false
 }
@@ -3826,7 +3835,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copiesB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
-	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xab\x04\n" +
+	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xc3\x04\n" +
 	"\tNodeFacts\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -3846,7 +3855,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\bhas_data\x18\r \x01(\bR\ahasData\x12(\n" +
 	"\x10can_join_learner\x18\x0e \x01(\bR\x0ecanJoinLearner\x12*\n" +
 	"\x11data_needed_bytes\x18\x0f \x01(\x03R\x0fdataNeededBytes\x12\x18\n" +
-	"\arunning\x18\x10 \x01(\bR\arunning\"$\n" +
+	"\arunning\x18\x10 \x01(\bR\arunning\x12\x16\n" +
+	"\x06fenced\x18\x11 \x01(\bR\x06fenced\"$\n" +
 	"\x06HashKV\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"i\n" +
 	"\fHashKVResult\x12\x12\n" +

@@ -497,7 +497,9 @@ type RestoreNode struct {
 	// Whether the node's etcd ran when the restore began.
 	WasRunning bool `protobuf:"varint,5,opt,name=was_running,json=wasRunning,proto3" json:"was_running,omitempty"`
 	// Whether the member was a learner and is added again as one.
-	Learner       bool `protobuf:"varint,6,opt,name=learner,proto3" json:"learner,omitempty"`
+	Learner bool `protobuf:"varint,6,opt,name=learner,proto3" json:"learner,omitempty"`
+	// Whether the node's etcd was kept stopped because it had missed a restore.
+	Fenced        bool `protobuf:"varint,7,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -570,6 +572,13 @@ func (x *RestoreNode) GetWasRunning() bool {
 func (x *RestoreNode) GetLearner() bool {
 	if x != nil {
 		return x.Learner
+	}
+	return false
+}
+
+func (x *RestoreNode) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
 	}
 	return false
 }
@@ -1178,7 +1187,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x06safety\x18\x0e \x01(\v2\x15.requorum.v1.ManifestR\x06safety\x126\n" +
 	"\x05after\x18\x0f \x01(\v2 .requorum.journal.v1.SnapshotJobR\x05after\x12\x1f\n" +
 	"\vsafety_name\x18\x10 \x01(\tR\n" +
-	"safetyName\"\xae\x01\n" +
+	"safetyName\"\xc6\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1186,7 +1195,8 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\tmember_id\x18\x04 \x01(\tR\bmemberId\x12\x1f\n" +
 	"\vwas_running\x18\x05 \x01(\bR\n" +
 	"wasRunning\x12\x18\n" +
-	"\alearner\x18\x06 \x01(\bR\alearner\"\x90\x01\n" +
+	"\alearner\x18\x06 \x01(\bR\alearner\x12\x16\n" +
+	"\x06fenced\x18\a \x01(\bR\x06fenced\"\x90\x01\n" +
 	"\rClusterRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
