@@ -193,15 +193,31 @@ func writeRestored(w io.Writer, op *requorumv1.Operation, succeeded bool) error 
 	if op.GetSafetySnapshot() != "" {
 		fmt.Fprintf(&b, "  the state before is kept in safety snapshot %s\n", op.GetSafetySnapshot())
 	}
-	for _, q := range op.GetQuarantines() {
-		fmt.Fprintf(&b, "  old data of %s is in %s", q.GetNode(), strings.Join(q.GetPaths(), " and "))
-		if q.GetExpires() != nil {
-			fmt.Fprintf(&b, " until %s", output.Time(q.GetExpires()))
-		}
-		b.WriteString("\n")
+	for _, line := range oldData(op.GetQuarantines()) {
+		fmt.Fprintf(&b, "  old data of %s\n", output.Clean(line))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// oldData says where old data is, in one line for all nodes that keep it alike.
+func oldData(quarantines []*requorumv1.Quarantine) []string {
+	var places []string
+	nodes := make(map[string][]string)
+	for _, q := range quarantines {
+		place := strings.Join(q.GetPaths(), " and ")
+		if q.GetExpires() != nil {
+			place += " until " + output.Time(q.GetExpires())
+		}
+		if nodes[place] == nil {
+			places = append(places, place)
+		}
+		nodes[place] = append(nodes[place], q.GetNode())
+	}
+	for i, place := range places {
+		places[i] = strings.Join(nodes[place], ", ") + " is in " + place
+	}
+	return places
 }
 
 // hint writes to stderr what a person may want to type next; not for programs.

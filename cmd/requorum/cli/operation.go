@@ -111,8 +111,8 @@ func writeOperation(w io.Writer, op *requorumv1.Operation) error {
 		fields.Add("Did not serve", "%s", output.Took(op.GetUnavailability().AsDuration()))
 	}
 	fields.Add("Safety snapshot", "%s", op.GetSafetySnapshot())
-	for _, q := range op.GetQuarantines() {
-		fields.Add("Old data", "%s: %s until %s", q.GetNode(), strings.Join(q.GetPaths(), " and "), output.Time(q.GetExpires()))
+	for _, line := range oldData(op.GetQuarantines()) {
+		fields.Add("Old data", "of %s", line)
 	}
 	for _, warning := range op.GetWarnings() {
 		fields.Add("Warning", "%s", warning)
@@ -125,6 +125,14 @@ func writeOperation(w io.Writer, op *requorumv1.Operation) error {
 	}
 	_, err := stepTable(op).WriteTo(w)
 	return err
+}
+
+// blank is a cell that shows as nothing, not as a dash.
+func blank(cell string) string {
+	if cell == "" {
+		return " "
+	}
+	return cell
 }
 
 func stepTable(op *requorumv1.Operation) *output.Rows {
@@ -140,13 +148,13 @@ func stepTable(op *requorumv1.Operation) *output.Rows {
 		if step.GetPivot() {
 			detail = strings.TrimSpace(detail + " no way back after this")
 		}
-		table.Row(step.GetName(), "", live.StepState(step.GetState()), took, detail)
+		table.Row(step.GetName(), " ", live.StepState(step.GetState()), blank(took), blank(detail))
 		for _, task := range step.GetTasks() {
 			detail := task.GetDetail()
 			if task.GetTotalBytes() > 0 && task.GetState() != requorumv1.StepState_STEP_STATE_DONE {
 				detail = strings.TrimSpace(output.Of(task.GetDoneBytes(), task.GetTotalBytes()) + " " + detail)
 			}
-			table.Row("", task.GetNode(), live.StepState(task.GetState()), "", detail)
+			table.Row(" ", task.GetNode(), live.StepState(task.GetState()), " ", blank(detail))
 		}
 	}
 	return table

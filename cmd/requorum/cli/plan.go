@@ -23,11 +23,13 @@ func (p *program) writePlan(w io.Writer, plan *requorumv1.RestorePlan) error {
 	var b strings.Builder
 	b.WriteString(p.planTitle(plan) + "\n")
 	writeChecks(&b, plan.GetChecks(), columns, ascii)
-	writeStops(&b, plan)
-	writeQuarantine(&b, plan)
-	writeSpace(&b, plan)
-	if plan.GetRevision() > 0 && !plan.GetRefused() {
-		fmt.Fprintf(&b, "The revision will be %s\n", output.Grouped(plan.GetRevision()))
+	if !plan.GetRefused() {
+		writeStops(&b, plan)
+		writeQuarantine(&b, plan)
+		writeSpace(&b, plan)
+		if plan.GetRevision() > 0 {
+			fmt.Fprintf(&b, "The revision will be %s\n", output.Grouped(plan.GetRevision()))
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -155,8 +157,11 @@ func writeQuarantine(b *strings.Builder, plan *requorumv1.RestorePlan) {
 	}
 }
 
-// writeSpace names the node on which space is shortest.
+// writeSpace names the node on which space is shortest, unless a check does.
 func writeSpace(b *strings.Builder, plan *requorumv1.RestorePlan) {
+	if slices.ContainsFunc(plan.GetChecks(), func(c *requorumv1.Check) bool { return strings.Contains(c.GetName(), "space") }) {
+		return
+	}
 	var fullest *requorumv1.NodePlan
 	for _, node := range plan.GetNodes() {
 		if node.GetNeededBytes() > 0 && (fullest == nil || node.GetFreeBytes()-node.GetNeededBytes() < fullest.GetFreeBytes()-fullest.GetNeededBytes()) {

@@ -93,9 +93,6 @@ func (p *program) run(ctx context.Context, args []string, extra ...*cobra.Comman
 	root := p.root(extra...)
 	begun := markBegun(root)
 	root.SetArgs(args)
-	root.SetIn(p.in)
-	root.SetOut(p.out)
-	root.SetErr(p.err)
 	command, err := root.ExecuteContextC(ctx)
 	if err != nil && !*begun {
 		// Whatever fails before a command's own work begins is about how it was called.

@@ -58,7 +58,7 @@ func (p *program) restoreCommand() *cobra.Command {
 	complete(command, "nodes", p.completeNodeList)
 	required(command, "snapshot")
 	command.RunE = func(c *cobra.Command, _ []string) error {
-		for _, pair := range [][2]string{{"bump-revision", "no-bump"}, {"plan", "detach"}, {"plan", "yes"}} {
+		for _, pair := range [][2]string{{"bump-revision", "no-bump"}, {"plan", "detach"}} {
 			if c.Flags().Changed(pair[0]) && c.Flags().Changed(pair[1]) {
 				return usagef("--%s and --%s do not go together", pair[0], pair[1])
 			}

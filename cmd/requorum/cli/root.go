@@ -52,6 +52,9 @@ func (p *program) root(extra ...*cobra.Command) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetIn(p.in)
+	root.SetOut(p.out)
+	root.SetErr(p.err)
 	parent(root)
 	root.SetVersionTemplate("requorum {{.Version}}\n")
 	p.settings.addFlags(root)

@@ -41,14 +41,11 @@ func (t *Rows) WriteTo(w io.Writer) (int64, error) {
 	var b strings.Builder
 	widths := t.widths()
 	for _, row := range t.rows {
-		b.WriteString(t.indent)
+		line := t.indent
 		for i, cell := range row {
-			b.WriteString(cell)
-			if i < len(row)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+columnGap))
-			}
+			line += cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+columnGap)
 		}
-		b.WriteByte('\n')
+		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
 	n, err := io.WriteString(w, b.String())
 	return int64(n), err
