@@ -125,15 +125,28 @@ func (v *Vault) List() ([]*requorumv1.Manifest, error) {
 // Drop removes a copy, complete or partial, and its manifest; what is gone already is no error. It fails
 // with ErrBusy while a copy of that name is being written.
 func (v *Vault) Drop(name string) error {
+	// The manifest goes last: a manifest alone is not listed, a file alone would be forgotten.
+	return v.remove(name, func() []string {
+		return append(append([]string{v.filePath(name)}, v.partials(name)...), v.manifestPath(name))
+	})
+}
+
+// DropPartial removes what is left of a copy that was not completed. A complete copy stays.
+func (v *Vault) DropPartial(name string) error {
+	return v.remove(name, func() []string { return v.partials(name) })
+}
+
+func (v *Vault) partials(name string) []string {
+	return []string{v.partPath(name), v.expectedPath(name), v.expectedPath(name) + durable.PartSuffix, v.manifestPath(name) + durable.PartSuffix}
+}
+
+// remove removes files of name, in order. The name is checked before paths is called.
+func (v *Vault) remove(name string, paths func() []string) error {
 	if err := v.claim(name, nil); err != nil {
 		return fmt.Errorf("drop: %w", err)
 	}
 	defer v.release(name)
-	// The manifest goes last: a manifest alone is not listed, a file alone would be forgotten.
-	for _, path := range []string{
-		v.filePath(name), v.partPath(name), v.expectedPath(name), v.expectedPath(name) + durable.PartSuffix,
-		v.manifestPath(name) + durable.PartSuffix, v.manifestPath(name),
-	} {
+	for _, path := range paths() {
 		if err := durable.Remove(path); err != nil {
 			return fmt.Errorf("drop snapshot %s: %w", name, err)
 		}

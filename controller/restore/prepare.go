@@ -164,7 +164,7 @@ func (p *prepared) findMembers() {
 	}
 	for _, node := range p.spec.GetNodes() {
 		f := p.facts[node]
-		n := &journalv1.RestoreNode{Node: node, Member: f.GetMember().GetName(), PeerUrls: f.GetMember().GetPeerUrls(), WasRunning: f.GetRunning()}
+		n := &journalv1.RestoreNode{Node: node, Member: f.GetMember().GetName(), PeerUrls: f.GetMember().GetPeerUrls(), WasRunning: f.GetRunning(), Fenced: f.GetFenced()}
 		if listed := find(p.members, f.GetMember()); listed != nil {
 			n.PeerUrls, n.Learner = listed.GetPeerUrls(), listed.GetLearner()
 		}

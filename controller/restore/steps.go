@@ -204,10 +204,15 @@ func (j *Jobs) stopRounds(ctx context.Context, run *operation.Run, nodes []strin
 	return nil
 }
 
-// startOld brings the old member back, with its control plane, if it ran before.
+// startOld brings the old member back if it ran before, and the control plane with it. A node that is
+// fenced stays stopped.
 func (j *Jobs) startOld(ctx context.Context, run *operation.Run, node string) error {
-	wasRunning := slices.ContainsFunc(run.Restore().GetNodes(), func(n *journalv1.RestoreNode) bool { return n.GetNode() == node && n.GetWasRunning() })
-	if !wasRunning {
+	nodes := run.Restore().GetNodes()
+	at := slices.IndexFunc(nodes, func(n *journalv1.RestoreNode) bool { return n.GetNode() == node })
+	switch {
+	case at < 0 || nodes[at].GetFenced():
+		return nil
+	case !nodes[at].GetWasRunning():
 		return undo(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID()}}})
 	}
 	return undo(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), ControlPlane: true}}})

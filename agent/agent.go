@@ -1,0 +1,196 @@
+// Package agent runs the agent on an etcd node: it dials the controller, does the tasks that come, and
+// serves snapshots to its neighbours.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/requorum/requorum/agent/enroll"
+	"github.com/requorum/requorum/agent/journal"
+	"github.com/requorum/requorum/agent/member"
+	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/task"
+	"github.com/requorum/requorum/agent/transfer"
+	"github.com/requorum/requorum/agent/vault"
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/pki"
+)
+
+const cleanEvery = time.Minute // how often old data is looked at for removal
+
+// supervisor is a runtime that keeps etcd running.
+type supervisor interface {
+	Run(ctx context.Context) error
+}
+
+// agent holds the pieces.
+type agent struct {
+	cfg     Config
+	log     hclog.Logger
+	creds   *pki.Credentials
+	journal *journal.Journal
+	runtime runtime.Runtime
+	node    *task.Node
+	runner  *task.Runner
+	server  *transfer.Server
+
+	mu   sync.Mutex
+	conn *grpc.ClientConn          // of the session, nil without one
+	seen *agentv1.HeartbeatRequest // what was last seen of the member, less the session
+}
+
+// Run runs an agent until ctx ends. etcd goes on running.
+func Run(ctx context.Context, cfg Config, log hclog.Logger) error {
+	if err := cfg.complete(); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	j, err := journal.Open(filepath.Join(cfg.DataDir, "agent.db"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(run(ctx, cfg, j, log), j.Close())
+}
+
+func run(ctx context.Context, cfg Config, j *journal.Journal, log hclog.Logger) error {
+	rt, err := cfg.newRuntime(log)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	if s, ok := rt.(supervisor); ok {
+		group.Go(func() error { return s.Run(ctx) }) // etcd does not wait for the controller
+	}
+	group.Go(func() error {
+		creds, err := enroll.Ensure(ctx, enroll.Options{
+			Dir: filepath.Join(cfg.DataDir, "credentials"), ControllerAddress: cfg.Controller, Token: cfg.Token, Node: cfg.Node, Log: log.Named("enroll"),
+		})
+		if err != nil {
+			return err
+		}
+		a, err := assemble(ctx, cfg, j, rt, creds, log)
+		if err != nil {
+			return err
+		}
+		return a.serve(ctx)
+	})
+	err = group.Wait()
+	if context.Cause(ctx) != nil && errors.Is(err, context.Canceled) {
+		return nil // asked to stop
+	}
+	return err
+}
+
+func assemble(ctx context.Context, cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Credentials, log hclog.Logger) (*agent, error) {
+	v, err := vault.Open(cfg.Snapshots, log.Named("vault"))
+	if err != nil {
+		return nil, err
+	}
+	a := &agent{cfg: cfg, log: log, creds: creds, journal: j, runtime: rt}
+	grants := &transfer.Grants{}
+	a.node = &task.Node{
+		Vault: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
+		Fetcher:   transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),
+		StartWait: cfg.StartWait.Std(), Log: log.Named("task"),
+	}
+	a.runner = task.NewRunner(ctx, j, a.node.Do, log.Named("task"))
+	a.server = transfer.NewServer(v, grants, log.Named("transfer"), transfer.WithPeer(creds.Identity().Cluster, peerNode))
+	return a, nil
+}
+
+// serve runs everything that needs the node's credentials.
+func (a *agent) serve(ctx context.Context) error {
+	listener, err := net.Listen("tcp", a.cfg.Transfer.Listen)
+	if err != nil {
+		return fmt.Errorf("transfer: %w", err)
+	}
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(pki.MutualTLS(a.creds))))
+	agentv1.RegisterTransferServiceServer(server, a.server)
+	a.log.Info("agent serves its neighbours", "address", listener.Addr(), "advertised", a.cfg.Transfer.Advertise)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Serve(listener) })
+	group.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
+	group.Go(func() error { return a.keepSession(ctx) })
+	group.Go(func() error { return a.clean(ctx) })
+	group.Go(func() error { return a.observe(ctx) })
+	group.Go(func() error {
+		return enroll.KeepFresh(ctx, a.creds, enroll.Controller(a.cfg.Controller, a.creds), a.log.Named("enroll"))
+	})
+	err = group.Wait()
+	a.runner.Wait()
+	return err
+}
+
+// clean removes old data whose retention has ended.
+func (a *agent) clean(ctx context.Context) error {
+	ticker := time.NewTicker(cleanEvery)
+	defer ticker.Stop()
+	for {
+		if err := a.node.RemoveExpired(ctx, time.Now()); err != nil {
+			a.log.Error("old data cannot be removed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// member returns the node's member as it is configured now.
+func (a *agent) member(ctx context.Context) (task.Member, error) {
+	endpoints, quota := a.cfg.Etcd.Endpoints, int64(0)
+	if len(endpoints) == 0 {
+		conf, err := a.runtime.Inspect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		endpoints, quota = conf.ListenClientURLs, conf.QuotaBytes
+	}
+	e := a.cfg.Etcd
+	return member.New(member.Config{
+		Endpoints: reachable(endpoints), CAFile: e.CA, CertFile: e.Cert, KeyFile: e.Key,
+		Username: e.Username, PasswordFile: e.PasswordFile, QuotaBytes: quota,
+	}, a.log.Named("member")), nil
+}
+
+func peerNode(ctx context.Context) (cluster, node string, err error) {
+	id, _, err := pki.FromContext(ctx)
+	return id.Cluster, id.Node, err
+}
+
+var keepAlive = grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true})
+
+// dialNeighbour reaches the transfer service of a node of this cluster.
+func (a *agent) dialNeighbour(_ context.Context, source *agentv1.Source) (grpc.ClientConnInterface, io.Closer, error) {
+	expect := pki.NodeIdentity(a.creds.Identity().Cluster, source.GetNode())
+	conn, err := grpc.NewClient(source.GetAddress(), grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, expect))))
+	return conn, conn, err
+}
+
+// push opens a stream that carries a file to the controller, on the session's connection.
+func (a *agent) push(ctx context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error) {
+	a.mu.Lock()
+	conn := a.conn
+	a.mu.Unlock()
+	if conn == nil {
+		return nil, errors.New("there is no session with the controller")
+	}
+	return agentv1.NewSessionServiceClient(conn).PushCopy(ctx)
+}

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/runtime/exec"
+	"github.com/requorum/requorum/agent/runtime/process"
+	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/names"
+)
+
+// Config says how to run an agent.
+type Config struct {
+	Controller string          `yaml:"controller"`    // host:port
+	Node       string          `yaml:"node"`          // name of the node; the host's name if empty
+	DataDir    string          `yaml:"data_dir"`      // credentials, journal, snapshots
+	Snapshots  string          `yaml:"snapshots_dir"` // DataDir/snapshots if empty
+	Token      string          `yaml:"-"`             // join token, from a flag, a file or the environment
+	TokenFile  string          `yaml:"token_file"`    // holds the join token; not needed once enrolled
+	Transfer   Transfer        `yaml:"transfer"`
+	Etcd       Etcd            `yaml:"etcd"`
+	Runtime    Runtime         `yaml:"runtime"`
+	StartWait  config.Duration `yaml:"start_wait"` // how long a restored member may take to serve, besides 1 min per GiB
+	LogLevel   string          `yaml:"log_level"`  // trace, debug, info, warn, error
+	LogJSON    bool            `yaml:"log_json"`   // one JSON object a line
+}
+
+// Transfer says where the agent serves snapshots to its neighbours.
+type Transfer struct {
+	Listen    string `yaml:"listen"`    // host:port
+	Advertise string `yaml:"advertise"` // host:port that neighbours dial; found out if empty
+}
+
+// Etcd says how the agent reaches the node's member.
+type Etcd struct {
+	Endpoints    []string `yaml:"endpoints"` // client URLs; those that the member listens on if empty
+	CA           string   `yaml:"ca"`        // PEM bundle
+	Cert         string   `yaml:"cert"`      // client certificate, PEM
+	Key          string   `yaml:"key"`       // its key, PEM
+	Username     string   `yaml:"username"`  // with the role root, where etcd authentication is on
+	PasswordFile string   `yaml:"password_file"`
+}
+
+// Runtime says how etcd is run on the node: one of its fields is set.
+type Runtime struct {
+	Process *Process `yaml:"process"`
+	Exec    *Exec    `yaml:"exec"`
+}
+
+// Process makes the agent start and supervise etcd.
+type Process struct {
+	Command []string        `yaml:"command"` // etcd's binary, as an absolute path, and its arguments
+	Env     []string        `yaml:"env"`     // NAME=value
+	Grace   config.Duration `yaml:"grace"`   // between SIGTERM and SIGKILL
+	UID     int             `yaml:"uid"`     // user that etcd runs as; the agent's own if 0
+	GID     int             `yaml:"gid"`     // its group
+}
+
+// Exec makes the agent use the operator's own commands, given as argument lists; no shell is involved.
+type Exec struct {
+	Stop              []string        `yaml:"stop"`
+	Start             []string        `yaml:"start"`
+	Status            []string        `yaml:"status"` // exits with 0 if etcd runs, with 3 if not
+	Logs              []string        `yaml:"logs"`   // prints etcd's last log lines; may be empty
+	ControlPlaneStop  []string        `yaml:"control_plane_stop"`
+	ControlPlaneStart []string        `yaml:"control_plane_start"`
+	CommandTimeout    config.Duration `yaml:"command_timeout"`
+	Member            ExecMember      `yaml:"member"`
+}
+
+// ExecMember is the member's configuration, which commands cannot tell.
+type ExecMember struct {
+	Name                string       `yaml:"name"`
+	DataDir             string       `yaml:"data_dir"`
+	WALDir              string       `yaml:"wal_dir"`
+	ListenClientURLs    []string     `yaml:"listen_client_urls"`
+	AdvertiseClientURLs []string     `yaml:"advertise_client_urls"`
+	ListenPeerURLs      []string     `yaml:"listen_peer_urls"`
+	AdvertisePeerURLs   []string     `yaml:"initial_advertise_peer_urls"`
+	QuotaBytes          config.Bytes `yaml:"quota_backend_bytes"`
+	Version             string       `yaml:"version"` // of the etcd that start runs
+	UID                 int          `yaml:"uid"`     // owner of the data where there is none yet
+	GID                 int          `yaml:"gid"`
+}
+
+// DefaultConfig returns the configuration of an agent that was told nothing.
+func DefaultConfig() Config {
+	return Config{DataDir: "/var/lib/requorum/agent", Transfer: Transfer{Listen: ":7080"}}
+}
+
+// complete fills in what follows from the rest, and checks.
+func (c *Config) complete() error {
+	if c.Controller == "" {
+		return errors.New("the controller's address is not set; give --controller host:port or \"controller\" in the configuration")
+	}
+	if c.Node == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("the node's name is not set, and the host's cannot be read: %w", err)
+		}
+		c.Node = name
+	}
+	if err := names.Check("node", c.Node); err != nil {
+		return err
+	}
+	if c.DataDir == "" {
+		return errors.New("data_dir is empty")
+	}
+	if c.Snapshots == "" {
+		c.Snapshots = filepath.Join(c.DataDir, "snapshots")
+	}
+	if (c.Runtime.Process == nil) == (c.Runtime.Exec == nil) {
+		return errors.New("runtime: say how etcd is run on this node, with either \"process\" or \"exec\"")
+	}
+	return c.advertise()
+}
+
+// advertise finds out the address of this host that the controller would see.
+func (c *Config) advertise() error {
+	if c.Transfer.Advertise != "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(c.Transfer.Listen)
+	if err != nil {
+		return fmt.Errorf("transfer.listen: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		c.Transfer.Advertise = c.Transfer.Listen
+		return nil
+	}
+	conn, err := net.Dial("udp", c.Controller) // sends nothing; the kernel chooses the source address
+	if err != nil {
+		return fmt.Errorf("transfer.advertise is not set and cannot be found out: %w", err)
+	}
+	defer conn.Close()
+	host, _, err = net.SplitHostPort(conn.LocalAddr().String())
+	c.Transfer.Advertise = net.JoinHostPort(host, port)
+	return err
+}
+
+// newRuntime makes the runtime that the configuration names.
+func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
+	if p := c.Runtime.Process; p != nil {
+		return process.New(process.Options{
+			Command: p.Command, Env: p.Env, Dir: filepath.Join(c.DataDir, "process"), Grace: time.Duration(p.Grace),
+			UID: p.UID, GID: p.GID, Log: log.Named("process"),
+		})
+	}
+	e := c.Runtime.Exec
+	return exec.New(exec.Options{
+		Member: runtime.Member{
+			Name: e.Member.Name, DataDir: e.Member.DataDir, WALDir: e.Member.WALDir,
+			ListenClientURLs: e.Member.ListenClientURLs, AdvertiseClientURLs: e.Member.AdvertiseClientURLs,
+			ListenPeerURLs: e.Member.ListenPeerURLs, AdvertisePeerURLs: e.Member.AdvertisePeerURLs,
+			QuotaBytes: int64(e.Member.QuotaBytes), Version: e.Member.Version, UID: e.Member.UID, GID: e.Member.GID,
+		},
+		Stop: e.Stop, Start: e.Start, Status: e.Status, Logs: e.Logs,
+		ControlPlaneStop: e.ControlPlaneStop, ControlPlaneStart: e.ControlPlaneStart,
+		CommandTimeout: time.Duration(e.CommandTimeout), Log: log.Named("exec"),
+	})
+}

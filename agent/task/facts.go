@@ -1,0 +1,151 @@
+package task
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/requorum/requorum/agent/datadir"
+	"github.com/requorum/requorum/agent/runtime"
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/durable"
+)
+
+const (
+	statusTimeout = 5 * time.Second // for one status request to the local member
+	tickEvery     = time.Second
+)
+
+// Describe tells the member's configuration, and its state where it serves.
+func (n *Node) Describe(ctx context.Context) (*requorumv1.Member, runtime.Member, error) {
+	conf, err := n.Runtime.Inspect(ctx)
+	if err != nil {
+		return &requorumv1.Member{Error: err.Error()}, conf, err
+	}
+	return n.status(ctx, conf), conf, nil
+}
+
+func (n *Node) status(ctx context.Context, conf runtime.Member) *requorumv1.Member {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	state := &requorumv1.Member{Error: "etcd does not run"}
+	if conf.Running {
+		if m, err := n.Member(ctx); err != nil {
+			state.Error = err.Error()
+		} else {
+			state = m.Status(ctx)
+		}
+	}
+	state.Name, state.DataDir, state.WalDir = conf.Name, conf.DataDir, conf.WALDir
+	if len(state.GetPeerUrls()) == 0 {
+		state.PeerUrls = conf.AdvertisePeerURLs
+	}
+	if len(state.GetClientUrls()) == 0 {
+		state.ClientUrls = conf.AdvertiseClientURLs
+	}
+	if state.GetQuotaBytes() == 0 {
+		state.QuotaBytes = conf.QuotaBytes
+	}
+	return state
+}
+
+// inspect tells everything that a restore of this node depends on.
+func (n *Node) inspect(ctx context.Context, spec *agentv1.InspectNode) (*agentv1.TaskResult, error) {
+	member, conf, err := n.Describe(ctx)
+	f := &agentv1.NodeFacts{Member: member, Running: conf.Running, EtcdVersion: conf.Version, Uid: uint32(conf.UID), Gid: uint32(conf.GID)}
+	state, stateErr := n.Journal.State()
+	if stateErr != nil {
+		return nil, stateErr
+	}
+	f.Generation, f.Fenced = state.GetGeneration(), state.GetFenced()
+	if f.VaultFreeBytes, stateErr = n.Vault.FreeBytes(); stateErr != nil {
+		return nil, stateErr
+	}
+	if err == nil {
+		err = n.inspectDirs(conf, spec.GetSnapshotSize(), f)
+	}
+	if err != nil {
+		f.Problem = err.Error()
+	}
+	_, f.CanJoinLearner = n.Runtime.(runtime.LearnerStarter)
+	if cp, ok := n.Runtime.(runtime.ControlPlane); ok {
+		f.Stops = cp.ControlPlane()
+	}
+	f.Stops = append(f.Stops, "etcd")
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Node{Node: f}}, nil
+}
+
+// inspectDirs adds what is about the data directory.
+func (n *Node) inspectDirs(conf runtime.Member, size int64, f *agentv1.NodeFacts) error {
+	dirs, err := datadir.Open(conf, "preflight")
+	if err != nil {
+		return err
+	}
+	if f.DataFreeBytes, f.WalFreeBytes, err = dirs.FreeBytes(); err != nil {
+		return err
+	}
+	data, wal := datadir.NeededBytes(size)
+	f.DataNeededBytes = int64(data)
+	if conf.WALDir == "" {
+		f.DataNeededBytes += int64(wal)
+	}
+	if f.SharedFileSystem, err = durable.SameFileSystem(conf.DataDir, n.Vault.Dir()); err != nil {
+		return err
+	}
+	if f.QuarantinePaths, err = datadir.QuarantinePatterns(conf); err != nil {
+		return err
+	}
+	size = dbSize(conf)
+	f.HasData = size > 0
+	if f.GetMember().GetDbSize() == 0 {
+		f.Member.DbSize = size
+	}
+	return nil
+}
+
+// dbSize returns the size of the member's database file, 0 if there is none.
+func dbSize(conf runtime.Member) int64 {
+	info, err := os.Stat(filepath.Join(conf.DataDir, "member", "snap", "db"))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// hashKV computes HashKV on the running member.
+func (n *Node) hashKV(ctx context.Context, spec *agentv1.HashKV, p *Progress) (*agentv1.TaskResult, error) {
+	m, err := n.Member(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := p.tickWhile(ctx)
+	defer stop()
+	h, err := m.HashKV(ctx, spec.GetRevision())
+	if err != nil {
+		return nil, err
+	}
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_HashKv{HashKv: h}}, nil
+}
+
+// tickWhile ticks until stop is called, for a wait in which nothing can be counted and the other side
+// has a time-out of its own.
+func (p *Progress) tickWhile(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(tickEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				p.Tick()
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}

@@ -1,0 +1,112 @@
+package task
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+
+	"github.com/requorum/requorum/agent/journal"
+	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/transfer"
+	"github.com/requorum/requorum/agent/vault"
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+)
+
+// Member is the node's running etcd member.
+type Member interface {
+	// Status never fails: a member that is down is told as one that does not serve.
+	Status(ctx context.Context) *requorumv1.Member
+	HashKV(ctx context.Context, revision int64) (*agentv1.HashKVResult, error)
+	Snapshot(ctx context.Context) (stream io.ReadCloser, etcdVersion string, err error)
+	Verify(ctx context.Context, want *agentv1.Verify) (*agentv1.Verified, error)
+}
+
+// Node does tasks on this node.
+type Node struct {
+	Vault     *vault.Vault
+	Runtime   runtime.Runtime
+	Member    func(context.Context) (Member, error) // connects as the member is configured now
+	Fetcher   *transfer.Fetcher
+	Grants    *transfer.Grants
+	Journal   *journal.Journal
+	Push      func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
+	StartWait time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
+	Log       hclog.Logger
+
+	mu      sync.Mutex
+	granted map[string][]func() // releases of grants, by operation and step
+}
+
+// Do does a task.
+func (n *Node) Do(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv1.TaskResult, error) {
+	switch spec := task.GetSpec().(type) {
+	case *agentv1.Task_InspectNode:
+		return n.inspect(ctx, spec.InspectNode)
+	case *agentv1.Task_HashKv:
+		return n.hashKV(ctx, spec.HashKv, p)
+	case *agentv1.Task_Verify:
+		return n.verify(ctx, spec.Verify, p)
+	}
+	if result, err, known := n.doCopy(ctx, task, p); known {
+		return result, err
+	}
+	return n.doRestore(ctx, task, p)
+}
+
+// doCopy does what is about copies of snapshots.
+func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (result *agentv1.TaskResult, err error, known bool) { //nolint:revive,staticcheck // known goes with both
+	switch spec := task.GetSpec().(type) {
+	case *agentv1.Task_SaveCopy:
+		result, err = n.save(ctx, spec.SaveCopy, p)
+	case *agentv1.Task_ImportCopy:
+		result, err = n.importCopy(ctx, spec.ImportCopy, p)
+	case *agentv1.Task_InspectCopy:
+		result, err = n.inspectCopy(ctx, spec.InspectCopy, p)
+	case *agentv1.Task_WriteManifest:
+		err = n.Vault.WriteManifest(spec.WriteManifest.GetManifest())
+	case *agentv1.Task_FetchCopy:
+		result, err = n.fetch(ctx, task, spec.FetchCopy, p)
+	case *agentv1.Task_ServeCopy:
+		err = n.serve(ctx, spec.ServeCopy, p)
+	case *agentv1.Task_HashCopy:
+		c := n.Vault.Hash(ctx, spec.HashCopy.GetManifest(), p.Bytes)
+		result, err = &agentv1.TaskResult{Result: &agentv1.TaskResult_Hashed{Hashed: c}}, ctx.Err()
+	case *agentv1.Task_DropCopy:
+		err = n.drop(spec.DropCopy)
+	case *agentv1.Task_PushCopy:
+		err = n.push(ctx, spec.PushCopy, p)
+	case *agentv1.Task_ListCopies:
+		result, err = n.list()
+	default:
+		return nil, nil, false
+	}
+	return result, err, true
+}
+
+// doRestore does what is about the data directory and etcd's process.
+func (n *Node) doRestore(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv1.TaskResult, error) {
+	switch spec := task.GetSpec().(type) {
+	case *agentv1.Task_Stage:
+		return n.stage(ctx, spec.Stage, p)
+	case *agentv1.Task_Unstage:
+		return nil, n.unstage(ctx, spec.Unstage.GetRestoreId())
+	case *agentv1.Task_Stop:
+		return nil, n.stop(ctx, spec.Stop, p)
+	case *agentv1.Task_Swap:
+		return n.swap(ctx, spec.Swap.GetRestoreId())
+	case *agentv1.Task_SwapBack:
+		return nil, n.swapBack(ctx, spec.SwapBack.GetRestoreId())
+	case *agentv1.Task_Start:
+		return nil, n.start(ctx, spec.Start)
+	case *agentv1.Task_Open:
+		return nil, n.startControlPlane(ctx)
+	case *agentv1.Task_Finish:
+		return nil, n.finish(ctx, spec.Finish)
+	}
+	return nil, errNotKnown
+}
