@@ -47,7 +47,7 @@ func TestRestoreOnATerminalLooksAsWritten(t *testing.T) {
 	f := newFake(t)
 	f.op = restored()
 	r := inTest().onTerminal("y\n").command(t.Context(), f, "restore", "--snapshot", "pre-1.31")
-	r.out = strings.ReplaceAll(r.out, "\x1b", "^[")
+	r.out = strings.NewReplacer("\x1b", "^[", "\r", "^M").Replace(r.out)
 	golden(t, f, "restore-terminal", "restore --snapshot pre-1.31", r)
 }
 

@@ -3,7 +3,6 @@ package live
 import (
 	"fmt"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -98,7 +97,7 @@ func (s *Screen) elapsed() string {
 	if s.op.GetEnded() != nil {
 		end = s.op.GetEnded().AsTime()
 	}
-	return output.Took(max(0, end.Sub(s.op.GetCreated().AsTime())).Truncate(time.Second))
+	return output.Clock(end.Sub(s.op.GetCreated().AsTime()))
 }
 
 // step is one line for a step that is over, and a block with a line for each node for one that goes on or failed.
@@ -144,7 +143,7 @@ func (s *Screen) took(step *requorumv1.Step) string {
 	if step.GetEnded() != nil && !running(step.GetState()) {
 		return output.Took(max(0, step.GetEnded().AsTime().Sub(step.GetStarted().AsTime())))
 	}
-	return output.Took(max(0, s.now().Sub(step.GetStarted().AsTime())).Truncate(time.Second))
+	return output.Clock(s.now().Sub(step.GetStarted().AsTime()))
 }
 
 func (s *Screen) task(task *requorumv1.TaskProgress, width int) line {
@@ -230,7 +229,7 @@ func (s *Screen) notices() []line {
 		lines = append(lines, line{{"  ! cancellation was asked for", yellow}})
 	}
 	if s.lost != nil {
-		lines = append(lines, line{{"  ! lost sight of the operation, which goes on; trying again (" + output.Clean(s.lost.Error()) + ")", yellow}})
+		lines = append(lines, line{{"  ! lost sight of it (it goes on), trying again: " + output.Clean(s.lost.Error()), yellow}})
 	}
 	return lines
 }

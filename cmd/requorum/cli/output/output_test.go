@@ -53,6 +53,11 @@ func TestTimesReadAsPeopleSayThem(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", d, got, want)
 		}
 	}
+	for d, want := range map[time.Duration]string{-time.Second: "0s", 6900 * time.Millisecond: "6s", 187 * time.Second: "3m07s"} {
+		if got := output.Clock(d); got != want {
+			t.Errorf("%s: got %s, want %s", d, got, want)
+		}
+	}
 	for d, want := range map[time.Duration]string{72 * time.Hour: "72 h", 90 * time.Minute: "90 min", 45 * time.Second: "45 s"} {
 		if got := output.Hours(d); got != want {
 			t.Errorf("%s: got %s, want %s", d, got, want)

@@ -108,6 +108,14 @@ func Took(d time.Duration) string {
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 
+// Clock writes how long something has been going on, in whole seconds.
+func Clock(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	}
+	return Took(d)
+}
+
 // Hours writes a length of time that was set: 72 h, 90 min, 45 s.
 func Hours(d time.Duration) string {
 	switch {
