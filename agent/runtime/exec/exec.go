@@ -107,12 +107,36 @@ func (r *Runtime) status(ctx context.Context) (running bool, output string, err 
 }
 
 // Stop runs the stop command, also if etcd does not run, for it may be about to be restarted, and waits
-// until nothing holds the data and the ports. It kills nothing by itself.
+// until the status command says that etcd is stopped and nothing holds the data and the ports. It kills
+// nothing by itself.
 func (r *Runtime) Stop(ctx context.Context) error {
 	if _, err := r.run(ctx, "stop", r.o.Stop); err != nil {
 		return err
 	}
+	// An etcd that is just starting holds nothing yet, so that nothing is held does not say enough.
+	if err := r.waitStopped(ctx); err != nil {
+		return err
+	}
 	return datadir.WaitFree(ctx, r.o.Member.DataDir, r.o.Member.WALDir, r.o.Member.ListenURLs())
+}
+
+// statusInterval is how often the status command is asked while etcd stops.
+const statusInterval = 200 * time.Millisecond
+
+func (r *Runtime) waitStopped(ctx context.Context) error {
+	again := time.NewTicker(statusInterval)
+	defer again.Stop()
+	for {
+		running, _, err := r.status(ctx)
+		if err != nil || !running {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the stop command succeeded, but the status command says that etcd runs: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // Start runs the start command unless etcd runs.
