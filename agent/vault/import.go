@@ -12,6 +12,8 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 )
 
+var errChanged = errors.New("the file changed while it was copied; wait until it is complete")
+
 // Import copies the file at the absolute path srcPath into the vault and returns its facts; Created is the
 // file's time of modification. A symbolic link is followed; what it leads to must be a regular file.
 // Unless skipHashCheck is set, a file that does not end in a fitting trailing SHA-256 is refused with a
@@ -90,6 +92,9 @@ func (v *Vault) importFile(ctx context.Context, name string, src *os.File, skipH
 
 func (w *Writer) fill(ctx context.Context, src *os.File, total int64, tick func(done, total int64)) error {
 	return readAll(ctx, src, func(b []byte) error {
+		if w.part.digest.size+int64(len(b)) > total {
+			return errChanged // it might grow for as long as it is read
+		}
 		if _, err := w.Write(b); err != nil {
 			return err
 		}
@@ -107,7 +112,7 @@ func unchanged(f *os.File, info os.FileInfo) error {
 		return err
 	}
 	if now.Size() != info.Size() || !now.ModTime().Equal(info.ModTime()) {
-		return errors.New("the file changed while it was copied; wait until it is complete")
+		return errChanged
 	}
 	return nil
 }
