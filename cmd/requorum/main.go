@@ -3,11 +3,20 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
 
 	"github.com/requorum/requorum/cmd/requorum/cli"
+	"github.com/requorum/requorum/cmd/requorum/dev"
+	"github.com/requorum/requorum/cmd/requorum/serve"
 	"github.com/requorum/requorum/internal/version"
 )
 
 func main() {
-	os.Exit(cli.Main(version.String()))
+	if filepath.Base(os.Args[0]) == "etcd" { // etcd's server is linked in for restoring; by this name it is run
+		etcdmain.Main(os.Args)
+		return
+	}
+	os.Exit(cli.Main(version.String(), serve.Controller(), serve.Agent(), dev.Command()))
 }

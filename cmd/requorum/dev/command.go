@@ -1,0 +1,86 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const startWithin = 2 * time.Minute
+
+// Command returns "requorum dev".
+func Command() *cobra.Command {
+	o := Options{}
+	c := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a whole cluster on this machine to try things out",
+		Long: `Run a controller and agents on the loopback address, each agent with a real
+etcd member, all from this one binary. It prints what to type next, and stops
+everything on Ctrl-C. Without --dir everything is removed at the end; with it,
+the next start goes on where this one ended.`,
+		Example: "  requorum dev\n  requorum dev --dir ~/requorum-dev --members 5",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return run(c.Context(), o, c.OutOrStdout())
+		},
+	}
+	c.Flags().StringVar(&o.Dir, "dir", "", "`DIR` to keep everything in")
+	c.Flags().StringVar(&o.Name, "cluster", "dev", "`NAME` of the cluster")
+	c.Flags().IntVar(&o.Members, "members", 3, "`NUMBER` of etcd members, in a new directory")
+	return c
+}
+
+func run(ctx context.Context, o Options, out io.Writer) (err error) {
+	if o.Binary, err = os.Executable(); err != nil {
+		return err
+	}
+	if o.Dir == "" {
+		if o.Dir, err = os.MkdirTemp("", "requorum-dev-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
+	}
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Starting a controller and %d etcd members in %s …\n", o.Members, o.Dir)
+	starting, cancel := context.WithTimeoutCause(ctx, startWithin, errors.New("the cluster did not come up in time"))
+	defer cancel()
+	cluster, err := Start(starting, o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(out, cluster.hints())
+	select {
+	case <-ctx.Done():
+	case <-cluster.Controller.Done():
+		err = fmt.Errorf("the controller has ended; its log is %s", cluster.Controller.Log())
+	}
+	fmt.Fprintln(out, "Stopping …")
+	return errors.Join(err, cluster.Stop())
+}
+
+// hints says what to type next.
+func (c *Cluster) hints() string {
+	var endpoints []string
+	for _, n := range c.Nodes {
+		endpoints = append(endpoints, strings.TrimPrefix(n.ClientURL, "http://"))
+	}
+	return fmt.Sprintf(`Ready. In another terminal:
+
+  export REQUORUM_CONFIG=%s
+  requorum cluster status
+  requorum snapshot save --name first
+  requorum restore --snapshot first --plan
+  requorum restore --snapshot first
+
+etcd answers at %s. Logs are in %s. Ctrl-C stops everything.
+`, c.AdminConfig(), strings.Join(endpoints, ","), c.Dir)
+}
