@@ -21,10 +21,10 @@ func (p *program) writePlan(w io.Writer, plan *requorumv1.RestorePlan) error {
 		ascii = term.ASCII
 	}
 	var b strings.Builder
-	b.WriteString(p.planTitle(plan) + "\n")
+	b.WriteString(folded(p.planTitle(plan), columns))
 	writeChecks(&b, plan.GetChecks(), columns, ascii)
 	if !plan.GetRefused() {
-		writeStops(&b, plan)
+		writeStops(&b, plan, columns)
 		writeQuarantine(&b, plan)
 		writeSpace(&b, plan)
 		if plan.GetRevision() > 0 {
@@ -33,6 +33,27 @@ func (p *program) writePlan(w io.Writer, plan *requorumv1.RestorePlan) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// folded breaks text between words into lines that fit, all but the first indented; 0 columns for any width.
+func folded(text string, columns int) string {
+	var b strings.Builder
+	width := 0
+	for i, word := range strings.Split(text, " ") {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case columns > 0 && width+1+n > columns-1:
+			b.WriteString("\n    ")
+			width = 4
+		default:
+			b.WriteString(" ")
+			width++
+		}
+		b.WriteString(word)
+		width += n
+	}
+	return b.String() + "\n"
 }
 
 func (p *program) planTitle(plan *requorumv1.RestorePlan) string {
@@ -135,14 +156,14 @@ func grouped(nodes []*requorumv1.NodePlan, of func(*requorumv1.NodePlan) string)
 	return values, names
 }
 
-func writeStops(b *strings.Builder, plan *requorumv1.RestorePlan) {
+func writeStops(b *strings.Builder, plan *requorumv1.RestorePlan, columns int) {
 	stops, nodes := grouped(plan.GetNodes(), func(n *requorumv1.NodePlan) string { return strings.Join(n.GetStops(), ", ") })
 	for i, stop := range stops {
 		line := fmt.Sprintf("Stops: %s on %s", stop, strings.Join(nodes[stop], ", "))
 		if i == len(stops)-1 && plan.GetEstimatedDowntime() != nil {
 			line += ", for about " + output.Hours(max(1e9, plan.GetEstimatedDowntime().AsDuration()))
 		}
-		b.WriteString(output.Clean(line) + "\n")
+		b.WriteString(folded(output.Clean(line), columns))
 	}
 }
 
