@@ -59,22 +59,29 @@ func Free(ctx context.Context, dataDir, walDir string, listenURLs []string) erro
 	return nil
 }
 
-// WaitFree waits until Free returns nil. When ctx ends it returns Free's last error and ctx's cause.
+// WaitFree waits until Free returns nil. When ctx ends it returns ctx's cause and what was held last.
 func WaitFree(ctx context.Context, dataDir, walDir string, listenURLs []string) error {
 	look := time.NewTicker(freeInterval)
 	defer look.Stop()
+	var held *HeldError
 	for {
 		err := Free(ctx, dataDir, walDir, listenURLs)
-		var held *HeldError
-		if err == nil || ctx.Err() == nil && !errors.As(err, &held) {
+		if err == nil || !errors.As(err, &held) && ctx.Err() == nil {
 			return err
 		}
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			return fmt.Errorf("wait until nothing holds etcd's data: %w", errors.Join(err, context.Cause(ctx)))
+			return stillHeld(ctx, held)
 		}
 	}
+}
+
+func stillHeld(ctx context.Context, held *HeldError) error {
+	if held == nil {
+		return fmt.Errorf("wait until nothing holds etcd's data: %w", context.Cause(ctx))
+	}
+	return fmt.Errorf("wait until nothing holds etcd's data: %w: %w", held, context.Cause(ctx))
 }
 
 // freeFile returns a *HeldError if the file is locked in either of the ways that etcd locks its files.

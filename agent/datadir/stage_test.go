@@ -52,6 +52,7 @@ func TestRestoreOfALiveMemberAndBack(t *testing.T) {
 				t.Fatalf("while staged data lies beside it, etcd answers %q", got)
 			}
 			checkModes(t, d.StagedDB())
+			expectHeld(t, d)
 
 			c.Stop(0)
 			if err := datadir.WaitFree(t.Context(), m.DataDir, wal, []string{m.ClientURL, m.PeerURL}); err != nil {
@@ -62,6 +63,13 @@ func TestRestoreOfALiveMemberAndBack(t *testing.T) {
 			}
 			c.Restart(0)
 			checkServes(t, c, "before", staged)
+			if _, err := d.Swap(t.Context()); err != nil {
+				t.Fatalf("swap what is swapped, etcd serving: %v", err)
+			}
+			var held *datadir.HeldError
+			if err := d.SwapBack(t.Context()); !errors.As(err, &held) {
+				t.Fatalf("swap back while etcd serves: %v", err)
+			}
 			c.Stop(0)
 			if err := d.SwapBack(t.Context()); err != nil {
 				t.Fatal(err)
@@ -77,6 +85,17 @@ func TestRestoreOfALiveMemberAndBack(t *testing.T) {
 			c.Restart(0)
 			checkServes(t, c, "before", staged)
 		})
+	}
+}
+
+func expectHeld(t *testing.T, d *datadir.Dirs) {
+	t.Helper()
+	var held *datadir.HeldError
+	if _, err := d.Swap(t.Context()); !errors.As(err, &held) {
+		t.Fatalf("swap while etcd serves: %v", err)
+	}
+	if has, err := d.HasQuarantine(); has || err != nil {
+		t.Fatalf("a refused swap left a quarantine: %v, %v", has, err)
 	}
 }
 

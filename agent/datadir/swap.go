@@ -14,12 +14,21 @@ import (
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/fault"
+)
+
+// Where a test may let the process fail: the old data is in quarantine and nothing restored is live yet,
+// or the restored data is out and nothing old is back yet.
+var (
+	halfSwapped     = fault.Declare("agent/datadir/swap/half")
+	halfSwappedBack = fault.Declare("agent/datadir/swap-back/half")
 )
 
 // ErrNotStaged says that there is no complete staged data to swap in.
 var ErrNotStaged = errors.New("nothing is staged completely")
 
-// Swap renames the live data to quarantine and the staged data to live. etcd must be stopped. After a
+// Swap renames the live data to quarantine and the staged data to live. etcd must be stopped, or it
+// fails with a *HeldError. After a
 // crash it is run again, or SwapBack is. Swapping what is swapped changes nothing.
 func (d *Dirs) Swap(ctx context.Context) (*agentv1.Swapped, error) {
 	for _, s := range d.slots {
@@ -27,15 +36,46 @@ func (d *Dirs) Swap(ctx context.Context) (*agentv1.Swapped, error) {
 			return nil, fmt.Errorf("swap %s: %w", s.dir, err)
 		}
 	}
+	pending, err := d.swapPending()
+	if err == nil && pending {
+		err = d.checkStopped(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("swap: %w", err)
+	}
 	for _, s := range d.slots {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := d.swapSlot(s); err != nil {
+		if err := d.swapSlot(ctx, s); err != nil {
 			return nil, fmt.Errorf("swap %s: %w", s.dir, err)
 		}
 	}
 	return &agentv1.Swapped{QuarantinePaths: d.QuarantinePaths()}, nil
+}
+
+// swapPending tells whether Swap has anything left to rename.
+func (d *Dirs) swapPending() (bool, error) {
+	for _, s := range d.slots {
+		m, err := readMarker(s.quarantine)
+		if m == nil || err != nil {
+			return true, err
+		}
+		staged, err := s.entries(s.staging)
+		if len(staged) > 0 || err != nil {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// checkStopped fails with a *HeldError if etcd runs: it would go on writing to what is renamed.
+func (d *Dirs) checkStopped(ctx context.Context) error {
+	wal := ""
+	if len(d.slots) > 1 {
+		wal = d.slots[1].dir
+	}
+	return Free(ctx, d.slots[0].dir, wal, nil)
 }
 
 // checkSwappable fails before anything is moved if the slot has nothing to swap in.
@@ -63,7 +103,7 @@ func (s *slot) checkSwappable() error {
 
 // swapSlot first moves everything old to quarantine and says so durably; only then restored data comes
 // in. Whatever is in the live directory without that marker is therefore old, and with it restored.
-func (d *Dirs) swapSlot(s *slot) error {
+func (d *Dirs) swapSlot(ctx context.Context, s *slot) error {
 	m, err := readMarker(s.quarantine)
 	if err != nil {
 		return err
@@ -72,8 +112,11 @@ func (d *Dirs) swapSlot(s *slot) error {
 		if m, err = d.quarantineOld(s); err != nil {
 			return err
 		}
+		if err := fault.At(ctx, halfSwapped); err != nil {
+			return err
+		}
 	}
-	if err := d.makeDir(s.dir, m.Missing); err != nil {
+	if err := d.makeDir(s, s.dir, m.Missing); err != nil {
 		return err
 	}
 	if err := d.moveAll(s, s.staging, s.dir); err != nil {
@@ -99,7 +142,7 @@ func (d *Dirs) quarantineOld(s *slot) (*marker, error) {
 	if err != nil && !missing {
 		return nil, err
 	}
-	if err := d.makeDir(s.quarantine, true); err != nil {
+	if err := d.makeDir(s, s.quarantine, true); err != nil {
 		return nil, err
 	}
 	if err := d.moveAll(s, s.dir, s.quarantine); err != nil {
@@ -117,27 +160,38 @@ func (d *Dirs) quarantineOld(s *slot) (*marker, error) {
 	return m, d.step("mark "+s.quarantine, func() error { return writeJSON(filepath.Join(s.quarantine, markerName), m) })
 }
 
-// SwapBack puts the old data back and the restored data to staging. etcd must be stopped. After a crash
+// SwapBack puts the old data back and the restored data to staging. etcd must be stopped, or it fails
+// with a *HeldError. After a crash
 // it is run again, or Swap is. Where nothing is swapped it changes nothing.
 func (d *Dirs) SwapBack(ctx context.Context) error {
+	pending, err := d.HasQuarantine()
+	if err == nil && pending {
+		err = d.checkStopped(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("swap back: %w", err)
+	}
 	for _, s := range slices.Backward(d.slots) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := d.swapSlotBack(s); err != nil {
+		if err := d.swapSlotBack(ctx, s); err != nil {
 			return fmt.Errorf("swap back %s: %w", s.dir, err)
 		}
 	}
 	return nil
 }
 
-func (d *Dirs) swapSlotBack(s *slot) error {
+func (d *Dirs) swapSlotBack(ctx context.Context, s *slot) error {
 	m, err := readMarker(s.quarantine)
 	if err != nil {
 		return err
 	}
 	if m != nil {
 		if err := d.removeRestored(s, m); err != nil {
+			return err
+		}
+		if err := fault.At(ctx, halfSwappedBack); err != nil {
 			return err
 		}
 	}
@@ -152,7 +206,7 @@ func (d *Dirs) returnOld(s *slot) error {
 	if err != nil || len(old) == 0 {
 		return err
 	}
-	if err := d.makeDir(s.dir, false); err != nil {
+	if err := d.makeDir(s, s.dir, false); err != nil {
 		return err
 	}
 	return d.moveAll(s, s.quarantine, s.dir)
@@ -160,7 +214,7 @@ func (d *Dirs) returnOld(s *slot) error {
 
 // removeRestored moves the restored data out of the live directory and then removes the marker.
 func (d *Dirs) removeRestored(s *slot, m *marker) error {
-	if err := d.makeDir(s.staging, true); err != nil {
+	if err := d.makeDir(s, s.staging, true); err != nil {
 		return err
 	}
 	if err := d.moveAll(s, s.dir, s.staging); err != nil {
@@ -219,7 +273,7 @@ func renameNew(from, to string) error {
 
 // makeDir makes a directory unless it is there; owned tells that it is ours and belongs to etcd in any
 // case, so that a crash between making it and giving it away leaves nothing wrong.
-func (d *Dirs) makeDir(dir string, owned bool) error {
+func (d *Dirs) makeDir(s *slot, dir string, owned bool) error {
 	_, err := os.Lstat(dir)
 	if err == nil && !owned {
 		return nil
@@ -235,6 +289,13 @@ func (d *Dirs) makeDir(dir string, owned bool) error {
 			return err
 		}
 		if err := own(dir, d.uid, d.gid, 0o700); err != nil {
+			return err
+		}
+		label, err := labelOf(s.dir, s.only)
+		if err != nil {
+			return err
+		}
+		if err := setLabel(dir, label); err != nil {
 			return err
 		}
 		return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))

@@ -3,6 +3,9 @@
 //
 // What must survive is in the state directory: the wanted state, so that neither a crash nor a reboot
 // starts an etcd that was stopped for a restore; the identity of the process; and etcd's log.
+//
+// etcd has a session of its own. Where the agent is a systemd service, the unit needs KillMode=process,
+// or systemd ends etcd with the agent.
 package process
 
 import (
