@@ -22,6 +22,7 @@ const (
 
 	branchFlag   = 0x01
 	leafFlag     = 0x02
+	metaFlag     = 0x04
 	freelistFlag = 0x10
 	bucketFlag   = 0x01 // of a leaf element
 
@@ -91,13 +92,17 @@ func (s *structure) check() error {
 		s.found.add("no valid meta page")
 		return nil
 	}
-	if have, want := uint64(len(s.data))/s.pageSize, s.pages; have < want {
+	if have, want := uint64(len(s.data))/s.pageSize, max(s.pages, 2); have < want {
 		s.found.add("it is cut off: %d bytes, %d pages of %d bytes expected", len(s.data), want, s.pageSize)
 		return nil
 	}
 	s.used = make(bitset, s.pages/64+1)
-	s.use(0)
-	s.use(1)
+	for id := range uint64(2) {
+		s.use(id)
+		if p, _ := parsePage(s.data[id*s.pageSize:]); p.id != id || p.flags != metaFlag {
+			s.found.add("page %d is no meta page", id)
+		}
+	}
 	if err := s.walk(s.root, span{}, 0); err != nil {
 		return err
 	}
@@ -215,7 +220,7 @@ func (s *structure) walkBucket(id uint64, e element, depth int) error {
 	if root := order.Uint64(e.value); root != 0 {
 		return s.walk(root, span{}, depth+1)
 	}
-	p, ok := parsePage(id, e.value[bucketSize:])
+	p, ok := parsePage(e.value[bucketSize:])
 	if !ok || p.flags != leafFlag {
 		s.found.add("page %d: a bucket in it is no leaf page", id)
 		return nil
@@ -252,7 +257,7 @@ func (s *structure) extent(id uint64) (page, bool) {
 		s.found.add("page %d is outside of the %d pages", id, s.pages)
 		return page{}, false
 	}
-	p, _ := parsePage(id, s.data[id*s.pageSize:][:s.pageSize]) // a page is larger than its header
+	p, _ := parsePage(s.data[id*s.pageSize:][:s.pageSize]) // a page is larger than its header
 	if p.id != id {
 		s.found.add("page %d says that it is page %d", id, p.id)
 		return page{}, false
@@ -322,7 +327,7 @@ type element struct {
 	child      uint64 // of a branch's element
 }
 
-func parsePage(id uint64, data []byte) (page, bool) {
+func parsePage(data []byte) (page, bool) {
 	if len(data) < headerSize {
 		return page{}, false
 	}
