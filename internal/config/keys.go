@@ -45,8 +45,8 @@ func (c *keyCheck) value(n *yaml.Node, t reflect.Type) {
 	}
 }
 
-// mapping checks a mapping's keys against known, or takes any key where known is nil.
-func (c *keyCheck) mapping(n *yaml.Node, known map[string]reflect.Type, any reflect.Type) {
+// mapping checks a mapping's keys against known, or takes any key where known is nil, with a value of type free.
+func (c *keyCheck) mapping(n *yaml.Node, known map[string]reflect.Type, free reflect.Type) {
 	seen := make(map[string]int)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -55,7 +55,7 @@ func (c *keyCheck) mapping(n *yaml.Node, known map[string]reflect.Type, any refl
 			continue
 		}
 		seen[key.Value] = key.Line
-		t := any
+		t := free
 		if known != nil {
 			t = known[key.Value]
 		}

@@ -409,8 +409,10 @@ func succeeded(kind requorumv1.OperationKind) *requorumv1.Operation {
 		Nodes: []string{"etcd-1", "etcd-2", "etcd-3"},
 		Steps: []*requorumv1.Step{
 			{Name: "check", State: requorumv1.StepState_STEP_STATE_DONE, Attempt: 1, Started: before(30 * time.Second), Ended: before(29 * time.Second)},
-			{Name: "distribute", State: requorumv1.StepState_STEP_STATE_DONE, Attempt: 1, Started: before(29 * time.Second), Ended: before(18 * time.Second),
-				Tasks: []*requorumv1.TaskProgress{task("distribute", "etcd-1"), task("distribute", "etcd-2")}},
+			{
+				Name: "distribute", State: requorumv1.StepState_STEP_STATE_DONE, Attempt: 1, Started: before(29 * time.Second), Ended: before(18 * time.Second),
+				Tasks: []*requorumv1.TaskProgress{task("distribute", "etcd-1"), task("distribute", "etcd-2")},
+			},
 		},
 		Warnings: []string{"etcd-3 was not reached and holds no copy"},
 	}

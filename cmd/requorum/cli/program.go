@@ -90,7 +90,7 @@ func unicodeLocale() bool {
 
 // run runs one command line and returns its exit code.
 func (p *program) run(ctx context.Context, args []string, extra ...*cobra.Command) int {
-	root := p.root(extra...)
+	root := p.root(extra...) //nolint:contextcheck // a command gets its context from ExecuteContextC
 	begun := markBegun(root)
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)

@@ -100,8 +100,11 @@ func TestFollowEndsWithTheOperation(t *testing.T) {
 
 func TestFollowReconnectsUntilTheControllerIsBack(t *testing.T) {
 	c := &controller{scripts: [][]any{
-		{in(isRunning), status.Error(codes.Unavailable, "stopping")}, {status.Error(codes.Internal, "broken")}, {io.EOF},
-		{in(isRunning), io.EOF}, {in(isSucceeded)},
+		{in(isRunning), status.Error(codes.Unavailable, "stopping")},
+		{status.Error(codes.Internal, "broken")},
+		{io.EOF},
+		{in(isRunning), io.EOF},
+		{in(isSucceeded)},
 	}}
 	var view seen
 	pace := quick
