@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -97,7 +98,7 @@ func resolve(dir string) (string, error) {
 	if err == nil {
 		return resolved, nil
 	}
-	if !errors.Is(err, errNotExist) {
+	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	if err := checkDangling(dir); err != nil {

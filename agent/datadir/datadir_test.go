@@ -74,9 +74,9 @@ func TestOldDataIsASiblingThatIsADataDirByItself(t *testing.T) {
 
 func TestSwapRefuses(t *testing.T) {
 	for name, test := range map[string]struct {
-		break_ func(t *testing.T, dir string)
-		want   error
-		says   string
+		spoil func(t *testing.T, dir string)
+		want  error
+		says  string
 	}{
 		"when nothing was staged": {
 			func(t *testing.T, dir string) { removeAll(t, dir+".staging-"+id) }, datadir.ErrNotStaged, "",
@@ -98,7 +98,7 @@ func TestSwapRefuses(t *testing.T) {
 			write(t, filepath.Join(dir, "member", "snap", "db"), "old")
 			d := open(t, member(dir, ""))
 			stageLearner(t, d)
-			test.break_(t, dir)
+			test.spoil(t, dir)
 			_, err := d.Swap(t.Context())
 			if err == nil || test.want != nil && !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
 				t.Fatalf("error %v", err)

@@ -14,8 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var errNotExist = fs.ErrNotExist
-
 const (
 	stagingInfix     = ".staging-"
 	quarantineInfix  = ".quarantine-"
