@@ -77,7 +77,8 @@ func (p *program) createToken(ctx context.Context, c *client, req *requorumv1.Cr
 	if req.GetNode() != "" {
 		who = "node " + req.GetNode() + " of " + req.GetCluster()
 	}
-	p.hint("It lets %s join until %s (%s). Put it into a file of mode 0600 on the node\nand start the agent there; see: requorum agent --help", who, output.Time(resp.GetExpires()), output.Until(resp.GetExpires(), p.now()))
+	p.hint("It lets %s join until %s (%s). Put it into a file on the node and start there:\n  requorum agent --controller %s --token-file FILE",
+		who, output.Time(resp.GetExpires()), output.Until(resp.GetExpires(), p.now()), c.controller)
 	return nil
 }
 

@@ -105,9 +105,9 @@ func TestEveryOutcomeHasItsExitCodeAndSaysWhatToDo(t *testing.T) {
 
 func withDetails(t *testing.T) error {
 	t.Helper()
-	st, err := status.New(codes.FailedPrecondition, "save: etcd-2 has the alarm CORRUPT").WithDetails(
+	st, err := status.New(codes.FailedPrecondition, "the member has the alarm CORRUPT").WithDetails(
 		&errdetails.PreconditionFailure{Violations: []*errdetails.PreconditionFailure_Violation{{Type: "alarm", Subject: "etcd-2", Description: "its data differs from the leader's"}}},
-		&errdetails.ErrorInfo{Reason: "ALARM", Metadata: map[string]string{"advice": "replace the member, then run it again"}},
+		&errdetails.ErrorInfo{Reason: "ALARM", Metadata: map[string]string{"node": "etcd-2", "advice": "replace the member, then run it again"}},
 	)
 	if err != nil {
 		t.Fatal(err)

@@ -149,7 +149,7 @@ func readable(controller string, err error) error {
 	if err == nil || !ok {
 		return err
 	}
-	e := &rpcError{status: st, message: st.Message(), hints: hints(st)}
+	e := &rpcError{status: st, message: onNode(st), hints: hints(st)}
 	switch {
 	case st.Code() == codes.Unavailable && brokenLink(st.Message()):
 		e.message = fmt.Sprintf("controller %s does not answer: %s", controller, innermost(st.Message()))
@@ -163,6 +163,19 @@ func readable(controller string, err error) error {
 		e.hints = append(e.hints, "it may be of another version than this command")
 	}
 	return e
+}
+
+// onNode is a status' message that begins with the node it is about, where the status names one.
+func onNode(st *status.Status) string {
+	for _, detail := range st.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			node := info.GetMetadata()["node"]
+			if node != "" && !strings.Contains(st.Message(), node) {
+				return node + ": " + st.Message()
+			}
+		}
+	}
+	return st.Message()
 }
 
 // brokenLink tells gRPC's own messages from the controller's.

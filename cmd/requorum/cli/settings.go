@@ -95,7 +95,10 @@ func lookedAt(path string) []string {
 	if path != "" {
 		return []string{"looked in " + path}
 	}
-	advice := []string{"an admin makes such a file for you with: requorum access create"}
+	advice := []string{
+		"the controller wrote the first admin's to admin/requorum.yaml in its data directory",
+		"an admin makes one for you with: requorum access create",
+	}
 	for _, usual := range usualConfigs() {
 		advice = append(advice, "looked for "+usual)
 	}
