@@ -61,7 +61,7 @@ func (r *Run) forward(ctx context.Context) error {
 // step does one step. failed is why the operation has to be given up; err is why it cannot be driven on.
 func (r *Run) step(ctx context.Context, i int) (failed, err error) {
 	for tries := 1; ; tries++ {
-		if err := r.point(ctx, i, "before-intent"); err != nil {
+		if err := r.point(ctx, i, beforeIntent); err != nil {
 			return err, nil
 		}
 		attempt, err := r.intend(i)
@@ -92,7 +92,7 @@ func (r *Run) do(ctx context.Context, i int, attempt uint32) error {
 		return errCancelled
 	}
 	defer r.arm(nil)
-	if err := r.point(stepCtx, i, "after-intent"); err != nil {
+	if err := r.point(stepCtx, i, afterIntent); err != nil {
 		return err
 	}
 	err := r.plan[i].Do(stepCtx, r)
@@ -102,7 +102,7 @@ func (r *Run) do(ctx context.Context, i int, attempt uint32) error {
 	if err != nil {
 		return err
 	}
-	return r.point(stepCtx, i, "before-outcome")
+	return r.point(stepCtx, i, beforeOutcome)
 }
 
 // arm lets Cancel end the step that runs. It tells whether the operation was cancelled before.
@@ -213,12 +213,12 @@ func (r *Run) undo(ctx context.Context, i int, node string) error {
 	for tries := 1; ; tries++ {
 		pos := position{step: i, direction: "undo", attempt: fmt.Sprintf("%d.%d", r.epoch, tries)}
 		undoCtx := withPosition(ctx, pos)
-		failed := r.point(undoCtx, i, "undo-after-intent")
+		failed := r.point(undoCtx, i, undoBegun)
 		if failed == nil {
 			failed = r.plan[i].Undo(undoCtx, r, node)
 		}
 		if failed == nil {
-			failed = r.point(undoCtx, i, "undo-before-outcome")
+			failed = r.point(undoCtx, i, undoEnding)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -291,7 +291,7 @@ func (r *Run) point(ctx context.Context, i int, where string) error {
 	if !fault.Enabled {
 		return nil
 	}
-	return fault.At(ctx, fmt.Sprintf("controller/%s/%s", r.plan[i].Name, where))
+	return fault.At(ctx, pointName(r.kind, r.plan[i].Name, where))
 }
 
 // pause waits before attempt tries+1: full jitter up to an exponentially growing bound.

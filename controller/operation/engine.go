@@ -62,6 +62,9 @@ type Engine struct {
 
 // NewEngine returns an engine that builds the jobs of each kind of operation with builders.
 func NewEngine(s store.Store, nodes Nodes, epoch uint64, builders map[requorumv1.OperationKind]Builder, log hclog.Logger) *Engine {
+	for kind, build := range builders {
+		declarePoints(kind, build(nil).Plan)
+	}
 	return &Engine{
 		store: s, nodes: nodes, log: log, builders: builders, epoch: epoch,
 		running: make(map[string]*Run), failed: make(chan error, 1),

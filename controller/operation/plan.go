@@ -41,7 +41,7 @@ type Job struct {
 	End func(tx store.Tx, record *journalv1.OperationRecord) error
 }
 
-// Builder makes the job of an operation, new or resumed.
+// Builder makes the job of an operation, new or resumed. The plan it returns is the same for every run.
 type Builder func(run *Run) Job
 
 func (p Plan) steps() []*requorumv1.Step {

@@ -34,6 +34,7 @@ type Run struct {
 	Log     hclog.Logger
 	id      string
 	cluster string
+	kind    requorumv1.OperationKind
 	nodes   Nodes
 	store   store.Store
 	epoch   uint64
