@@ -159,10 +159,11 @@ func requireLeader(ctx context.Context) context.Context {
 
 // etcdError gives etcd's own errors and those of contexts their identity, so that errors.Is finds them.
 func etcdError(err error) error {
-	if err == nil {
-		return nil
+	var known rpctypes.EtcdError
+	if err == nil || errors.As(err, &known) {
+		return err
 	}
-	if known, ok := rpctypes.Error(err).(rpctypes.EtcdError); ok {
+	if errors.As(rpctypes.Error(err), &known) {
 		return known
 	}
 	switch s, _ := status.FromError(err); s.Code() {

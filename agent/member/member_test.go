@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/requorum/requorum/agent/member"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/etcdtest"
 )
 
@@ -60,23 +61,9 @@ func TestEveryCallInEveryShape(t *testing.T) {
 			rev := put(t, c, "k", "v")
 			m := of(c, 0)
 			ctx := t.Context()
+			eventually(t, func() bool { return m.Status(ctx).GetRevision() == rev }) // a follower lags
 
-			state := m.Status(ctx)
-			if !state.Serving || state.Error != "" {
-				t.Fatalf("not serving: %s", state.Error)
-			}
-			server := c.Member(0).Server().Server
-			if state.Id != server.MemberID().String() || state.ClusterId != server.Cluster().ID().String() ||
-				state.Leader == "" || state.Learner || state.RaftTerm == 0 || state.RaftAppliedIndex == 0 {
-				t.Errorf("IDs or raft state are wrong: %v", state)
-			}
-			if state.Revision != rev || state.Version == "" || state.DbSize == 0 || state.DbSizeInUse == 0 || state.QuotaBytes != 2<<30 {
-				t.Errorf("revision, version or sizes are wrong: %v", state)
-			}
-			if state.Name != "m1" || len(state.Members) != c.Len() || state.PeerUrls[0] != c.Member(0).PeerURL || state.ClientUrls[0] != c.Endpoints[0] {
-				t.Errorf("names, URLs or members are wrong: %v", state)
-			}
-
+			checkStatus(t, c, m.Status(ctx), rev)
 			must(t, m.LinearizableRead(ctx))
 			must(t, m.ConsensusWrite(ctx))
 			hash, err := m.HashKV(ctx, rev)
@@ -96,6 +83,24 @@ func TestEveryCallInEveryShape(t *testing.T) {
 				t.Errorf("left behind: leases %v", leases.Leases)
 			}
 		})
+	}
+}
+
+func checkStatus(t *testing.T, c *etcdtest.Cluster, state *requorumv1.Member, rev int64) {
+	t.Helper()
+	if !state.Serving || state.Error != "" {
+		t.Fatalf("not serving: %s", state.Error)
+	}
+	server := c.Member(0).Server().Server
+	if state.Id != server.MemberID().String() || state.ClusterId != server.Cluster().ID().String() ||
+		state.Leader == "" || state.Learner || state.RaftTerm == 0 || state.RaftAppliedIndex == 0 {
+		t.Errorf("IDs or raft state are wrong: %v", state)
+	}
+	if state.Revision != rev || state.Version == "" || state.DbSize == 0 || state.DbSizeInUse == 0 || state.QuotaBytes != 2<<30 {
+		t.Errorf("revision, version or sizes are wrong: %v", state)
+	}
+	if state.Name != "m1" || len(state.Members) != c.Len() || state.PeerUrls[0] != c.Member(0).PeerURL || state.ClientUrls[0] != c.Endpoints[0] {
+		t.Errorf("names, URLs or members are wrong: %v", state)
 	}
 }
 

@@ -75,6 +75,9 @@ type Started struct {
 // compaction that is scheduled and not finished, such as etcdutl's --mark-compacted leaves, is resumed at the
 // start. The hash does not depend on whether that compaction has finished; and as it was not begun by the
 // member itself, the member does not keep its own hash of it for that revision.
+//
+// etcdutl bumps the largest revision of an entry. In files of etcd up to 3.5.15 that may be below the
+// snapshot's revision, if the latest entry was a tombstone and compacted: Started says what really comes out.
 func StartedHash(ctx context.Context, path string, tick func(n int64)) (s Started, err error) {
 	p := &progress{ctx: ctx, tick: tick}
 	err = view(path, p, func(tx *bolt.Tx, _ int64) error {
