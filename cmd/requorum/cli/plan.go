@@ -25,7 +25,7 @@ func (p *program) writePlan(w io.Writer, plan *requorumv1.RestorePlan) error {
 	writeChecks(&b, plan.GetChecks(), columns, ascii)
 	if !plan.GetRefused() {
 		writeStops(&b, plan, columns)
-		writeQuarantine(&b, plan)
+		writeQuarantine(&b, plan, columns)
 		writeSpace(&b, plan)
 		if plan.GetRevision() > 0 {
 			fmt.Fprintf(&b, "The revision will be %s\n", output.Grouped(plan.GetRevision()))
@@ -167,14 +167,14 @@ func writeStops(b *strings.Builder, plan *requorumv1.RestorePlan, columns int) {
 	}
 }
 
-func writeQuarantine(b *strings.Builder, plan *requorumv1.RestorePlan) {
+func writeQuarantine(b *strings.Builder, plan *requorumv1.RestorePlan, columns int) {
 	paths, nodes := grouped(plan.GetNodes(), func(n *requorumv1.NodePlan) string { return strings.Join(n.GetQuarantinePaths(), " and ") })
 	for _, path := range paths {
 		on := ""
 		if len(paths) > 1 {
 			on = " on " + strings.Join(nodes[path], ", ")
 		}
-		b.WriteString(output.Clean(fmt.Sprintf("Old data stays at %s%s%s", path, on, quarantineOf(plan.GetSpec()))) + "\n")
+		b.WriteString(folded(output.Clean(fmt.Sprintf("Old data stays at %s%s%s", path, on, quarantineOf(plan.GetSpec()))), columns))
 	}
 }
 

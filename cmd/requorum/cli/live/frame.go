@@ -2,6 +2,7 @@ package live
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -115,18 +116,25 @@ func (s *Screen) step(step *requorumv1.Step, columns int) []line {
 	}
 	block := []line{head.right(s.took(step), columns)}
 	width := 0
-	for _, task := range step.GetTasks() {
+	for _, task := range byNode(step) {
 		width = max(width, utf8.RuneCountInString(where(task)))
 	}
-	for _, task := range step.GetTasks() {
+	for _, task := range byNode(step) {
 		block = append(block, s.task(task, width))
 	}
 	return block
 }
 
+// byNode returns a step's tasks in an order that stays, whatever order they come in.
+func byNode(step *requorumv1.Step) []*requorumv1.TaskProgress {
+	return slices.SortedStableFunc(slices.Values(step.GetTasks()), func(a, b *requorumv1.TaskProgress) int {
+		return strings.Compare(a.GetNode(), b.GetNode())
+	})
+}
+
 func (s *Screen) summary(step *requorumv1.Step) string {
 	names := make([]string, 0, len(step.GetTasks()))
-	for _, task := range step.GetTasks() {
+	for _, task := range byNode(step) {
 		names = append(names, where(task))
 	}
 	text := strings.Join(names, ", ")

@@ -108,9 +108,9 @@ func (s *story) tell() {
 		s.set(name, done)
 	}
 	s.set("stage", doing)
+	s.progress("stage", "etcd-3", doing, 0, 0, "measuring") // the first to answer, shown last all the same
 	s.progress("stage", "etcd-1", doing, 0, size, "restoring")
 	s.progress("stage", "etcd-2", doing, 0, size, "restoring")
-	s.progress("stage", "etcd-3", doing, 0, 0, "measuring")
 	for i := range int64(6) {
 		s.after(time.Second)
 		s.progress("stage", "etcd-1", doing, 200*mib*(i+1), size, "restoring")
@@ -129,7 +129,7 @@ func (s *story) tell() {
 	s.after(time.Second)
 	s.told("it is back, and somebody cancelled")
 	s.progress("stage", "etcd-2", failed, 966*mib, size, "no space left on device")
-	s.step("stage").Tasks[2].State = undone
+	s.step("stage").Tasks[0].State = undone
 	s.set("stage", failed)
 	s.after(0)
 	s.told("staging failed on a node")

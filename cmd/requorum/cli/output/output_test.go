@@ -63,6 +63,11 @@ func TestTimesReadAsPeopleSayThem(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", d, got, want)
 		}
 	}
+	for left, want := range map[time.Duration]string{time.Hour - 300*time.Millisecond: "in 1h", 71 * time.Minute: "in 1h", 72 * time.Hour: "in 3d", -time.Second: "now"} {
+		if got := output.Until(timestamppb.New(now.Add(left)), now); got != want {
+			t.Errorf("%s: got %s, want %s", left, got, want)
+		}
+	}
 	if output.Ago(nil, now) != "" || output.Time(nil) != "" || output.Until(nil, now) != "" {
 		t.Error("an unset time is not empty")
 	}

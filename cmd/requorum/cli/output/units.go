@@ -75,7 +75,8 @@ func Until(t *timestamppb.Timestamp, now time.Time) string {
 		return ""
 	}
 	if left := t.AsTime().Sub(now); left > 0 {
-		return "in " + coarse(left)
+		// What was set to one hour a moment ago is "in 1h", not "in 59m".
+		return "in " + coarse(left+5*time.Second)
 	}
 	return "now"
 }
