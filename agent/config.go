@@ -42,9 +42,9 @@ type Transfer struct {
 // Etcd says how the agent reaches the node's member.
 type Etcd struct {
 	Endpoints    []string `yaml:"endpoints"` // client URLs; those that the member listens on if empty
-	CA           string   `yaml:"ca"`        // PEM bundle
-	Cert         string   `yaml:"cert"`      // client certificate, PEM
-	Key          string   `yaml:"key"`       // its key, PEM
+	CA           string   `yaml:"ca_file"`   // PEM bundle
+	Cert         string   `yaml:"cert_file"` // client certificate, PEM
+	Key          string   `yaml:"key_file"`  // its key, PEM
 	Username     string   `yaml:"username"`  // with the role root, where etcd authentication is on
 	PasswordFile string   `yaml:"password_file"`
 }
