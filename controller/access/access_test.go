@@ -261,6 +261,9 @@ func TestRemovedNodeIsOutUntilItHasANewTokenAndKey(t *testing.T) {
 	}
 	w.check(cert, access.ErrRevoked)
 	w.check(pending, access.ErrRevoked)
+	if err := w.CheckNode(context.Background(), cert); !strings.Contains(err.Error(), "was removed") || !strings.Contains(err.Error(), "requorum token create --cluster prod --node etcd-1") {
+		t.Errorf("says: %v", err)
+	}
 	if _, err := w.renew(cert, newKey(t)); !errors.Is(err, access.ErrRevoked) {
 		t.Errorf("renewed: %v", err)
 	}

@@ -176,7 +176,9 @@ func TestCertificateThatExpiresWhileConnected(t *testing.T) {
 func TestRemovedNodeIsCutOffInMidStream(t *testing.T) {
 	s := startServer(t)
 	conn := s.dial(s.credentials("node"))
-	stream, err := agentv1.NewSessionServiceClient(conn).ReportTask(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	stream, err := agentv1.NewSessionServiceClient(conn).ReportTask(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,11 +161,13 @@ func eachEnds(t *testing.T, s store.Store) {
 
 func eachWithChanges(t *testing.T, s store.Store) {
 	const n = 300
-	for i := range n {
-		put(t, s, fmt.Sprintf("k%03d", i), "old")
-	}
 	seen := 0
 	update(t, s, func(tx store.Tx) error {
+		for i := range n { // in the same transaction, where a cursor is the easiest to upset
+			if err := tx.Put(store.Nodes, fmt.Sprintf("k%03d", i), []byte("old")); err != nil {
+				return err
+			}
+		}
 		return tx.Each(store.Nodes, "k", func(key string, _ []byte) error {
 			seen++
 			if seen%2 == 0 {
