@@ -14,8 +14,8 @@ import (
 // progressEvery is the least time between two lines of progress.
 const progressEvery = 5 * time.Second
 
-// Lines shows an operation as plain lines, for logs: one for each change of a step's or a task's state,
-// and while bytes move one with the progress of all nodes every few seconds.
+// Lines shows an operation as plain lines, for logs: one for each change of a step's state and for each
+// failure on a node, and while bytes move one with the progress of all nodes every few seconds.
 type Lines struct {
 	out  io.Writer
 	now  func() time.Time
@@ -31,7 +31,7 @@ func NewLines(out io.Writer, now func() time.Time) *Lines {
 	return &Lines{out: out, now: now, seen: make(map[string]string), rate: make(rates), last: now()}
 }
 
-// Event writes a line for everything whose state changed.
+// Event writes what changed.
 func (l *Lines) Event(op *requorumv1.Operation, _ *requorumv1.WatchOperationResponse) {
 	if l.op == nil {
 		l.write("%s: operation %s", Title(op), op.GetId())
@@ -79,10 +79,15 @@ func (l *Lines) step(step *requorumv1.Step) {
 	l.write("%s: %s%s", step.GetName(), StepState(state), took)
 }
 
+// task writes what went wrong on a node, and what was undone there. That a node has begun or done its
+// part follows from the step's lines, and how far it is from those of the progress.
 func (l *Lines) task(step *requorumv1.Step, task *requorumv1.TaskProgress) {
 	state := task.GetState()
 	key := step.GetName() + "\x00" + task.GetNode()
-	if state <= requorumv1.StepState_STEP_STATE_PENDING || !l.changed(key, fmt.Sprint(state, step.GetAttempt())) {
+	if !l.changed(key, fmt.Sprint(state, step.GetAttempt())) {
+		return
+	}
+	if state != requorumv1.StepState_STEP_STATE_FAILED && state != requorumv1.StepState_STEP_STATE_UNDONE {
 		return
 	}
 	detail := ""
