@@ -52,6 +52,7 @@ type node struct {
 	grpc   *grpc.Server
 	addr   string
 	wrap   grpc.StreamClientInterceptor // stands between this node and those it fetches from
+	rounds int                          // how often it tries all sources; 0 for the default
 }
 
 // caller reads the identity that dial puts in place of a certificate.
@@ -120,7 +121,7 @@ func (n *node) fetch(ctx context.Context, m *requorumv1.Manifest, timeout time.D
 		spec.Sources = append(spec.Sources, s.source())
 	}
 	f := transfer.NewFetcher(n.vault, n.dial, hclog.NewNullLogger(), transfer.Options{
-		ProgressTimeout: timeout, MinPause: time.Millisecond, MaxPause: 20 * time.Millisecond, NoZstd: true,
+		ProgressTimeout: timeout, MinPause: time.Millisecond, MaxPause: 20 * time.Millisecond, NoZstd: true, Rounds: n.rounds,
 	})
 	return f.Fetch(ctx, spec, progress)
 }
@@ -449,6 +450,7 @@ func TestFetchLeavesASourceThatBringsNothing(t *testing.T) {
 			m := nodes[0].hold(t, "s", data)
 			idle := &node{name: "etcd-9"}
 			idle.serve(t, &stuck{alive: alive})
+			nodes[1].rounds = 1000 // so that only asking the others helps in time
 			fetched, err := nodes[1].fetch(t.Context(), m, impatient, nil, idle, nodes[0])
 			if err != nil || !slices.Equal(fetched.GetNodes(), []string{"etcd-1"}) {
 				t.Errorf("%v, %v", fetched, err)
@@ -456,6 +458,28 @@ func TestFetchLeavesASourceThatBringsNothing(t *testing.T) {
 			nodes[1].expectGood(t, m)
 		})
 	}
+}
+
+func TestOnlyTheDirectSuccessorOfASilentNodeMoves(t *testing.T) {
+	nodes, data := cluster(t, 5), random(4<<20)
+	m := nodes[0].hold(t, "s", data)
+	nodes[2] = &node{name: "etcd-3"}
+	nodes[2].serve(t, &stuck{})
+	want := [][]string{1: {"etcd-1"}, 3: {"etcd-2"}, 4: {"etcd-4"}}
+	var group errgroup.Group
+	for _, i := range []int{1, 3, 4} {
+		group.Go(func() error {
+			fetched, err := nodes[i].fetch(t.Context(), m, 4*impatient, nil, before(nodes, i)...)
+			if !slices.Equal(fetched.GetNodes(), want[i]) {
+				t.Errorf("%s fetched from %v, want %v", nodes[i].name, fetched.GetNodes(), want[i])
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	nodes[0].expectSentOnce(t, m)
 }
 
 func TestFetchGivesUpWhenAllSourcesOnlyWait(t *testing.T) {
