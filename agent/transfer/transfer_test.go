@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -669,4 +670,31 @@ func TestServerWithoutPeerRefusesEverybody(t *testing.T) {
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("%v", err)
 	}
+}
+
+// flaky is a source that breaks off after each chunk.
+type flaky struct {
+	agentv1.UnimplementedTransferServiceServer
+	data []byte
+}
+
+func (f *flaky) Fetch(req *agentv1.FetchRequest, stream agentv1.TransferService_FetchServer) error {
+	rest := f.data[req.GetOffset():]
+	rest = rest[:min(len(rest), 100_000)]
+	chunk := &agentv1.FetchResponse{Offset: req.GetOffset(), Data: rest, Crc32C: crc32.Checksum(rest, crc32.MakeTable(crc32.Castagnoli))}
+	if err := stream.Send(chunk); err != nil {
+		return err
+	}
+	return status.Error(codes.Unavailable, "shutting down")
+}
+
+func TestFetchGoesOnAsLongAsThereIsProgress(t *testing.T) {
+	n, data := start(t, "etcd-2"), random(1<<20)
+	source := &node{name: "etcd-1"}
+	source.serve(t, &flaky{data: data})
+	m := describe("s", data)
+	if _, err := n.fetch(t.Context(), m, patient, nil, source); err != nil {
+		t.Fatal(err)
+	}
+	n.expectGood(t, m)
 }
