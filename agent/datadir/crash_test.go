@@ -209,8 +209,14 @@ func TestACrashAnywhereCanBeCarriedOnOrTakenBack(t *testing.T) {
 func TestTwoCrashesAnywhereCanBeCarriedOnOrTakenBack(t *testing.T) {
 	b := newBench(t, layouts[1])
 	for _, ops := range [][3]operation{
-		{forward, forward, forward}, {forward, forward, backward}, {forward, backward, forward}, {forward, backward, backward},
-		{backward, forward, forward}, {backward, forward, backward}, {backward, backward, forward}, {backward, backward, backward},
+		{forward, forward, forward},
+		{forward, forward, backward},
+		{forward, backward, forward},
+		{forward, backward, backward},
+		{backward, forward, forward},
+		{backward, forward, backward},
+		{backward, backward, forward},
+		{backward, backward, backward},
 	} {
 		for n, first := 0, "first"; first != ""; n++ {
 			for k, second := 0, "first"; second != ""; k++ {
@@ -290,7 +296,7 @@ func plant(t *testing.T, dir string, files map[string]string) {
 // tempDir is in memory where possible, for the thousands of fsyncs.
 func tempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "requorum-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "requorum-test-") //nolint:usetesting // TempDir is not in memory
 	if err != nil {
 		return t.TempDir()
 	}

@@ -177,7 +177,7 @@ func setLabel(path string, label []byte) error {
 }
 
 func noLabels(err error) bool {
-	return err == unix.ENOTSUP || err == unix.ENODATA || err == unix.ENOSYS
+	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOSYS)
 }
 
 // progressReader reports how much was read and ends with its context.

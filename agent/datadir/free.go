@@ -102,7 +102,7 @@ func freeFile(path string) error {
 		return heldFile(path, f)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // closing the file releases it
-	if err == unix.EWOULDBLOCK {
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		return heldFile(path, f)
 	}
 	if err != nil {

@@ -255,7 +255,7 @@ func (d *Dirs) moveAll(s *slot, from, to string) error {
 // renameNew renames unless the target exists.
 func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if err == unix.EINVAL || err == unix.ENOSYS { // the file system does not know the flag
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // the file system does not know the flag
 		if _, statErr := os.Lstat(to); statErr == nil {
 			err = unix.EEXIST
 		} else if err = os.Rename(from, to); err == nil {

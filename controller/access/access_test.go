@@ -356,7 +356,7 @@ func TestRepeatedRequestGetsTheSameToken(t *testing.T) {
 	if other, _, err := w.CreateToken(ctx, "req-2", "prod", "etcd-1", 0); err != nil || other == first {
 		t.Errorf("another request gets the same token, %v", err)
 	}
-	if w.token("") == w.token("") {
+	if first, second := w.token(""), w.token(""); first == second {
 		t.Error("without a request ID two tokens are the same")
 	}
 }

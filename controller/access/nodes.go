@@ -27,7 +27,7 @@ const maxRevoked = 128
 // new certificate, for an agent that lost the answer. The name of an enrolled node is taken
 // (ErrNodeEnrolled), except for a token bound to that node: it enrols the node again and revokes the
 // keys that it had.
-func (a *Access) Enroll(ctx context.Context, tokenID, secret, node string, csr []byte) (certPEM, caPEM []byte, err error) {
+func (a *Access) Enroll(_ context.Context, tokenID, secret, node string, csr []byte) (certPEM, caPEM []byte, err error) {
 	fail := func(err error) ([]byte, []byte, error) { return nil, nil, fmt.Errorf("enrol node %s: %w", node, err) }
 	if err := names.Check("node", node); err != nil {
 		return nil, nil, fmt.Errorf("enrol a node: %w: %w", ErrInvalid, err)
@@ -117,7 +117,7 @@ func addCluster(tx store.Tx, cluster string) error {
 // Renew exchanges a certificate request for a new certificate of the node id, which calls with cert.
 // The new key is good at once, and the old one stays good until the new one is first used: an agent
 // that lost the answer asks again with its old key.
-func (a *Access) Renew(ctx context.Context, id pki.Identity, cert *x509.Certificate, csr []byte) (certPEM, caPEM []byte, err error) {
+func (a *Access) Renew(_ context.Context, id pki.Identity, cert *x509.Certificate, csr []byte) (certPEM, caPEM []byte, err error) {
 	fail := func(err error) ([]byte, []byte, error) {
 		return nil, nil, fmt.Errorf("renew certificate of %s: %w", id, err)
 	}

@@ -66,7 +66,7 @@ func ParseToken(text string) (Token, error) {
 	case parts[0] != tokenVersion && isVersion(parts[0]):
 		return Token{}, fmt.Errorf("%w of this version: it begins with %s, not %s; use the version of requorum that the controller runs", ErrToken, parts[0], tokenVersion)
 	case parts[0] != tokenVersion:
-		return Token{}, fmt.Errorf("%w: a token begins with %s:", ErrToken, tokenVersion)
+		return Token{}, fmt.Errorf("%w: a token begins with %s", ErrToken, tokenVersion+":")
 	case len(parts) < 5:
 		return Token{}, fmt.Errorf("%w: it is cut off: %d of its 5 parts are there", ErrToken, len(parts))
 	case len(parts) > 5:

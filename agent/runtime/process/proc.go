@@ -51,7 +51,7 @@ func (rec *record) lives() (bool, error) {
 		return true, nil
 	}
 	_, err = unix.Wait4(rec.PID, nil, unix.WNOHANG, nil)
-	if err != nil && err != unix.ECHILD && err != unix.EINTR { // ECHILD: another's child, reaped by that one
+	if err != nil && !errors.Is(err, unix.ECHILD) && !errors.Is(err, unix.EINTR) { // ECHILD: another's child, reaped by that one
 		return false, fmt.Errorf("reap etcd's process %d: %w", rec.PID, err)
 	}
 	return false, nil
@@ -110,7 +110,7 @@ func processStart(pid int) (ticks uint64, zombie bool, err error) {
 	}
 	// The second field is the name in parentheses, which may hold anything, parentheses included.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const state, startTime = 3 - 3, 22 - 3
+	const state, startTime = 0, 19 // the third and the 22nd of all
 	if len(fields) <= startTime {
 		return 0, false, fmt.Errorf("/proc/%d/stat is not understood: %q", pid, stat)
 	}
@@ -133,11 +133,11 @@ type handle struct {
 // open returns nil if the process does not live any more.
 func (rec *record) open() (*handle, error) {
 	fd, err := unix.PidfdOpen(rec.PID, 0)
-	switch err {
-	case nil:
-	case unix.ESRCH:
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.ESRCH):
 		return nil, nil
-	case unix.ENOSYS, unix.EPERM: // an old kernel, or a container that does not let it through
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM): // an old kernel, or a container that does not let it through
 		fd = -1
 	default:
 		return nil, fmt.Errorf("open etcd's process %d: %w", rec.PID, err)
@@ -167,7 +167,7 @@ func (h *handle) signal(sig unix.Signal) error {
 	} else {
 		err = lerr
 	}
-	if err == nil || err == unix.ESRCH {
+	if err == nil || errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	return fmt.Errorf("send %s to etcd's process %d: %w", unix.SignalName(sig), h.rec.PID, err)

@@ -80,7 +80,7 @@ func etcd(t *testing.T) process.Options {
 // every user can enter.
 func script(t *testing.T, text string) process.Options {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "requorum-test-")
+	dir, err := os.MkdirTemp("", "requorum-test-") //nolint:usetesting // TempDir is for its owner alone
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,9 +223,9 @@ func TestARecycledPIDIsNotTakenForEtcd(t *testing.T) {
 				t.Fatal(err)
 			}
 			start(t, r)
-			real := recorded(t, o)
+			own := recorded(t, o)
 			stop(t, r)
-			fake := record{PID: innocent.Process.Pid, StartTime: startTime(t, innocent.Process.Pid), BootID: real.BootID}
+			fake := record{PID: innocent.Process.Pid, StartTime: startTime(t, innocent.Process.Pid), BootID: own.BootID}
 			writeRecord(t, o, fake)
 			if m, err := r.Inspect(t.Context()); err != nil || !m.Running {
 				t.Fatalf("the record as it should be: running %v, %v", m.Running, err)

@@ -54,7 +54,7 @@ func (r *Runtime) spawn(d desired, restarts int) error {
 	if err != nil {
 		return fmt.Errorf("open etcd's log: %w", err)
 	}
-	defer log.Close() // etcd has its own descriptor
+	defer log.Close() //nolint:errcheck // etcd has its own descriptor
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"github.com/requorum/requorum/agent/runtime/process"
 	"github.com/requorum/requorum/controller"
 	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/loopback"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -140,8 +140,10 @@ func (c *Cluster) node(i int, l layout, etcd, initial string) *Node {
 	if c.Configure != nil {
 		c.Configure(name, &n.config)
 	}
-	n.Agent = &Process{Name: name, Binary: c.Binary, Dir: dir, Env: append([]string{"REQUORUM_FAULT_NODE=" + name}, c.Env...),
-		Args: []string{"agent", "--config", filepath.Join(dir, "agent.yaml")}}
+	n.Agent = &Process{
+		Name: name, Binary: c.Binary, Dir: dir, Env: append([]string{"REQUORUM_FAULT_NODE=" + name}, c.Env...),
+		Args: []string{"agent", "--config", filepath.Join(dir, "agent.yaml")},
+	}
 	return n
 }
 
@@ -156,7 +158,7 @@ func (c *Cluster) layout() (layout, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return l, err
 	}
-	ports, err := freePorts(1 + 3*c.Members)
+	ports, err := loopback.Ports(1 + 3*c.Members)
 	if err != nil {
 		return l, err
 	}
@@ -171,28 +173,16 @@ func (c *Cluster) layout() (layout, error) {
 	return l, durable.WriteFile(path, data, 0o600)
 }
 
-// freePorts returns ports on which nothing listens now.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
-}
-
 func (c *Cluster) writeConfigs() error {
 	cfg := controller.DefaultConfig()
 	cfg.Listen, cfg.DataDir = c.Address, filepath.Join(c.Dir, "controller")
 	if c.Control != nil {
 		c.Control(&cfg)
 	}
-	c.Controller = &Process{Name: "controller", Binary: c.Binary, Dir: filepath.Join(c.Dir, "controller"), Env: append([]string{"REQUORUM_FAULT_NODE=controller"}, c.Env...),
-		Args: []string{"controller", "--config", filepath.Join(c.Dir, "controller.yaml")}}
+	c.Controller = &Process{
+		Name: "controller", Binary: c.Binary, Dir: filepath.Join(c.Dir, "controller"), Env: append([]string{"REQUORUM_FAULT_NODE=controller"}, c.Env...),
+		Args: []string{"controller", "--config", filepath.Join(c.Dir, "controller.yaml")},
+	}
 	if err := writeYAML(filepath.Join(c.Dir, "controller.yaml"), cfg); err != nil {
 		return err
 	}
@@ -318,5 +308,5 @@ func (n *Node) StopEtcd() error {
 	if err != nil {
 		return err
 	}
-	return rt.Halt(context.Background())
+	return rt.Halt(context.Background()) //nolint:contextcheck // stopping must not end halfway
 }
