@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
-	"sync"
+	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -25,6 +28,7 @@ const (
 // drive runs the operation to its end. It returns early, with the operation to be resumed, only when
 // ctx ends or the journal cannot be written.
 func (r *Run) drive(ctx context.Context) error {
+	defer r.beside.Wait()
 	for {
 		switch r.Operation().GetState() {
 		case requorumv1.OperationState_OPERATION_STATE_RUNNING:
@@ -55,27 +59,21 @@ func (r *Run) forward(ctx context.Context) error {
 			return r.fail(i, failed)
 		}
 	}
-	return r.finish(requorumv1.OperationState_OPERATION_STATE_SUCCEEDED, requorumv1.Phase_PHASE_FINISHED)
+	return r.finish(requorumv1.OperationState_OPERATION_STATE_SUCCEEDED, requorumv1.Phase_PHASE_FINISHED, nil)
 }
 
 // step does one step. failed is why the operation has to be given up; err is why it cannot be driven on.
 func (r *Run) step(ctx context.Context, i int) (failed, err error) {
 	for tries := 1; ; tries++ {
-		if err := r.point(ctx, i, beforeIntent); err != nil {
-			return err, nil
-		}
-		attempt, err := r.intend(i)
-		if err != nil {
+		failed, err = r.attempt(ctx, i)
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		failed = r.do(ctx, i, attempt)
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		}
-		if failed == nil {
+		case failed == nil:
 			return nil, r.outcome(i)
-		}
-		if !r.Operation().GetPastPivot() {
+		case !r.Operation().GetPastPivot():
 			return failed, nil
 		}
 		r.Log.Error("step failed and is tried again: there is no way back", "step", r.plan[i].Name, "error", failed)
@@ -85,12 +83,26 @@ func (r *Run) step(ctx context.Context, i int) (failed, err error) {
 	}
 }
 
-func (r *Run) do(ctx context.Context, i int, attempt uint32) error {
-	stepCtx, cancel := context.WithCancelCause(withPosition(ctx, position{step: i, direction: "do", attempt: fmt.Sprint(attempt)}))
-	defer cancel(nil)
-	if r.arm(cancel) {
-		return errCancelled
+// attempt journals the intent to do a step, and does it.
+func (r *Run) attempt(ctx context.Context, i int) (failed, err error) {
+	if err := r.point(ctx, i, beforeIntent); err != nil {
+		return err, nil
 	}
+	attempt, cancelled, err := r.intend(i)
+	if err != nil {
+		return nil, err
+	}
+	if cancelled {
+		return errCancelled, nil
+	}
+	return r.do(ctx, i, attempt), nil
+}
+
+func (r *Run) do(ctx context.Context, i int, attempt uint32) error {
+	pos := position{step: i, direction: "do", attempt: fmt.Sprint(attempt), tries: attempt}
+	stepCtx, cancel := context.WithCancelCause(withPosition(ctx, pos))
+	defer cancel(nil)
+	r.arm(cancel)
 	defer r.arm(nil)
 	if err := r.point(stepCtx, i, afterIntent); err != nil {
 		return err
@@ -105,20 +117,38 @@ func (r *Run) do(ctx context.Context, i int, attempt uint32) error {
 	return r.point(stepCtx, i, beforeOutcome)
 }
 
-// arm lets Cancel end the step that runs. It tells whether the operation was cancelled before.
-func (r *Run) arm(cancel context.CancelCauseFunc) (cancelled bool) {
+// arm lets Cancel end the step that runs; nil disarms. A cancellation that came since the step was
+// intended, which found nothing to end, ends it now.
+func (r *Run) arm(cancel context.CancelCauseFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cancel = cancel
-	op := r.record.GetOperation()
-	return op.GetCancelRequested() && !op.GetPastPivot()
+	if cancel != nil && cancelled(r.record.GetOperation()) {
+		cancel(errCancelled)
+	}
 }
 
-// intend journals that a step is about to be done. A step that was being done when the controller
+// interrupt ends the step that runs, if any.
+func (r *Run) interrupt() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cancel != nil {
+		r.cancel(errCancelled)
+	}
+}
+
+// cancelled tells whether the operation has to be put back because a person asked for it.
+func cancelled(op *requorumv1.Operation) bool { return op.GetCancelRequested() && !op.GetPastPivot() }
+
+// intend journals that a step is about to be done, unless the operation was cancelled: who asked for that
+// before the pivot was told that everything is put back. A step that was being done when the controller
 // crashed keeps its attempt, so that its tasks are recognised by the nodes.
-func (r *Run) intend(i int) (attempt uint32, err error) {
+func (r *Run) intend(i int) (attempt uint32, refused bool, err error) {
 	err = r.Journal(func(rec *journalv1.OperationRecord) {
 		op, step := rec.GetOperation(), rec.GetOperation().GetSteps()[i]
+		if refused = cancelled(op); refused {
+			return
+		}
 		if step.GetState() != requorumv1.StepState_STEP_STATE_DOING {
 			step.Attempt++
 			step.State = requorumv1.StepState_STEP_STATE_DOING
@@ -131,7 +161,7 @@ func (r *Run) intend(i int) (attempt uint32, err error) {
 		op.PastPivot = op.GetPastPivot() || r.plan[i].Pivot
 		attempt = step.GetAttempt()
 	})
-	return attempt, err
+	return attempt, refused, err
 }
 
 func (r *Run) outcome(i int) error {
@@ -156,7 +186,8 @@ func (r *Run) again(ctx context.Context, i int, failed error, tries int) error {
 	return pause(ctx, tries)
 }
 
-// fail journals that a step failed before the pivot, and which way the operation goes from there.
+// fail journals that a step failed before the pivot, and which way the operation goes from there: a check
+// that found something amiss before anything was changed refuses it, anything else is put back.
 func (r *Run) fail(i int, failed error) error {
 	r.Log.Error("step failed", "step", r.plan[i].Name, "error", failed)
 	f := failure.Of(r.plan[i].Name, failed)
@@ -164,35 +195,34 @@ func (r *Run) fail(i int, failed error) error {
 		f = &requorumv1.Failure{Step: r.plan[i].Name, Message: "cancelled on request"}
 	}
 	note := func(rec *journalv1.OperationRecord) {
-		op, step := rec.GetOperation(), rec.GetOperation().GetSteps()[i]
-		step.State, step.Ended = requorumv1.StepState_STEP_STATE_FAILED, now()
-		op.Failure = f
-		op.State, op.Phase = requorumv1.OperationState_OPERATION_STATE_REVERTING, requorumv1.Phase_PHASE_REVERTING
-	}
-	if err := r.Journal(note); err != nil {
-		return err
+		step := rec.GetOperation().GetSteps()[i]
+		if step.GetState() != requorumv1.StepState_STEP_STATE_PENDING {
+			step.State, step.Ended = requorumv1.StepState_STEP_STATE_FAILED, now()
+		}
+		rec.GetOperation().Failure = f
 	}
 	if r.plan[i].Check && !r.plan.undoable(i) && !errors.Is(failed, errCancelled) {
-		return r.finish(requorumv1.OperationState_OPERATION_STATE_REFUSED, requorumv1.Phase_PHASE_FAILED)
+		return r.finish(requorumv1.OperationState_OPERATION_STATE_REFUSED, requorumv1.Phase_PHASE_FAILED, note)
 	}
-	return nil
+	return r.Journal(func(rec *journalv1.OperationRecord) {
+		note(rec)
+		op := rec.GetOperation()
+		op.State, op.Phase = requorumv1.OperationState_OPERATION_STATE_REVERTING, requorumv1.Phase_PHASE_REVERTING
+	})
 }
 
 // revert undoes what was done, on every node independently, and never gives up.
 func (r *Run) revert(ctx context.Context) error {
 	var last int
 	r.Read(func(rec *journalv1.OperationRecord) { last = int(rec.GetCursor()) })
-	nodes := r.Operation().GetNodes()
-	errs := make([]error, len(nodes))
-	var wg sync.WaitGroup
-	for n, node := range nodes {
-		wg.Go(func() { errs[n] = r.revertNode(ctx, node, last) })
+	group, groupCtx := errgroup.WithContext(ctx) // a journal that cannot be written ends all of them
+	for _, node := range r.Operation().GetNodes() {
+		group.Go(func() error { return r.revertNode(groupCtx, node, last) })
 	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := group.Wait(); err != nil {
 		return err
 	}
-	return r.finish(requorumv1.OperationState_OPERATION_STATE_REVERTED, requorumv1.Phase_PHASE_REVERTED)
+	return r.finish(requorumv1.OperationState_OPERATION_STATE_REVERTED, requorumv1.Phase_PHASE_REVERTED, nil)
 }
 
 // revertNode undoes the steps up to last on one node, in reverse order.
@@ -211,15 +241,7 @@ func (r *Run) revertNode(ctx context.Context, node string, last int) error {
 // undo undoes one step on one node, and tries until it succeeds or ctx ends.
 func (r *Run) undo(ctx context.Context, i int, node string) error {
 	for tries := 1; ; tries++ {
-		pos := position{step: i, direction: "undo", attempt: fmt.Sprintf("%d.%d", r.epoch, tries)}
-		undoCtx := withPosition(ctx, pos)
-		failed := r.point(undoCtx, i, undoBegun)
-		if failed == nil {
-			failed = r.plan[i].Undo(undoCtx, r, node)
-		}
-		if failed == nil {
-			failed = r.point(undoCtx, i, undoEnding)
-		}
+		failed := r.undoOnce(ctx, i, node, tries)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -227,13 +249,26 @@ func (r *Run) undo(ctx context.Context, i int, node string) error {
 			return r.undone(i, node)
 		}
 		r.Log.Error("undo failed and is tried again", "step", r.plan[i].Name, "node", node, "error", failed)
-		if err := r.stuck(i, node, failed, tries); err != nil {
+		if err := r.plead(i, node, failed, tries); err != nil {
 			return err
 		}
 		if err := pause(ctx, tries); err != nil {
 			return err
 		}
 	}
+}
+
+func (r *Run) undoOnce(ctx context.Context, i int, node string, tries int) error {
+	pos := position{step: i, direction: "undo", attempt: fmt.Sprintf("%d.%d", r.epoch, tries), tries: uint32(tries)}
+	ctx, cancel := context.WithCancel(withPosition(ctx, pos))
+	defer cancel()
+	if err := r.point(ctx, i, undoBegun); err != nil {
+		return err
+	}
+	if err := r.plan[i].Undo(ctx, r, node); err != nil {
+		return err
+	}
+	return r.point(ctx, i, undoEnding)
 }
 
 func (r *Run) isUndone(i int, node string) (undone bool) {
@@ -250,7 +285,8 @@ func (r *Run) isUndone(i int, node string) (undone bool) {
 func (r *Run) undone(i int, node string) error {
 	name := r.plan[i].Name
 	return r.Journal(func(rec *journalv1.OperationRecord) {
-		rec.GetOperation().Attention = ""
+		delete(r.stuck, node)
+		rec.GetOperation().Attention = r.attention()
 		at := slices.IndexFunc(rec.GetUndone(), func(u *journalv1.UndoneStep) bool { return u.GetStep() == name })
 		if at < 0 {
 			rec.Undone = append(rec.Undone, &journalv1.UndoneStep{Step: name})
@@ -264,19 +300,33 @@ func (r *Run) undone(i int, node string) error {
 	})
 }
 
-// stuck asks for a person's help once an undo has failed several times.
-func (r *Run) stuck(i int, node string, failed error, tries int) error {
+// plead asks for a person's help once an undo has failed several times.
+func (r *Run) plead(i int, node string, failed error, tries int) error {
 	if tries < attentionAfter {
 		return nil
 	}
 	return r.Journal(func(rec *journalv1.OperationRecord) {
-		rec.GetOperation().Attention = fmt.Sprintf("%s cannot put back what step %s changed: %v. Bring the node back; requorum keeps trying. "+
+		r.stuck[node] = fmt.Sprintf("%s cannot put back what step %s changed: %v. Bring the node back; requorum keeps trying. "+
 			"If the node is gone for good: requorum cluster remove-node %s %s", node, r.plan[i].Name, failed, r.Cluster(), node)
+		rec.GetOperation().Attention = r.attention()
 	})
 }
 
-func (r *Run) finish(state requorumv1.OperationState, phase requorumv1.Phase) error {
+// attention is what a person has to do on all nodes that are stuck. The caller holds mu.
+func (r *Run) attention() string {
+	var all []string
+	for _, node := range slices.Sorted(maps.Keys(r.stuck)) {
+		all = append(all, r.stuck[node])
+	}
+	return strings.Join(all, "; ")
+}
+
+// finish journals the end. note, which may be nil, changes the record in the same transaction.
+func (r *Run) finish(state requorumv1.OperationState, phase requorumv1.Phase, note func(*journalv1.OperationRecord)) error {
 	err := r.journal(func(rec *journalv1.OperationRecord) {
+		if note != nil {
+			note(rec)
+		}
 		op := rec.GetOperation()
 		op.State, op.Phase, op.Ended, op.Attention = state, phase, now(), ""
 	}, r.end)

@@ -45,6 +45,10 @@ func (e *PastPivotError) Error() string {
 	return fmt.Sprintf("operation %s has passed the point from which it only goes forward, and cannot be cancelled", e.ID)
 }
 
+// ErrNotDriving says that the engine has not begun to drive operations, or does so no more. Operations
+// under way go on when the controller has started.
+var ErrNotDriving = errors.New("the controller is starting or stopping; operations under way go on when it has started, try again then")
+
 // Engine runs operations, one at a time on a cluster.
 type Engine struct {
 	store    store.Store
@@ -54,7 +58,7 @@ type Engine struct {
 	epoch    uint64
 
 	mu      sync.Mutex
-	ctx     context.Context // ends when Run's does; nil before Run
+	ctx     context.Context // ends when Run's does; nil before Run and once Run is ending
 	running map[string]*Run // by operation ID
 	wg      sync.WaitGroup
 	failed  chan error
@@ -76,17 +80,24 @@ func NewEngine(s store.Store, nodes Nodes, epoch uint64, builders map[requorumv1
 func (e *Engine) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := e.resume(ctx); err != nil {
-		return err
+	err := e.resume(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-e.failed:
+		}
 	}
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-e.failed:
-		cancel(err)
-	}
+	cancel(err)
+	e.close()
 	e.wg.Wait()
 	return err
+}
+
+// close keeps new operations out, so that none begins once Run waits for the last one.
+func (e *Engine) close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ctx = nil
 }
 
 func (e *Engine) resume(ctx context.Context) error {
@@ -111,9 +122,14 @@ func (e *Engine) resume(ctx context.Context) error {
 	e.ctx = ctx
 	for _, rec := range records {
 		e.log.Info("resuming operation", "operation", rec.GetOperation().GetId(), "state", rec.GetOperation().GetState())
-		if err := e.launch(rec); err != nil {
+		run, err := e.newRun(proto.CloneOf(rec))
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		if err := fits(run.plan, rec.GetOperation()); err != nil {
 			return err
 		}
+		e.launch(ctx, run)
 	}
 	return nil
 }
@@ -133,7 +149,7 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ctx == nil || e.ctx.Err() != nil {
-		return nil, errors.New("the controller is starting or stopping; try again")
+		return nil, ErrNotDriving
 	}
 	op := rec.GetOperation()
 	if known, err := e.byRequest(op); known != nil || err != nil {
@@ -144,9 +160,12 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 	}
 	op.Id = ulid.Make().String()
 	op.State, op.Phase, op.Created = requorumv1.OperationState_OPERATION_STATE_RUNNING, requorumv1.Phase_PHASE_STARTED, now()
-	job := e.builders[op.GetKind()](e.newRun(rec))
-	op.Steps = job.Plan.steps()
-	err := e.store.Update(func(tx store.Tx) error {
+	run, err := e.newRun(rec)
+	if err != nil {
+		return nil, err
+	}
+	op.Steps = run.plan.steps()
+	err = e.store.Update(func(tx store.Tx) error {
 		if begin != nil {
 			if err := begin(tx, rec); err != nil {
 				return err
@@ -163,10 +182,9 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 		return nil, err
 	}
 	e.log.Info("operation accepted", "operation", op.GetId(), "kind", op.GetKind(), "cluster", op.GetCluster(), "by", op.GetRequestedBy())
-	if err := e.launch(rec); err != nil {
-		return nil, err
-	}
-	return proto.CloneOf(op), nil
+	known := proto.CloneOf(op)
+	e.launch(e.ctx, run)
+	return known, nil
 }
 
 // Repeated returns the operation that a request ID has started before, nil if there is none.
@@ -217,44 +235,41 @@ func (e *Engine) busy(cluster string) string {
 	return ""
 }
 
-func (e *Engine) newRun(rec *journalv1.OperationRecord) *Run {
-	op := rec.GetOperation()
-	return &Run{
-		Log: e.log.With("operation", op.GetId(), "cluster", op.GetCluster()),
-		id:  op.GetId(), cluster: op.GetCluster(), nodes: e.nodes, store: e.store, epoch: e.epoch, record: rec,
-		changed: make(chan struct{}), done: make(chan struct{}),
-	}
-}
-
-// launch drives an operation in a goroutine of its own. The caller holds mu.
-func (e *Engine) launch(rec *journalv1.OperationRecord) error {
+// newRun returns a run that owns rec, ready to be launched.
+func (e *Engine) newRun(rec *journalv1.OperationRecord) (*Run, error) {
 	op := rec.GetOperation()
 	build := e.builders[op.GetKind()]
 	if build == nil {
-		return fmt.Errorf("journal: operation %s is of the unknown kind %s", op.GetId(), op.GetKind())
+		return nil, fmt.Errorf("operation %s is of the unknown kind %s", op.GetId(), op.GetKind())
 	}
-	run := e.newRun(proto.CloneOf(rec))
+	run := &Run{
+		Log: e.log.With("operation", op.GetId(), "cluster", op.GetCluster()),
+		id:  op.GetId(), cluster: op.GetCluster(), kind: op.GetKind(), nodes: e.nodes, store: e.store, epoch: e.epoch, record: rec,
+		changed: make(chan struct{}), done: make(chan struct{}), stuck: make(map[string]string),
+	}
 	job := build(run)
 	run.plan, run.end = job.Plan, job.End
-	if err := fits(job.Plan, op); err != nil {
-		return err
-	}
-	e.running[op.GetId()] = run
+	return run, nil
+}
+
+// launch drives an operation in a goroutine of its own. The caller holds mu.
+func (e *Engine) launch(ctx context.Context, run *Run) {
+	e.running[run.id] = run
 	e.wg.Go(func() {
-		err := run.drive(e.ctx)
+		err := run.drive(ctx)
 		e.mu.Lock()
-		delete(e.running, op.GetId())
+		delete(e.running, run.id)
 		e.mu.Unlock()
 		close(run.done)
-		if err != nil && e.ctx.Err() == nil {
-			e.log.Error("operation cannot be driven on; it resumes at the next start", "operation", op.GetId(), "error", err)
-			select {
-			case e.failed <- err:
-			default:
-			}
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		e.log.Error("operation cannot be driven on; it resumes at the next start", "operation", run.id, "error", err)
+		select {
+		case e.failed <- err:
+		default: // another one has failed before
 		}
 	})
-	return nil
 }
 
 // fits refuses a journaled operation whose steps are not those of its plan, as after a downgrade.
@@ -311,7 +326,7 @@ func (e *Engine) List(cluster string, limit int) ([]*requorumv1.Operation, error
 		return nil, err
 	}
 	slices.Reverse(ops) // IDs are in the order of time
-	ops = ops[:min(limit, len(ops))]
+	ops = ops[:min(max(limit, 0), len(ops))]
 	for i, op := range ops {
 		if run := e.find(op.GetId()); run != nil {
 			ops[i] = run.Operation()
@@ -320,17 +335,18 @@ func (e *Engine) List(cluster string, limit int) ([]*requorumv1.Operation, error
 	return ops, nil
 }
 
-// Cancel asks an operation to stop and put everything back.
+// Cancel asks an operation to stop and put everything back. Cancelling one that has ended, or is putting
+// things back, changes nothing.
 func (e *Engine) Cancel(id string) (*requorumv1.Operation, error) {
 	run := e.find(id)
 	if run == nil {
-		return e.Get(id) // it has ended; cancelling twice is fine
+		return e.ended(id)
 	}
 	refused := false
 	err := run.Journal(func(rec *journalv1.OperationRecord) {
-		if refused = rec.GetOperation().GetPastPivot(); !refused {
-			rec.GetOperation().CancelRequested = true
-		}
+		op := rec.GetOperation()
+		refused = active(op) && op.GetPastPivot()
+		op.CancelRequested = op.GetCancelRequested() || active(op) && !refused
 	})
 	if err != nil {
 		return nil, err
@@ -338,11 +354,7 @@ func (e *Engine) Cancel(id string) (*requorumv1.Operation, error) {
 	if refused {
 		return nil, &PastPivotError{ID: id}
 	}
-	run.mu.Lock()
-	if run.cancel != nil {
-		run.cancel(errCancelled)
-	}
-	run.mu.Unlock()
+	run.interrupt()
 	return run.Operation(), nil
 }
 
@@ -351,11 +363,7 @@ func (e *Engine) Cancel(id string) (*requorumv1.Operation, error) {
 func (e *Engine) Watch(ctx context.Context, id string, f func(*requorumv1.Operation) error) error {
 	run := e.find(id)
 	if run == nil {
-		op, err := e.Get(id)
-		if err != nil {
-			return err
-		}
-		return f(op)
+		return e.watchEnd(id, f)
 	}
 	for {
 		op, changed := run.Watch()
@@ -375,14 +383,24 @@ func (e *Engine) Watch(ctx context.Context, id string, f func(*requorumv1.Operat
 	}
 }
 
-// watchEnd shows the end of an operation whose run is over.
+// watchEnd shows the end of an operation that is not being driven.
 func (e *Engine) watchEnd(id string, f func(*requorumv1.Operation) error) error {
-	op, err := e.Get(id)
+	op, err := e.ended(id)
 	if err != nil {
 		return err
 	}
-	if active(op) {
-		return errors.New("the controller is stopping; the operation resumes when it starts again")
-	}
 	return f(op)
+}
+
+// ended returns an operation that has ended. One that has not, and is not being driven either, is
+// ErrNotDriving.
+func (e *Engine) ended(id string) (*requorumv1.Operation, error) {
+	op, err := e.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	if active(op) {
+		return nil, ErrNotDriving
+	}
+	return op, nil
 }

@@ -43,9 +43,11 @@ type Run struct {
 	record  *journalv1.OperationRecord
 	changed chan struct{} // closed and replaced at each change
 	cancel  context.CancelCauseFunc
+	stuck   map[string]string // what a person has to do on nodes that cannot be put back
 	plan    Plan
 	end     func(store.Tx, *journalv1.OperationRecord) error
 	done    chan struct{}
+	beside  sync.WaitGroup // background tasks
 }
 
 // errCancelled is the cause of a step's context that ends because a person cancelled the operation.
@@ -133,7 +135,8 @@ func (r *Run) signal() {
 type position struct {
 	step      int
 	direction string // "do" or "undo"
-	attempt   string
+	attempt   string // names the attempt in the IDs of its tasks
+	tries     uint32
 }
 
 type positionKey struct{}
@@ -147,35 +150,49 @@ func withPosition(ctx context.Context, p position) context.Context {
 func (r *Run) Ask(ctx context.Context, node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
 	pos, ok := ctx.Value(positionKey{}).(position)
 	if !ok {
-		return nil, errors.New("a task was asked for outside of a step")
+		return nil, errOutside
 	}
-	task = proto.CloneOf(task)
-	step := r.plan[pos.step].Name
-	task.OperationId, task.Step = r.ID(), step
-	task.Id = taskID(r.ID(), step, pos, node, task)
+	task = r.address(task, pos, node)
 	r.progress(pos, node, &agentv1.TaskReport{State: agentv1.TaskState_TASK_STATE_RUNNING})
 	result, err := r.nodes.Do(ctx, r.Cluster(), node, task, func(report *agentv1.TaskReport) { r.progress(pos, node, report) })
 	last := &agentv1.TaskReport{State: agentv1.TaskState_TASK_STATE_DONE}
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		last = &agentv1.TaskReport{State: agentv1.TaskState_TASK_STATE_FAILED, Detail: "stopped"} // it was another node that failed
+	case err != nil:
 		last = &agentv1.TaskReport{State: agentv1.TaskState_TASK_STATE_FAILED, Detail: err.Error()}
 	}
 	r.progress(pos, node, last)
 	return result, err
 }
 
-// Background gives a task to a node that runs beside others until ctx ends. A failure is only logged:
-// what needs the task notices by itself.
-func (r *Run) Background(ctx context.Context, node string, task *agentv1.Task) {
-	pos, _ := ctx.Value(positionKey{}).(position)
+// address returns the task with everything that says where it belongs.
+func (r *Run) address(task *agentv1.Task, pos position, node string) *agentv1.Task {
 	task = proto.CloneOf(task)
-	task.OperationId, task.Step = r.id, r.plan[pos.step].Name
-	task.Id = taskID(r.id, task.GetStep(), pos, node, task)
-	go func() {
+	step := r.plan[pos.step].Name
+	task.OperationId, task.Step, task.Attempt = r.id, step, pos.tries
+	task.Id = taskID(r.id, step, pos, node, task)
+	return task
+}
+
+// errOutside is for a task that no step has asked for.
+var errOutside = errors.New("a task was asked for outside of a step")
+
+// Background gives a task to a node that runs beside others until ctx ends, at the latest with the step.
+// A failure is only logged: what needs the task notices by itself.
+func (r *Run) Background(ctx context.Context, node string, task *agentv1.Task) {
+	pos, ok := ctx.Value(positionKey{}).(position)
+	if !ok {
+		r.Log.Error("background task not given", "node", node, "error", errOutside)
+		return
+	}
+	task = r.address(task, pos, node)
+	r.beside.Go(func() {
 		_, err := r.nodes.Do(ctx, r.cluster, node, task, func(*agentv1.TaskReport) {})
 		if err != nil && ctx.Err() == nil {
 			r.Log.Warn("background task ended", "node", node, "step", task.GetStep(), "error", err)
 		}
-	}()
+	})
 }
 
 // AskAll gives a task to each node at once and returns what they found, by node. One failure cancels
