@@ -126,6 +126,23 @@ func TestCompareFindsEveryDifference(t *testing.T) {
 	}
 }
 
+func TestRestoredClusterIsNew(t *testing.T) {
+	for name, c := range map[string]struct {
+		have content
+		good bool
+	}{
+		"new":               {content{nil, fresh + 12, 7, true}, true},
+		"the old ID":        {content{nil, fresh + 12, 1, true}, false},
+		"another ID":        {content{nil, fresh + 12, 8, true}, false},
+		"the old revision":  {content{nil, 12, 7, true}, false},
+		"nothing compacted": {content{nil, fresh + 12, 7, false}, false},
+	} {
+		if err := c.have.isNew(1, 7); (err == nil) != c.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestTrackFindsTheLongestGap(t *testing.T) {
 	start := time.Unix(0, 0)
 	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }

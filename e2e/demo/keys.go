@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/md5" //nolint:gosec // what people compare copies by
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -70,24 +72,34 @@ func commit(ctx context.Context, c *clientv3.Client, ops []clientv3.Op) error {
 
 func keyName(i int) string { return fmt.Sprintf("demo/%05d", i) }
 
-// readAll returns every key that one member holds, as it holds it: a serializable read asks nobody else.
-func readAll(ctx context.Context, endpoint string) (map[string]entry, error) {
+// content is all that one member holds.
+type content struct {
+	keys      map[string]entry
+	revision  int64
+	clusterID uint64
+	compacted bool // the revisions before a restore cannot be read or watched any more
+}
+
+// readAll asks one member for all that it holds, as it holds it: a serializable read asks nobody else.
+func readAll(ctx context.Context, endpoint string) (content, error) {
 	c, err := dial(endpoint)
 	if err != nil {
-		return nil, err
+		return content{}, err
 	}
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, readWithin)
 	defer cancel()
 	resp, err := c.Get(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithSerializable())
 	if err != nil {
-		return nil, fmt.Errorf("read from %s: %w", endpoint, err)
+		return content{}, fmt.Errorf("read from %s: %w", endpoint, err)
 	}
 	keys := make(map[string]entry, len(resp.Kvs))
 	for _, kv := range resp.Kvs {
 		keys[string(kv.Key)] = entry{Value: string(kv.Value), Version: kv.Version, Created: kv.CreateRevision, Modified: kv.ModRevision}
 	}
-	return keys, nil
+	_, err = c.Get(ctx, keyName(0), clientv3.WithSerializable(), clientv3.WithRev(1))
+	header := resp.Header
+	return content{keys, header.GetRevision(), header.GetClusterId(), errors.Is(err, rpctypes.ErrCompacted)}, nil
 }
 
 // compare returns an error that names the first key which is not as it was, is missing, or was not there.

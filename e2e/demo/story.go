@@ -25,6 +25,8 @@ type story struct {
 	cluster *dev.Cluster
 	client  *clientv3.Client // of the whole cluster
 	saved   map[string]entry // what the snapshot holds
+
+	clusterID uint64 // of the etcd cluster before the restore
 }
 
 func (s *story) tell(ctx context.Context) (err error) {
@@ -89,10 +91,11 @@ func (s *story) endpoints() []string {
 // save takes the snapshot and looks at the three files as a stranger would.
 func (s *story) save(ctx context.Context) error {
 	s.title("One snapshot, the same file on every node")
-	var err error
-	if s.saved, err = readAll(ctx, s.cluster.Nodes[0].ClientURL); err != nil {
+	first, err := readAll(ctx, s.cluster.Nodes[0].ClientURL)
+	if err != nil {
 		return err
 	}
+	s.saved, s.clusterID = first.keys, first.clusterID
 	if len(s.saved) != keysBefore {
 		return fmt.Errorf("%d keys were written and %d are there", keysBefore, len(s.saved))
 	}
@@ -144,7 +147,7 @@ func (s *story) mustDiffer(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if compare(s.saved, have, fresh) == nil {
+		if compare(s.saved, have.keys, fresh) == nil {
 			return fmt.Errorf("%s holds the snapshot's data, although it was changed", n.Name)
 		}
 	}
@@ -182,15 +185,40 @@ const fresh = 1_000_000_000
 // prove asks every member by itself for all of its data.
 func (s *story) prove(ctx context.Context) error {
 	s.say("Every member is asked for all of its keys, without asking the others:")
-	for _, n := range s.cluster.Nodes {
+	var clusterID uint64
+	for i, n := range s.cluster.Nodes {
 		have, err := readAll(ctx, n.ClientURL)
 		if err != nil {
 			return err
 		}
-		if err := compare(s.saved, have, fresh); err != nil {
+		if err := compare(s.saved, have.keys, fresh); err != nil {
 			return fmt.Errorf("%s: %w", n.Name, err)
 		}
 		s.proved("%s: %d keys as in the snapshot (value, version, revisions), no later one is left", n.Name, len(s.saved))
+		if i == 0 {
+			clusterID = have.clusterID
+		}
+		if err := have.isNew(s.clusterID, clusterID); err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+	}
+	s.clusterID = clusterID
+	s.proved("a new cluster ID on all three; the revision jumped ahead, and what was before it is compacted")
+	return nil
+}
+
+// isNew tells whether a member belongs to the restored cluster, which no member with old data can join and
+// whose clients notice that history has changed.
+func (c content) isNew(before, expected uint64) error {
+	switch {
+	case c.clusterID == before:
+		return errors.New("the cluster ID is that from before the restore")
+	case c.clusterID != expected:
+		return errors.New("the cluster ID is not that of the other members")
+	case c.revision < fresh:
+		return fmt.Errorf("the revision is %d and did not jump ahead", c.revision)
+	case !c.compacted:
+		return errors.New("revisions from before the restore can still be read")
 	}
 	return nil
 }

@@ -1,0 +1,71 @@
+// Package deploy_test keeps the example configurations true: they load, and they name every key there is.
+package deploy_test
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/requorum/requorum/agent"
+	"github.com/requorum/requorum/controller"
+	"github.com/requorum/requorum/internal/config"
+)
+
+func TestExamplesLoad(t *testing.T) {
+	for file, into := range map[string]any{"controller.yaml": new(controller.Config), "agent-process.yaml": new(agent.Config), "agent-exec.yaml": new(agent.Config)} {
+		if err := config.Load(file, into); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestExamplesLoadInFull takes the "#" off the keys that are shown as comments and loads again, so that they
+// cannot rot either.
+func TestExamplesLoadInFull(t *testing.T) {
+	key := regexp.MustCompile(`(?m)^( *)# ( *[a-z_]+:( .*)?)$`)
+	for file, into := range map[string]any{"controller.yaml": new(controller.Config), "agent-process.yaml": new(agent.Config), "agent-exec.yaml": new(agent.Config)} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		full := t.TempDir() + "/" + file
+		if err := os.WriteFile(full, key.ReplaceAll(data, []byte("$1$2")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := config.Load(full, into); err != nil {
+			t.Error(err)
+			continue
+		}
+		runtimes := strings.TrimSuffix(strings.TrimPrefix(file, "agent-"), ".yaml")
+		for _, path := range unset(reflect.ValueOf(into).Elem(), "") {
+			other := map[string]string{"process": "runtime.exec", "exec": "runtime.process"}[runtimes]
+			if path != other && path != "log_json" { // the default of log_json is its zero value
+				t.Errorf("%s does not show the key %s", file, path)
+			}
+		}
+	}
+}
+
+// unset returns the keys that have no value.
+func unset(v reflect.Value, prefix string) []string {
+	var paths []string
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("yaml")
+		if name == "-" {
+			continue
+		}
+		f := v.Field(i)
+		if f.Kind() == reflect.Pointer && !f.IsNil() {
+			f = f.Elem()
+		}
+		switch {
+		case f.Kind() == reflect.Struct:
+			paths = append(paths, unset(f, prefix+name+".")...)
+		case f.IsZero():
+			paths = append(paths, prefix+name)
+		}
+	}
+	return paths
+}
