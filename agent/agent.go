@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -47,10 +48,20 @@ type agent struct {
 	node    *task.Node
 	runner  *task.Runner
 	server  *transfer.Server
+	fence   chan struct{} // wakes keepFenced
+
+	listening net.Addr // of the transfer service; set before the first session
 
 	mu   sync.Mutex
 	conn *grpc.ClientConn          // of the session, nil without one
 	seen *agentv1.HeartbeatRequest // what was last seen of the member, less the session
+	etcd *connected                // the member as it was last configured, nil before
+}
+
+// connected is the member with the configuration that it was made for.
+type connected struct {
+	cfg    member.Config
+	member *member.Member
 }
 
 // Run runs an agent until ctx ends. etcd goes on running.
@@ -68,12 +79,12 @@ func Run(ctx context.Context, cfg Config, log hclog.Logger) error {
 	return errors.Join(run(ctx, cfg, j, log), j.Close())
 }
 
-func run(ctx context.Context, cfg Config, j *journal.Journal, log hclog.Logger) error {
+func run(parent context.Context, cfg Config, j *journal.Journal, log hclog.Logger) error {
 	rt, err := cfg.newRuntime(log)
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(parent)
 	if s, ok := rt.(supervisor); ok {
 		group.Go(func() error { return s.Run(ctx) }) // etcd does not wait for the controller
 	}
@@ -81,54 +92,60 @@ func run(ctx context.Context, cfg Config, j *journal.Journal, log hclog.Logger) 
 		creds, err := enroll.Ensure(ctx, enroll.Options{
 			Dir: filepath.Join(cfg.DataDir, "credentials"), ControllerAddress: cfg.Controller, Token: cfg.Token, Node: cfg.Node, Log: log.Named("enroll"),
 		})
+		if err != nil && ctx.Err() != nil {
+			return context.Cause(ctx) // of which the error is a consequence
+		}
 		if err != nil {
 			return err
 		}
-		a, err := assemble(ctx, cfg, j, rt, creds, log)
+		a, err := assemble(cfg, j, rt, creds, log)
 		if err != nil {
 			return err
 		}
 		return a.serve(ctx)
 	})
 	err = group.Wait()
-	if context.Cause(ctx) != nil && errors.Is(err, context.Canceled) {
+	if parent.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(parent))) {
 		return nil // asked to stop
 	}
 	return err
 }
 
-func assemble(ctx context.Context, cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Credentials, log hclog.Logger) (*agent, error) {
+func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Credentials, log hclog.Logger) (*agent, error) {
 	v, err := vault.Open(cfg.Snapshots, log.Named("vault"))
 	if err != nil {
 		return nil, err
 	}
-	a := &agent{cfg: cfg, log: log, creds: creds, journal: j, runtime: rt}
+	a := &agent{cfg: cfg, log: log, creds: creds, journal: j, runtime: rt, fence: make(chan struct{}, 1)}
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
 		Fetcher:   transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),
 		StartWait: cfg.StartWait.Std(), Log: log.Named("task"),
 	}
-	a.runner = task.NewRunner(ctx, j, a.node.Do, log.Named("task"))
 	a.server = transfer.NewServer(v, grants, log.Named("transfer"), transfer.WithPeer(creds.Identity().Cluster, peerNode))
 	return a, nil
 }
 
 // serve runs everything that needs the node's credentials.
 func (a *agent) serve(ctx context.Context) error {
-	listener, err := net.Listen("tcp", a.cfg.Transfer.Listen)
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", a.cfg.Transfer.Listen)
 	if err != nil {
 		return fmt.Errorf("transfer: %w", err)
 	}
+	a.listening = listener.Addr()
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(pki.MutualTLS(a.creds))))
 	agentv1.RegisterTransferServiceServer(server, a.server)
-	a.log.Info("agent serves its neighbours", "address", listener.Addr(), "advertised", a.cfg.Transfer.Advertise)
+	a.log.Info("agent serves its neighbours", "address", listener.Addr())
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return server.Serve(listener) })
+	a.runner = task.NewRunner(ctx, a.journal, a.node.Do, a.log.Named("task"))
+	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
 	group.Go(func() error { return a.keepSession(ctx) })
 	group.Go(func() error { return a.clean(ctx) })
 	group.Go(func() error { return a.observe(ctx) })
+	group.Go(func() error { return a.keepFenced(ctx) })
 	group.Go(func() error {
 		return enroll.KeepFresh(ctx, a.creds, enroll.Controller(a.cfg.Controller, a.creds), a.log.Named("enroll"))
 	})
@@ -137,12 +154,21 @@ func (a *agent) serve(ctx context.Context) error {
 	return err
 }
 
+// serveUntilStopped returns nil when the server was stopped, also before it began to serve.
+func serveUntilStopped(server *grpc.Server, listener net.Listener) error {
+	err := server.Serve(listener)
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
+
 // clean removes old data whose retention has ended.
 func (a *agent) clean(ctx context.Context) error {
 	ticker := time.NewTicker(cleanEvery)
 	defer ticker.Stop()
 	for {
-		if err := a.node.RemoveExpired(ctx, time.Now()); err != nil {
+		if err := a.node.RemoveExpired(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			a.log.Error("old data cannot be removed", "error", err)
 		}
 		select {
@@ -153,21 +179,20 @@ func (a *agent) clean(ctx context.Context) error {
 	}
 }
 
-// member returns the node's member as it is configured now.
+// member returns the node's member as it is configured now. It stays the same, with its login, for as
+// long as its configuration does.
 func (a *agent) member(ctx context.Context) (task.Member, error) {
-	endpoints, quota := a.cfg.Etcd.Endpoints, int64(0)
-	if len(endpoints) == 0 {
-		conf, err := a.runtime.Inspect(ctx)
-		if err != nil {
-			return nil, err
-		}
-		endpoints, quota = conf.ListenClientURLs, conf.QuotaBytes
+	conf, err := a.runtime.Inspect(ctx)
+	if err != nil && len(a.cfg.Etcd.Endpoints) == 0 {
+		return nil, err
 	}
-	e := a.cfg.Etcd
-	return member.New(member.Config{
-		Endpoints: reachable(endpoints), CAFile: e.CA, CertFile: e.Cert, KeyFile: e.Key,
-		Username: e.Username, PasswordFile: e.PasswordFile, QuotaBytes: quota,
-	}, a.log.Named("member")), nil
+	cfg := a.cfg.Etcd.client(conf)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.etcd == nil || !reflect.DeepEqual(a.etcd.cfg, cfg) {
+		a.etcd = &connected{cfg: cfg, member: member.New(cfg, a.log.Named("member"))}
+	}
+	return a.etcd.member, nil
 }
 
 func peerNode(ctx context.Context) (cluster, node string, err error) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -120,30 +121,50 @@ func (c *Config) complete() error {
 	if (c.Runtime.Process == nil) == (c.Runtime.Exec == nil) {
 		return errors.New("runtime: say how etcd is run on this node, with either \"process\" or \"exec\"")
 	}
-	return c.advertise()
+	return c.checkAddresses()
 }
 
-// advertise finds out the address of this host that the controller would see.
-func (c *Config) advertise() error {
-	if c.Transfer.Advertise != "" {
-		return nil
+func (c *Config) checkAddresses() error {
+	if _, _, err := net.SplitHostPort(c.Controller); err != nil {
+		return fmt.Errorf("the controller's address is not host:port: %w", err)
 	}
-	host, port, err := net.SplitHostPort(c.Transfer.Listen)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(c.Transfer.Listen); err != nil {
 		return fmt.Errorf("transfer.listen: %w", err)
 	}
-	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
-		c.Transfer.Advertise = c.Transfer.Listen
+	if c.Transfer.Advertise == "" {
 		return nil
 	}
-	conn, err := net.Dial("udp", c.Controller) // sends nothing; the kernel chooses the source address
-	if err != nil {
-		return fmt.Errorf("transfer.advertise is not set and cannot be found out: %w", err)
+	if host, port, err := net.SplitHostPort(c.Transfer.Advertise); err != nil || host == "" || port == "" {
+		return fmt.Errorf("transfer.advertise %q is not host:port", c.Transfer.Advertise)
 	}
-	defer conn.Close()
+	return nil
+}
+
+// advertised returns the address at which neighbours reach the transfer service, which listens on
+// listening. Where that is every address of the host, it is the one from which the host reaches the
+// controller.
+func (c *Config) advertised(ctx context.Context, listening net.Addr) (string, error) {
+	if c.Transfer.Advertise != "" {
+		return c.Transfer.Advertise, nil
+	}
+	_, port, err := net.SplitHostPort(listening.String())
+	if err != nil {
+		return "", fmt.Errorf("transfer.listen: %w", err)
+	}
+	host, _, err := net.SplitHostPort(c.Transfer.Listen)
+	if err != nil {
+		return "", fmt.Errorf("transfer.listen: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return net.JoinHostPort(host, port), nil
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", c.Controller) // sends nothing; the kernel chooses the source address
+	if err != nil {
+		return "", fmt.Errorf("transfer.advertise is not set and cannot be found out: %w", err)
+	}
 	host, _, err = net.SplitHostPort(conn.LocalAddr().String())
-	c.Transfer.Advertise = net.JoinHostPort(host, port)
-	return err
+	return net.JoinHostPort(host, port), errors.Join(err, conn.Close())
 }
 
 // newRuntime makes the runtime that the configuration names.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -23,19 +24,25 @@ const (
 	firstRetry   = 100 * time.Millisecond
 	longestRetry = 8 * time.Second
 	healthy      = 10 * time.Second // a session that lasted so long resets the backoff
+	openTimeout  = 20 * time.Second // for the controller's first message
+	leastAnswer  = 5 * time.Second  // the least that the answer to a heartbeat may take
 	observeEvery = 2 * time.Second
 )
 
+// errRenewed ends a session whose connection shows an old certificate.
+var errRenewed = errors.New("the node's certificate was renewed")
+
 // keepSession opens one session after the other, with full-jitter backoff between them.
 func (a *agent) keepSession(ctx context.Context) error {
-	pause := &backoff.ExponentialBackOff{InitialInterval: firstRetry, MaxInterval: longestRetry, Multiplier: 2, RandomizationFactor: 1}
+	// The interval is the middle of what may come: anything from nothing to twice as much.
+	pause := &backoff.ExponentialBackOff{InitialInterval: firstRetry / 2, MaxInterval: longestRetry / 2, Multiplier: 2, RandomizationFactor: 1}
 	for {
 		began := time.Now()
 		err := a.session(ctx)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to stop
 		}
-		if time.Since(began) > healthy {
+		if time.Since(began) > healthy || errors.Is(err, errRenewed) {
 			pause.Reset()
 		}
 		a.log.Warn("session ended", "controller", a.cfg.Controller, "reason", err)
@@ -50,26 +57,41 @@ func (a *agent) keepSession(ctx context.Context) error {
 }
 
 // session is one session with the controller, from dialling to whatever ends it.
-func (a *agent) session(ctx context.Context) error {
+func (a *agent) session(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	renewed := a.creds.Changed()
 	conn, err := grpc.NewClient(a.cfg.Controller, grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, pki.ControllerIdentity()))), keepAlive)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { err = errors.Join(err, conn.Close()) }()
 	client := agentv1.NewSessionServiceClient(conn)
 	group, ctx := errgroup.WithContext(ctx)
-	stream, opened, err := a.open(ctx, client)
+	stream, first, err := a.open(ctx, cancel, client)
 	if err != nil {
 		return err
 	}
 	a.setConn(conn)
 	defer a.setConn(nil)
-	a.log.Info("session opened", "controller", a.cfg.Controller, "epoch", opened.GetOpened().GetEpoch(), "generation", opened.GetOpened().GetGeneration())
-	a.runner.MarkAll()
-	group.Go(func() error { return a.receive(stream, opened) })
-	group.Go(func() error { return a.heartbeat(ctx, client, opened.GetOpened()) })
-	group.Go(func() error { return a.report(ctx, client, opened.GetOpened().GetSessionId()) })
+	opened := first.GetOpened()
+	a.log.Info("session opened", "controller", a.cfg.Controller, "epoch", opened.GetEpoch(), "generation", opened.GetGeneration())
+	a.runner.Resume(first.GetTasks())
+	group.Go(func() error { return a.receive(stream, first) })
+	group.Go(func() error { return a.heartbeat(ctx, client, opened) })
+	group.Go(func() error { return a.report(ctx, client, opened.GetSessionId()) })
+	group.Go(func() error { return until(ctx, renewed, errRenewed) })
 	return group.Wait()
+}
+
+// until waits for an event and returns what it means, or the cause of ctx's end.
+func until(ctx context.Context, event <-chan struct{}, means error) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-event:
+		return means
+	}
 }
 
 func (a *agent) setConn(conn *grpc.ClientConn) {
@@ -78,58 +100,81 @@ func (a *agent) setConn(conn *grpc.ClientConn) {
 	a.conn = conn
 }
 
-// open introduces the agent and obeys, or refuses, the controller that answers.
-func (a *agent) open(ctx context.Context, client agentv1.SessionServiceClient) (agentv1.SessionService_OpenSessionClient, *agentv1.OpenSessionResponse, error) {
-	state, err := a.journal.State()
+// open introduces the agent and obeys, or refuses, the controller that answers. It ends the session by
+// cancel if there is no answer.
+func (a *agent) open(ctx context.Context, cancel context.CancelCauseFunc, client agentv1.SessionServiceClient) (agentv1.SessionService_OpenSessionClient, *agentv1.OpenSessionResponse, error) {
+	late := time.AfterFunc(openTimeout, func() { cancel(errors.New("the controller does not answer")) })
+	defer late.Stop()
+	hello, err := a.introduction(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	stream, err := client.OpenSession(ctx, &agentv1.OpenSessionRequest{
-		AgentVersion: version.String(), TransferAddress: a.cfg.Transfer.Advertise, Runtime: a.runtime.Name(), Generation: state.GetGeneration(),
-		Epoch: state.GetEpoch(), ControllerId: state.GetControllerId(), Fenced: state.GetFenced(), Member: a.lastSeen().GetMember(),
-	})
+	stream, err := client.OpenSession(ctx, hello)
 	if err != nil {
 		return nil, nil, err
 	}
 	first, err := stream.Recv()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, context.Cause(ctx))
 	}
-	if first.GetOpened() == nil {
+	if opened := first.GetOpened(); opened.GetSessionId() == "" || opened.GetHeartbeatInterval().AsDuration() <= 0 {
 		return nil, nil, errors.New("the controller did not begin the session")
 	}
-	if err := a.obey(ctx, first.GetOpened()); err != nil {
+	if err := a.obey(first.GetOpened()); err != nil {
 		return nil, nil, err
 	}
 	return stream, first, nil
 }
 
+func (a *agent) introduction(ctx context.Context) (*agentv1.OpenSessionRequest, error) {
+	state, err := a.journal.State()
+	if err != nil {
+		return nil, err
+	}
+	address, err := a.cfg.advertised(ctx, a.listening)
+	if err != nil {
+		return nil, err
+	}
+	return &agentv1.OpenSessionRequest{
+		AgentVersion: version.String(), TransferAddress: address, Runtime: a.runtime.Name(), Generation: state.GetGeneration(),
+		Epoch: state.GetEpoch(), ControllerId: state.GetControllerId(), Fenced: state.GetFenced(), Member: a.lastSeen().GetMember(),
+	}, nil
+}
+
 // obey stores the controller's epoch, refuses one that is presumed dead, and fences a node whose data
 // is older than the cluster's generation.
-func (a *agent) obey(ctx context.Context, opened *agentv1.SessionOpened) error {
-	state, err := a.journal.State()
+func (a *agent) obey(opened *agentv1.SessionOpened) error {
+	restored, err := a.journal.Restored()
 	if err != nil {
 		return err
 	}
-	same := opened.GetEpoch() == state.GetEpoch() && opened.GetControllerId() == state.GetControllerId()
-	if opened.GetEpoch() <= state.GetEpoch() && !same {
-		return fmt.Errorf("the controller has epoch %d; this node obeys epoch %d of another one", opened.GetEpoch(), state.GetEpoch())
-	}
-	missed := opened.GetGeneration() > state.GetGeneration()
-	fence := missed && !opened.GetAdoptGeneration()
-	err = a.journal.Update(func(s *journalv1.AgentRecord) {
-		s.Epoch, s.ControllerId = opened.GetEpoch(), opened.GetControllerId()
-		if missed && opened.GetAdoptGeneration() {
-			s.Generation = opened.GetGeneration()
+	fenced := false
+	err = a.journal.Update(func(s *journalv1.AgentRecord) error {
+		same := opened.GetEpoch() == s.GetEpoch() && opened.GetControllerId() == s.GetControllerId()
+		if opened.GetEpoch() <= s.GetEpoch() && !same {
+			return fmt.Errorf("the controller has epoch %d; this node obeys epoch %d of another one", opened.GetEpoch(), s.GetEpoch())
 		}
-		s.Fenced = s.GetFenced() || fence
+		s.Epoch, s.ControllerId = opened.GetEpoch(), opened.GetControllerId()
+		switch {
+		case opened.GetGeneration() <= s.GetGeneration():
+		case opened.GetAdoptGeneration(): // it was enrolled anew, so it has no old data
+			s.Generation, s.Fenced = opened.GetGeneration(), false
+		case restored != nil && restored.ClusterGeneration == opened.GetGeneration(): // the restore goes on
+		default:
+			fenced, s.Fenced = !s.GetFenced(), true
+		}
+		return nil
 	})
-	if err != nil || !fence {
+	if err != nil {
 		return err
 	}
-	a.log.Error("this node missed a restore: etcd is stopped and stays stopped until the node takes part in a restore",
-		"generation", state.GetGeneration(), "cluster_generation", opened.GetGeneration())
-	return a.runtime.Stop(ctx)
+	if fenced {
+		a.log.Error("this node missed a restore: etcd is stopped and stays stopped until the node takes part in a restore",
+			"cluster_generation", opened.GetGeneration())
+	}
+	a.node.SetClusterGeneration(opened.GetGeneration())
+	a.wakeFence()
+	return nil
 }
 
 // receive hands tasks to the runner until the stream ends.
@@ -153,7 +198,8 @@ func (a *agent) receive(stream agentv1.SessionService_OpenSessionClient, m *agen
 // heartbeat shows the controller that the agent lives. It never waits for the member, which may be slow
 // to answer just when a session must not be lost.
 func (a *agent) heartbeat(ctx context.Context, client agentv1.SessionServiceClient, opened *agentv1.SessionOpened) error {
-	ticker := time.NewTicker(opened.GetHeartbeatInterval().AsDuration())
+	interval := opened.GetHeartbeatInterval().AsDuration()
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		beat := proto.CloneOf(a.lastSeen())
@@ -163,15 +209,23 @@ func (a *agent) heartbeat(ctx context.Context, client agentv1.SessionServiceClie
 			return err
 		}
 		beat.Generation, beat.Fenced = state.GetGeneration(), state.GetFenced()
-		if _, err := client.Heartbeat(ctx, beat); err != nil {
+		if err := beatOnce(ctx, client, beat, interval); err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-ticker.C:
 		}
 	}
+}
+
+// beatOnce waits for the answer for as long as the controller waits for a heartbeat.
+func beatOnce(ctx context.Context, client agentv1.SessionServiceClient, beat *agentv1.HeartbeatRequest, interval time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, max(3*interval, leastAnswer))
+	defer cancel()
+	_, err := client.Heartbeat(ctx, beat)
+	return err
 }
 
 // observe looks at the member from time to time.
@@ -218,19 +272,37 @@ func (a *agent) lastSeen() *agentv1.HeartbeatRequest {
 
 // report sends what tasks report until the session ends.
 func (a *agent) report(ctx context.Context, client agentv1.SessionServiceClient, session string) error {
+	group, ctx := errgroup.WithContext(ctx)
 	stream, err := client.ReportTask(ctx)
 	if err != nil {
 		return err
 	}
+	group.Go(func() error { return ended(stream) })
+	group.Go(func() error { return a.send(ctx, stream, session) })
+	return group.Wait()
+}
+
+// ended returns why the controller ended a stream of reports.
+func ended(stream agentv1.SessionService_ReportTaskClient) error {
+	if err := stream.RecvMsg(new(agentv1.ReportTaskResponse)); err != nil {
+		return err
+	}
+	return errors.New("the controller takes no more reports")
+}
+
+func (a *agent) send(ctx context.Context, stream agentv1.SessionService_ReportTaskClient, session string) error {
 	for {
 		reports, err := a.runner.Next(ctx)
 		if err != nil {
 			return err
 		}
 		for _, r := range reports {
-			if err := stream.Send(&agentv1.ReportTaskRequest{SessionId: session, Report: r}); err != nil {
-				_, cause := stream.CloseAndRecv() // says why the controller ended the stream
-				return errors.Join(err, cause)
+			err := stream.Send(&agentv1.ReportTaskRequest{SessionId: session, Report: r})
+			if errors.Is(err, io.EOF) {
+				return nil // ended tells why
+			}
+			if err != nil {
+				return err
 			}
 		}
 	}

@@ -3,9 +3,8 @@
 package journal
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
@@ -24,73 +23,99 @@ var (
 	orderBucket      = []byte("order") // task IDs by sequence number, the oldest first
 	quarantineBucket = []byte("quarantines")
 	stateKey         = []byte("agent")
+	restoredKey      = []byte("restored")
 )
 
-// Journal is an agent's journal. Its methods are safe for concurrent use; what they write is durable
-// when they return.
-type Journal struct{ db *bolt.DB }
-
-// Open opens the journal at path, making it if needed.
-func Open(path string) (*Journal, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 2 * time.Second})
-	if errors.Is(err, bolt.ErrTimeout) { //nolint:staticcheck // bbolt moved the name, the value is the same
-		return nil, fmt.Errorf("journal %s: another agent uses it; stop that one first", path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w", path, err)
-	}
-	j := &Journal{db: db}
-	if err := j.prepare(); err != nil {
-		return nil, errors.Join(fmt.Errorf("journal %s: %w", path, err), db.Close())
-	}
-	return j, nil
-}
-
+// prepare makes what a new journal lacks and refuses one of a newer format.
 func (j *Journal) prepare() error {
-	return j.db.Update(func(tx *bolt.Tx) error {
+	return j.update(func(tx *bolt.Tx) error {
 		for _, b := range [][]byte{stateBucket, tasksBucket, orderBucket, quarantineBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
 		}
-		state := new(journalv1.AgentRecord)
-		if err := proto.Unmarshal(tx.Bucket(stateBucket).Get(stateKey), state); err != nil {
+		state, err := stateOf(tx)
+		if err != nil {
 			return err
 		}
 		if state.GetFormatVersion() > formatVersion {
-			return fmt.Errorf("written by a newer requorum (format %d, this one knows %d)", state.GetFormatVersion(), formatVersion)
+			return fmt.Errorf("journal %s was written by a newer requorum (format %d, this one knows %d); run that version again",
+				j.path, state.GetFormatVersion(), formatVersion)
 		}
 		state.FormatVersion = formatVersion
 		return put(tx, stateBucket, stateKey, state)
 	})
 }
 
-// Close closes the journal.
-func (j *Journal) Close() error { return j.db.Close() }
+func stateOf(tx *bolt.Tx) (*journalv1.AgentRecord, error) {
+	state := new(journalv1.AgentRecord)
+	return state, proto.Unmarshal(tx.Bucket(stateBucket).Get(stateKey), state)
+}
 
 // State returns the agent's own state.
 func (j *Journal) State() (*journalv1.AgentRecord, error) {
-	state := new(journalv1.AgentRecord)
-	err := j.db.View(func(tx *bolt.Tx) error { return proto.Unmarshal(tx.Bucket(stateBucket).Get(stateKey), state) })
+	var state *journalv1.AgentRecord
+	err := j.view(func(tx *bolt.Tx) (err error) {
+		state, err = stateOf(tx)
+		return err
+	})
 	return state, err
 }
 
-// Update changes the agent's own state.
-func (j *Journal) Update(change func(*journalv1.AgentRecord)) error {
-	return j.db.Update(func(tx *bolt.Tx) error {
-		state := new(journalv1.AgentRecord)
-		if err := proto.Unmarshal(tx.Bucket(stateBucket).Get(stateKey), state); err != nil {
+// Update changes the agent's own state. When change fails, nothing is changed.
+func (j *Journal) Update(change func(*journalv1.AgentRecord) error) error {
+	return j.update(func(tx *bolt.Tx) error {
+		state, err := stateOf(tx)
+		if err != nil {
 			return err
 		}
-		change(state)
+		if err := change(state); err != nil {
+			return err
+		}
 		return put(tx, stateBucket, stateKey, state)
 	})
+}
+
+// Restored is restored data that is live while its restore has not ended on this node.
+type Restored struct {
+	RestoreID string `json:"restore_id"`
+	// ClusterGeneration is the cluster's generation when the data was put in place.
+	ClusterGeneration uint64 `json:"cluster_generation"`
+}
+
+// SetRestored notes restored data that is live, or with nil that there is none of which the restore has
+// not ended.
+func (j *Journal) SetRestored(r *Restored) error {
+	return j.update(func(tx *bolt.Tx) error {
+		if r == nil {
+			return tx.Bucket(stateBucket).Delete(restoredKey)
+		}
+		data, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(stateBucket).Put(restoredKey, data)
+	})
+}
+
+// Restored returns what SetRestored noted, nil if there is nothing.
+func (j *Journal) Restored() (*Restored, error) {
+	var r *Restored
+	err := j.view(func(tx *bolt.Tx) error {
+		data := tx.Bucket(stateBucket).Get(restoredKey)
+		if data == nil {
+			return nil
+		}
+		r = new(Restored)
+		return json.Unmarshal(data, r)
+	})
+	return r, err
 }
 
 // Task returns the record of a task, nil if there is none.
 func (j *Journal) Task(id string) (*journalv1.TaskRecord, error) {
 	var rec *journalv1.TaskRecord
-	err := j.db.View(func(tx *bolt.Tx) error {
+	err := j.view(func(tx *bolt.Tx) error {
 		data := tx.Bucket(tasksBucket).Get([]byte(id))
 		if data == nil {
 			return nil
@@ -103,7 +128,7 @@ func (j *Journal) Task(id string) (*journalv1.TaskRecord, error) {
 
 // PutTask writes the record of a task and forgets the oldest ones.
 func (j *Journal) PutTask(rec *journalv1.TaskRecord) error {
-	return j.db.Update(func(tx *bolt.Tx) error {
+	return j.update(func(tx *bolt.Tx) error {
 		id := []byte(rec.GetTask().GetId())
 		tasks, order := tx.Bucket(tasksBucket), tx.Bucket(orderBucket)
 		if tasks.Get(id) == nil {
@@ -142,7 +167,7 @@ func forgetBefore(tasks, order *bolt.Bucket, seq uint64) error {
 // Quarantines returns the old data that is kept.
 func (j *Journal) Quarantines() ([]*journalv1.QuarantineRecord, error) {
 	var all []*journalv1.QuarantineRecord
-	err := j.db.View(func(tx *bolt.Tx) error {
+	err := j.view(func(tx *bolt.Tx) error {
 		return tx.Bucket(quarantineBucket).ForEach(func(_, data []byte) error {
 			rec := new(journalv1.QuarantineRecord)
 			all = append(all, rec)
@@ -154,12 +179,12 @@ func (j *Journal) Quarantines() ([]*journalv1.QuarantineRecord, error) {
 
 // PutQuarantine notes old data that is kept.
 func (j *Journal) PutQuarantine(rec *journalv1.QuarantineRecord) error {
-	return j.db.Update(func(tx *bolt.Tx) error { return put(tx, quarantineBucket, []byte(rec.GetRestoreId()), rec) })
+	return j.update(func(tx *bolt.Tx) error { return put(tx, quarantineBucket, []byte(rec.GetRestoreId()), rec) })
 }
 
 // DeleteQuarantine forgets old data that was removed.
 func (j *Journal) DeleteQuarantine(restoreID string) error {
-	return j.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(quarantineBucket).Delete([]byte(restoreID)) })
+	return j.update(func(tx *bolt.Tx) error { return tx.Bucket(quarantineBucket).Delete([]byte(restoreID)) })
 }
 
 func put(tx *bolt.Tx, bucket, key []byte, m proto.Message) error {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/etcdfile"
 )
@@ -54,13 +56,18 @@ func (n *Node) save(ctx context.Context, spec *agentv1.SaveCopy, p *Progress) (*
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copy{Copy: facts}}, nil
 }
 
-// vacate removes what an earlier try left under a name, and refuses a name that stands for a snapshot.
+// vacate removes what an earlier try left under a name, and refuses a name that stands for a snapshot,
+// also one whose manifest cannot be read.
 func (n *Node) vacate(name string) error {
-	if m, err := n.Vault.Manifest(name); err == nil {
+	m, err := n.Vault.Manifest(name)
+	switch {
+	case err == nil:
 		return &Refused{
 			Message: fmt.Sprintf("this node keeps a snapshot %s already, taken %s", name, m.GetCreated().AsTime().Format(time.RFC3339)),
 			Advice:  "choose another name",
 		}
+	case !errors.Is(err, vault.ErrNotFound):
+		return &Refused{Message: fmt.Sprintf("this node keeps something named %s already: %v", name, err), Advice: "choose another name"}
 	}
 	return n.Vault.Drop(name)
 }
@@ -107,9 +114,9 @@ func (n *Node) inspectCopy(ctx context.Context, spec *agentv1.InspectCopy, p *Pr
 func (p *Progress) read(int64) { p.Tick() }
 
 // fetch makes the vault hold the copy, from neighbours if it does not yet. Neighbours may in turn fetch
-// what has been received; that right lasts until the node is given another step's task.
+// what has been received, also after this node has all of it, until releaseGrants.
 func (n *Node) fetch(ctx context.Context, task *agentv1.Task, spec *agentv1.FetchCopy, p *Progress) (*agentv1.TaskResult, error) {
-	n.hold(task, n.Grants.Allow(spec.GetManifest().GetName(), spec.GetReaders()...))
+	n.holdGrant(task, n.Grants.Allow(spec.GetManifest().GetName(), spec.GetReaders()...))
 	fetched, err := n.Fetcher.Fetch(ctx, spec, p.Bytes)
 	if err != nil {
 		return nil, err
@@ -117,24 +124,29 @@ func (n *Node) fetch(ctx context.Context, task *agentv1.Task, spec *agentv1.Fetc
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Fetched{Fetched: fetched}}, nil
 }
 
-// hold keeps a grant for as long as the operation stays in its step.
-func (n *Node) hold(task *agentv1.Task, release func()) {
+// holdGrant keeps a grant beyond its task.
+func (n *Node) holdGrant(task *agentv1.Task, release func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	key := task.GetOperationId() + "/" + task.GetStep()
-	for other, releases := range n.granted {
-		if other == key {
-			continue
+	n.granted = append(n.granted, heldGrant{operation: task.GetOperationId(), step: task.GetStep(), release: release})
+}
+
+// releaseGrants ends the grants of fetches that task shows to be over: their operation has come to
+// another step, or something else is to be changed on this node. What fetches again in the same step
+// leaves them, and so do the questions of other operations.
+func (n *Node) releaseGrants(task *agentv1.Task) {
+	_, fetches := task.GetSpec().(*agentv1.Task_FetchCopy)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.granted = slices.DeleteFunc(n.granted, func(g heldGrant) bool {
+		sameOperation := g.operation == task.GetOperationId()
+		sameStep := sameOperation && g.step == task.GetStep()
+		over := sameOperation && !sameStep || changes(task) && (!fetches || !sameStep)
+		if over {
+			g.release()
 		}
-		for _, r := range releases {
-			r()
-		}
-		delete(n.granted, other)
-	}
-	if n.granted == nil {
-		n.granted = make(map[string][]func())
-	}
-	n.granted[key] = append(n.granted[key], release)
+		return over
+	})
 }
 
 // serve lets neighbours fetch a copy until the task is cancelled.
@@ -180,6 +192,10 @@ func (n *Node) push(ctx context.Context, spec *agentv1.PushCopy, p *Progress) er
 	if err != nil {
 		return err
 	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
 	buf := make([]byte, pushChunk)
 	var done int64
 	for {
@@ -193,9 +209,12 @@ func (n *Node) push(ctx context.Context, spec *agentv1.PushCopy, p *Progress) er
 		}
 		if err := stream.Send(&agentv1.PushCopyRequest{RelayId: spec.GetRelayId(), Data: buf[:k]}); err != nil {
 			_, cause := stream.CloseAndRecv() // says why the other side ended the stream
-			return errors.Join(err, cause)
+			if cause == nil {
+				cause = err
+			}
+			return fmt.Errorf("send to the controller: %w", cause)
 		}
 		done += int64(k)
-		p.Bytes(done, 0)
+		p.Bytes(done, info.Size())
 	}
 }

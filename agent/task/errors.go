@@ -3,9 +3,11 @@ package task
 import (
 	"context"
 	"errors"
+	"fmt"
 	"syscall"
 
 	"github.com/requorum/requorum/agent/datadir"
+	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/etcdfile"
@@ -16,26 +18,55 @@ type Refused struct{ Message, Advice string }
 
 func (e *Refused) Error() string { return e.Message }
 
+// errNotKnown is for a task without an ID, or without a spec that this agent knows.
+var errNotKnown = &Refused{Message: "this agent does not know such a task", Advice: "upgrade the agent: it is older than the controller"}
+
+// fencedError answers a controller that is not obeyed any more.
+type fencedError struct{ obeyed, got uint64 }
+
+func (e *fencedError) Error() string {
+	return fmt.Sprintf("the node obeys a controller of epoch %d, not this one of epoch %d", e.obeyed, e.got)
+}
+
 // describe turns a handler's error into what the controller and people see.
 func describe(err error) *agentv1.TaskError {
 	e := &agentv1.TaskError{Message: err.Error()}
-	var (
-		refused  *Refused
-		noSpace  *vault.NoSpaceError
-		noSpace2 *datadir.NoSpaceError
-		corrupt  *etcdfile.CorruptError
-		corrupt2 *datadir.CorruptError
-		trailer  *vault.TrailerError
-	)
 	switch {
-	case errors.As(err, &refused):
-		e.Code, e.Advice = agentv1.TaskErrorCode_TASK_ERROR_CODE_REFUSED, refused.Advice
-	case errors.As(err, &noSpace), errors.As(err, &noSpace2), errors.Is(err, syscall.ENOSPC):
+	case is[*fencedError](err):
+		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_FENCED
+	case isRefusal(err):
+		e.Code, e.Advice = agentv1.TaskErrorCode_TASK_ERROR_CODE_REFUSED, advice(err)
+	case is[*vault.NoSpaceError](err), is[*datadir.NoSpaceError](err): // they say what to do
+		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_NO_SPACE
+	case errors.Is(err, syscall.ENOSPC):
 		e.Code, e.Advice = agentv1.TaskErrorCode_TASK_ERROR_CODE_NO_SPACE, "free space there, or remove old snapshots (requorum snapshot rm)"
-	case errors.As(err, &corrupt), errors.As(err, &corrupt2), errors.As(err, &trailer):
+	case isDamage(err):
 		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_CORRUPT
 	case errors.Is(err, context.Canceled):
 		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_CANCELLED
 	}
 	return e
+}
+
+// isRefusal tells whether trying again is of no use until a person has changed something.
+func isRefusal(err error) bool {
+	return is[*Refused](err) || is[*datadir.LayoutError](err) || is[*member.MismatchError](err) ||
+		errors.Is(err, vault.ErrExists) || errors.Is(err, datadir.ErrSwapped)
+}
+
+// isDamage tells whether a file is not what it should be.
+func isDamage(err error) bool {
+	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err)
+}
+
+func is[T error](err error) bool {
+	_, found := errors.AsType[T](err)
+	return found
+}
+
+func advice(err error) string {
+	if refused, ok := errors.AsType[*Refused](err); ok {
+		return refused.Advice
+	}
+	return ""
 }

@@ -86,10 +86,8 @@ func (n *Node) inspectDirs(conf runtime.Member, size int64, f *agentv1.NodeFacts
 	if f.DataFreeBytes, f.WalFreeBytes, err = dirs.FreeBytes(); err != nil {
 		return err
 	}
-	data, wal := datadir.NeededBytes(size)
-	f.DataNeededBytes = int64(data)
-	if conf.WALDir == "" {
-		f.DataNeededBytes += int64(wal)
+	if f.DataNeededBytes, err = needed(conf, size); err != nil {
+		return err
 	}
 	if f.SharedFileSystem, err = durable.SameFileSystem(conf.DataDir, n.Vault.Dir()); err != nil {
 		return err
@@ -103,6 +101,23 @@ func (n *Node) inspectDirs(conf runtime.Member, size int64, f *agentv1.NodeFacts
 		f.Member.DbSize = size
 	}
 	return nil
+}
+
+// needed returns how many bytes staging a snapshot of size bytes takes on the file system of the data
+// directory: the WAL's too, unless that has a file system of its own.
+func needed(conf runtime.Member, size int64) (int64, error) {
+	data, wal := datadir.NeededBytes(size)
+	shared := true
+	if conf.WALDir != "" {
+		var err error
+		if shared, err = durable.SameFileSystem(conf.DataDir, conf.WALDir); err != nil {
+			return 0, err
+		}
+	}
+	if shared {
+		data += wal
+	}
+	return int64(data), nil
 }
 
 // dbSize returns the size of the member's database file, 0 if there is none.

@@ -1,6 +1,8 @@
 package task
 
 import (
+	"strings"
+
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/fault"
 )
@@ -23,10 +25,15 @@ func declare() []string {
 	var names []string
 	for i := range specs.Fields().Len() {
 		kind := string(specs.Fields().Get(i).Name())
-		names = append(names, fault.Declare("agent/"+kind+"/before"), fault.Declare("agent/"+kind+"/after"))
+		names = append(names, fault.Declare(pointBefore(kind)), fault.Declare(pointAfter(kind)))
 	}
 	return names
 }
 
-// Points lists the fault points of this package.
+// Points lists the fault points of this package, such as "agent/save-copy/before".
 func Points() []string { return points }
+
+func pointBefore(kind string) string { return pointOf(kind) + "/before" }
+func pointAfter(kind string) string  { return pointOf(kind) + "/after" }
+
+func pointOf(kind string) string { return "agent/" + strings.ReplaceAll(kind, "_", "-") }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -38,12 +39,24 @@ type Node struct {
 	StartWait time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
 	Log       hclog.Logger
 
+	clusterGeneration atomic.Uint64
+
 	mu      sync.Mutex
-	granted map[string][]func() // releases of grants, by operation and step
+	granted []heldGrant
 }
+
+// heldGrant lets neighbours fetch what this node has fetched in a step of an operation.
+type heldGrant struct {
+	operation, step string
+	release         func()
+}
+
+// SetClusterGeneration tells the cluster's generation as the controller last told it.
+func (n *Node) SetClusterGeneration(generation uint64) { n.clusterGeneration.Store(generation) }
 
 // Do does a task.
 func (n *Node) Do(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv1.TaskResult, error) {
+	n.releaseGrants(task)
 	switch spec := task.GetSpec().(type) {
 	case *agentv1.Task_InspectNode:
 		return n.inspect(ctx, spec.InspectNode)
@@ -102,9 +115,9 @@ func (n *Node) doRestore(ctx context.Context, task *agentv1.Task, p *Progress) (
 	case *agentv1.Task_SwapBack:
 		return nil, n.swapBack(ctx, spec.SwapBack.GetRestoreId())
 	case *agentv1.Task_Start:
-		return nil, n.start(ctx, spec.Start)
+		return nil, n.start(ctx, spec.Start, p)
 	case *agentv1.Task_Open:
-		return nil, n.startControlPlane(ctx)
+		return nil, n.startControlPlane(ctx, p)
 	case *agentv1.Task_Finish:
 		return nil, n.finish(ctx, spec.Finish)
 	}

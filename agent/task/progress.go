@@ -33,8 +33,11 @@ func (p *Progress) set(change func(*agentv1.TaskReport)) {
 	defer p.runner.mu.Unlock()
 	change(p.execution.report)
 	p.execution.report.Ticks++
+	if p.runner.known[p.execution.task.GetId()] != p.execution {
+		return // cancelled, and begun again
+	}
 	if now := time.Now(); now.Sub(p.last) >= reportEvery {
 		p.last = now
-		p.runner.mark(p.execution.task.GetId())
+		p.runner.mark(p.execution)
 	}
 }

@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agent/datadir"
+	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/runtime"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/etcdfile"
 )
 
@@ -32,7 +34,7 @@ func (n *Node) dirs(ctx context.Context, restoreID string) (*datadir.Dirs, runti
 // stage restores the copy into the staging directory and computes what the member will answer that is
 // started on it. The old etcd serves on.
 func (n *Node) stage(ctx context.Context, spec *agentv1.Stage, p *Progress) (*agentv1.TaskResult, error) {
-	path, err := n.Vault.Path(spec.GetManifest().GetName())
+	path, err := n.stageFrom(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -44,17 +46,34 @@ func (n *Node) stage(ctx context.Context, spec *agentv1.Stage, p *Progress) (*ag
 	if err != nil {
 		return nil, err
 	}
-	m := spec.GetManifest()
-	p.Detail("comparing")
-	if staged.HashKv, err = etcdfile.HashKV(ctx, d.StagedDB(), m.GetRevision(), m.GetCompactRevision(), p.read); err != nil {
-		return nil, err
+	if !spec.GetLearner() {
+		p.Detail("comparing")
+		if err := hashStaged(ctx, d.StagedDB(), spec.GetManifest(), staged, p); err != nil {
+			return nil, err
+		}
 	}
-	started, err := etcdfile.StartedHash(ctx, d.StagedDB(), p.read)
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Staged{Staged: staged}}, nil
+}
+
+// stageFrom returns the file to restore, none for a learner: that gets its data from the cluster.
+func (n *Node) stageFrom(spec *agentv1.Stage) (string, error) {
+	if spec.GetLearner() {
+		return "", nil
+	}
+	return n.Vault.Path(spec.GetManifest().GetName())
+}
+
+// hashStaged computes what the member must answer that is started on the staged database.
+func hashStaged(ctx context.Context, db string, m *requorumv1.Manifest, staged *agentv1.Staged, p *Progress) (err error) {
+	if staged.HashKv, err = etcdfile.HashKV(ctx, db, m.GetRevision(), m.GetCompactRevision(), p.read); err != nil {
+		return err
+	}
+	started, err := etcdfile.StartedHash(ctx, db, p.read)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	staged.Revision, staged.StartedHashKv, staged.StartedCompactRevision = started.Revision, started.Hash, started.CompactRevision
-	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Staged{Staged: staged}}, nil
+	return nil
 }
 
 func (n *Node) unstage(ctx context.Context, restoreID string) error {
@@ -89,12 +108,20 @@ func (n *Node) swap(ctx context.Context, restoreID string) (*agentv1.TaskResult,
 	if err != nil {
 		return nil, err
 	}
+	// Before etcd starts: from now on an older generation is no reason to keep it stopped.
+	note := &journal.Restored{RestoreID: restoreID, ClusterGeneration: n.clusterGeneration.Load()}
+	if err := n.Journal.SetRestored(note); err != nil {
+		return nil, err
+	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Swapped{Swapped: swapped}}, nil
 }
 
 func (n *Node) swapBack(ctx context.Context, restoreID string) error {
 	d, err := n.stoppedDirs(ctx, restoreID)
 	if err != nil {
+		return err
+	}
+	if err := n.Journal.SetRestored(nil); err != nil {
 		return err
 	}
 	return d.SwapBack(ctx)
@@ -112,21 +139,39 @@ func (n *Node) stoppedDirs(ctx context.Context, restoreID string) (*datadir.Dirs
 	return d, nil
 }
 
-func (n *Node) start(ctx context.Context, spec *agentv1.Start) error {
-	if err := n.Runtime.Start(ctx); err != nil {
+func (n *Node) start(ctx context.Context, spec *agentv1.Start, p *Progress) error {
+	if err := n.startEtcd(ctx, spec.GetJoinCluster(), p); err != nil {
 		return err
 	}
 	if !spec.GetControlPlane() {
 		return nil
 	}
-	return n.startControlPlane(ctx)
+	return n.startControlPlane(ctx, p)
 }
 
-func (n *Node) startControlPlane(ctx context.Context) error {
+func (n *Node) startEtcd(ctx context.Context, joinCluster string, p *Progress) error {
+	stop := p.tickWhile(ctx)
+	defer stop()
+	if joinCluster == "" {
+		return n.Runtime.Start(ctx)
+	}
+	l, ok := n.Runtime.(runtime.LearnerStarter)
+	if !ok {
+		return &Refused{
+			Message: fmt.Sprintf("the runtime %s cannot start a member that joins a cluster", n.Runtime.Name()),
+			Advice:  "start the member by hand with --initial-cluster-state=existing",
+		}
+	}
+	return l.StartJoining(ctx, joinCluster)
+}
+
+func (n *Node) startControlPlane(ctx context.Context, p *Progress) error {
 	cp, ok := n.Runtime.(runtime.ControlPlane)
 	if !ok {
 		return nil
 	}
+	stop := p.tickWhile(ctx)
+	defer stop()
 	if err := cp.StartControlPlane(ctx); err != nil {
 		return fmt.Errorf("start the control plane: %w", err)
 	}
@@ -144,19 +189,22 @@ func (n *Node) verify(ctx context.Context, spec *agentv1.Verify, p *Progress) (*
 	defer cancel()
 	ticker := time.NewTicker(verifyEvery)
 	defer ticker.Stop()
+	var reason error // the last one that does not only say that time was up
 	for {
 		verified, err := n.verifyOnce(ctx, spec)
 		if err == nil {
 			return &agentv1.TaskResult{Result: &agentv1.TaskResult_Verified{Verified: verified}}, nil
 		}
-		var notReady *member.NotReadyError
-		if !errors.As(err, &notReady) {
+		if reason == nil || ctx.Err() == nil {
+			reason = err
+		}
+		if !is[*member.NotReadyError](err) && ctx.Err() == nil {
 			return nil, err
 		}
 		p.Tick()
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), reason)
 		case <-ticker.C:
 		}
 	}
@@ -205,7 +253,14 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish) error {
 			return err
 		}
 	}
-	return n.Journal.Update(func(s *journalv1.AgentRecord) { s.Generation, s.Fenced = spec.GetGeneration(), false })
+	err = n.Journal.Update(func(s *journalv1.AgentRecord) error {
+		s.Generation, s.Fenced = spec.GetGeneration(), false
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return n.Journal.SetRestored(nil)
 }
 
 // RemoveExpired removes old data whose retention has ended.
@@ -216,8 +271,8 @@ func (n *Node) RemoveExpired(ctx context.Context, now time.Time) error {
 	}
 	var errs []error
 	for _, rec := range all {
-		if now.Before(rec.GetExpires().AsTime()) {
-			continue
+		if rec.GetExpires() == nil || now.Before(rec.GetExpires().AsTime()) {
+			continue // without a time, it is for a person to remove
 		}
 		var failed error
 		for _, path := range rec.GetPaths() {

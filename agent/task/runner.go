@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,120 +29,150 @@ type Runner struct {
 	journal *journal.Journal
 	handle  Handler
 	log     hclog.Logger
-
-	mu      sync.Mutex
 	ctx     context.Context
 	wg      sync.WaitGroup
-	known   map[string]*execution // by task ID: running, or ended in this process
+
+	mu      sync.Mutex
+	known   map[string]*execution // by task ID: running, or ended with an answer that was not taken yet
 	ended   []string              // IDs of known tasks that have ended, the oldest first
 	changer *execution            // the task that changes something, or changed it last
-	dirty   map[string]bool       // tasks whose report was not sent yet
+	dirty   map[string]*execution // by task ID: those whose report was not sent yet
 	wake    chan struct{}
 }
 
 // execution is a task that runs, or has ended.
 type execution struct {
 	task   *agentv1.Task
-	cancel context.CancelFunc
-	done   chan struct{}
-	report *agentv1.TaskReport // guarded by Runner.mu
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed at the end
+
+	// Guarded by Runner.mu.
+	report *agentv1.TaskReport
+	begun  bool // it does not wait for another one any more
+}
+
+// hasEnded tells whether the report is the last one. The caller holds Runner.mu.
+func (e *execution) hasEnded() bool {
+	return e.report.GetState() != agentv1.TaskState_TASK_STATE_RUNNING
 }
 
 const keptReports = 256 // reports of ended tasks that are kept in memory
+
+var (
+	errNotWanted = errors.New("the controller does not want the task any more")
+	errDisplaced = errors.New("a newer task takes its place")
+)
 
 // NewRunner returns a runner whose tasks end with ctx.
 func NewRunner(ctx context.Context, j *journal.Journal, handle Handler, log hclog.Logger) *Runner {
 	return &Runner{
 		journal: j, handle: handle, log: log, ctx: ctx,
-		known: make(map[string]*execution), dirty: make(map[string]bool), wake: make(chan struct{}, 1),
+		known: make(map[string]*execution), dirty: make(map[string]*execution), wake: make(chan struct{}, 1),
 	}
 }
 
-// Wait returns when every task has ended. It is called after the runner's context has.
+// Wait returns when every task has ended. It is called after the runner's context has, and after the
+// last Deliver.
 func (r *Runner) Wait() { r.wg.Wait() }
 
 // Deliver takes a task from the controller. A task that is known is reported again; one that is new, or
-// that a crash interrupted, is begun.
+// that a crash or a cancellation interrupted, is begun. It fails only if the journal does.
 func (r *Runner) Deliver(task *agentv1.Task) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	id := task.GetId()
-	if known := r.known[id]; known != nil {
-		r.mark(id)
+	before := r.known[task.GetId()]
+	if before != nil && (before.hasEnded() || before.ctx.Err() == nil) {
+		r.mark(before)
 		return nil
 	}
-	if refused, err := r.refuse(task); refused || err != nil {
-		return err
-	}
-	rec, err := r.journal.Task(id)
+	refusal, err := r.refuse(task)
 	if err != nil {
 		return err
 	}
-	if report := rec.GetReport(); report.GetState() == agentv1.TaskState_TASK_STATE_DONE || report.GetState() == agentv1.TaskState_TASK_STATE_FAILED {
-		r.answer(task, report)
+	if refusal != nil { // not kept: the task may come again from one who is obeyed
+		r.mark(ended(task, refusal))
 		return nil
 	}
-	r.begin(task)
+	rec, err := r.journal.Task(task.GetId())
+	if err != nil {
+		return err
+	}
+	switch rec.GetReport().GetState() {
+	case agentv1.TaskState_TASK_STATE_DONE, agentv1.TaskState_TASK_STATE_FAILED:
+		r.keep(ended(task, rec.GetReport()))
+		return nil
+	}
+	r.begin(task, before)
 	return nil
 }
 
-// refuse answers a task of a controller that is not obeyed any more.
-func (r *Runner) refuse(task *agentv1.Task) (bool, error) {
+// refuse returns the answer to a task that must not be done, nil if it may be.
+func (r *Runner) refuse(task *agentv1.Task) (*agentv1.TaskReport, error) {
 	state, err := r.journal.State()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if task.GetEpoch() == state.GetEpoch() && task.GetControllerId() == state.GetControllerId() {
-		return false, nil
+	switch {
+	case task.GetEpoch() != state.GetEpoch() || task.GetControllerId() != state.GetControllerId():
+		r.log.Error("task refused: it comes from a controller that is not obeyed", "task", task.GetId(), "epoch", task.GetEpoch(), "obeyed_epoch", state.GetEpoch())
+		return failed(task, &fencedError{obeyed: state.GetEpoch(), got: task.GetEpoch()}), nil
+	case Kind(task) == "" || task.GetId() == "":
+		return failed(task, errNotKnown), nil
 	}
-	r.log.Error("task refused: it comes from a controller that is not obeyed", "task", task.GetId(), "epoch", task.GetEpoch(), "obeyed_epoch", state.GetEpoch())
-	r.answer(task, &agentv1.TaskReport{
-		TaskId: task.GetId(), State: agentv1.TaskState_TASK_STATE_FAILED,
-		Error: &agentv1.TaskError{
-			Code:    agentv1.TaskErrorCode_TASK_ERROR_CODE_FENCED,
-			Message: fmt.Sprintf("the node obeys a controller of epoch %d, not of %d", state.GetEpoch(), task.GetEpoch()),
-		},
-	})
-	return true, nil
+	return nil, nil
 }
 
-// answer makes a report known without running anything. The caller holds mu.
-func (r *Runner) answer(task *agentv1.Task, report *agentv1.TaskReport) {
-	done := make(chan struct{})
-	close(done)
-	r.known[task.GetId()] = &execution{task: task, cancel: func() {}, done: done, report: report}
-	r.forget(task.GetId())
-	r.mark(task.GetId())
+func failed(task *agentv1.Task, err error) *agentv1.TaskReport {
+	return &agentv1.TaskReport{TaskId: task.GetId(), State: agentv1.TaskState_TASK_STATE_FAILED, Error: describe(err)}
 }
 
-// forget bounds the number of ended tasks that are kept in memory. The caller holds mu.
-func (r *Runner) forget(ended string) {
-	r.ended = append(r.ended, ended)
+// ended returns an execution of a task that is answered without being done.
+func ended(task *agentv1.Task, report *agentv1.TaskReport) *execution {
+	e := &execution{task: task, ctx: context.Background(), cancel: func(error) {}, done: make(chan struct{}), report: report, begun: true}
+	close(e.done)
+	return e
+}
+
+// keep makes the answer of a task that has ended known, and forgets the oldest where there are too many.
+// The caller holds mu.
+func (r *Runner) keep(e *execution) {
+	id := e.task.GetId()
+	r.known[id] = e
+	r.ended = append(r.ended, id)
 	if len(r.ended) > keptReports {
 		delete(r.known, r.ended[0])
 		r.ended = r.ended[1:]
 	}
+	r.mark(e)
 }
 
-// begin starts a task. One that changes something first waits for the one before it, which it cancels:
-// the controller has given that one up. The caller holds mu.
-func (r *Runner) begin(task *agentv1.Task) {
-	ctx, cancel := context.WithCancel(r.ctx)
-	e := &execution{task: task, cancel: cancel, done: make(chan struct{}), report: &agentv1.TaskReport{TaskId: task.GetId(), State: agentv1.TaskState_TASK_STATE_RUNNING}}
+// begin starts a task after the one of the same ID that was cancelled. One that changes something first
+// waits for the one before it, which it cancels: the controller has given that one up. The caller holds mu.
+func (r *Runner) begin(task *agentv1.Task, cancelled *execution) {
+	e := &execution{task: task, done: make(chan struct{}), report: &agentv1.TaskReport{TaskId: task.GetId(), State: agentv1.TaskState_TASK_STATE_RUNNING}}
+	e.ctx, e.cancel = context.WithCancelCause(r.ctx)
 	r.known[task.GetId()] = e
-	r.mark(task.GetId())
-	var before *execution
+	r.mark(e)
+	before := []*execution{cancelled}
 	if changes(task) {
-		before, r.changer = r.changer, e
+		before = append(before, r.changer)
+		r.changer = e
+	}
+	for _, b := range before {
+		if b != nil {
+			b.cancel(errDisplaced)
+		}
 	}
 	r.wg.Go(func() {
 		defer close(e.done)
-		defer cancel()
-		if before != nil {
-			before.cancel()
-			<-before.done
+		defer e.cancel(nil)
+		for _, b := range before {
+			if b != nil {
+				<-b.done
+			}
 		}
-		r.run(ctx, e)
+		r.run(e)
 	})
 }
 
@@ -155,83 +186,125 @@ func changes(task *agentv1.Task) bool {
 	return true
 }
 
-func (r *Runner) run(ctx context.Context, e *execution) {
+func (r *Runner) run(e *execution) {
 	log := r.log.With("task", e.task.GetId())
-	log.Debug("task begins")
-	result, err := r.journaled(ctx, e)
+	result, err := r.journaled(e, log)
 	report := &agentv1.TaskReport{TaskId: e.task.GetId(), State: agentv1.TaskState_TASK_STATE_DONE, Result: result}
 	if err != nil {
-		report.State, report.Result, report.Error = agentv1.TaskState_TASK_STATE_FAILED, nil, describe(err)
-		log.Warn("task failed", "error", err)
+		report = failed(e.task, err)
 	}
-	if ctx.Err() == nil && changes(e.task) { // a task that was cut short is done again if it is delivered again
+	if e.ctx.Err() == nil && changes(e.task) { // a task that was cut short is done again if it is delivered again
 		if err := r.note(e.task, report); err != nil {
 			log.Error("task cannot be journaled", "error", err)
-			report.State, report.Result, report.Error = agentv1.TaskState_TASK_STATE_FAILED, nil, describe(err)
+			report = failed(e.task, fmt.Errorf("journal the task's end: %w", err))
 		}
 	}
+	r.end(e, report, log)
+}
+
+// end makes a task's last report known. That of a task which was cut short is not kept, and is told only
+// to a controller that may still wait for it.
+func (r *Runner) end(e *execution, report *agentv1.TaskReport, log hclog.Logger) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := e.report
 	report.DoneBytes, report.TotalBytes, report.Ticks = last.GetDoneBytes(), last.GetTotalBytes(), last.GetTicks()+1
 	e.report = report
-	if ctx.Err() != nil {
+	newest := r.known[e.task.GetId()] == e
+	cut := context.Cause(e.ctx)
+	switch {
+	case cut == nil:
+		if text := report.GetError().GetMessage(); text != "" {
+			log.Warn("task failed", "error", text)
+		}
+		r.keep(e)
+	case newest:
 		delete(r.known, e.task.GetId())
-		return
+		delete(r.dirty, e.task.GetId())
+		if errors.Is(cut, errDisplaced) {
+			e.report = failed(e.task, fmt.Errorf("%w: %w", context.Canceled, cut))
+			r.mark(e)
+		}
 	}
-	r.forget(e.task.GetId())
-	r.mark(e.task.GetId())
+	if cut != nil {
+		log.Info("task was cut short", "reason", cut)
+	}
 }
 
 // journaled notes that the task begins, and does it.
-func (r *Runner) journaled(ctx context.Context, e *execution) (*agentv1.TaskResult, error) {
-	if err := ctx.Err(); err != nil {
+func (r *Runner) journaled(e *execution, log hclog.Logger) (*agentv1.TaskResult, error) {
+	r.mu.Lock()
+	e.begun = true
+	r.mu.Unlock()
+	if err := e.ctx.Err(); err != nil {
 		return nil, err
 	}
 	if changes(e.task) {
+		log.Info("task begins")
 		if err := r.note(e.task, &agentv1.TaskReport{TaskId: e.task.GetId(), State: agentv1.TaskState_TASK_STATE_RUNNING}); err != nil {
 			return nil, err
 		}
 	}
-	point := "agent/" + Kind(e.task)
-	if err := fault.At(ctx, point+"/before"); err != nil {
+	kind := Kind(e.task)
+	if err := fault.At(e.ctx, pointBefore(kind)); err != nil {
 		return nil, err
 	}
-	result, err := r.handle(ctx, e.task, &Progress{runner: r, execution: e})
+	result, err := r.handle(e.ctx, e.task, &Progress{runner: r, execution: e})
 	if err != nil {
 		return nil, err
 	}
-	return result, fault.At(ctx, point+"/after")
+	return result, fault.At(e.ctx, pointAfter(kind))
 }
 
 func (r *Runner) note(task *agentv1.Task, report *agentv1.TaskReport) error {
 	return r.journal.PutTask(&journalv1.TaskRecord{Task: task, Report: report, Started: timestamppb.New(time.Now())})
 }
 
-// Cancel stops a task that is not wanted any more. Its report is not wanted either.
+// Cancel ends a task that is not wanted any more, or whose answer the controller has taken. Its report is
+// not wanted either.
 func (r *Runner) Cancel(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e := r.known[id]; e != nil {
-		e.cancel()
+	e := r.known[id]
+	if e == nil {
+		return
+	}
+	delete(r.dirty, id)
+	if at := slices.Index(r.ended, id); at >= 0 {
+		r.ended = slices.Delete(r.ended, at, at+1)
+		delete(r.known, id)
+		return
+	}
+	e.cancel(errNotWanted)
+}
+
+// Resume begins a session in which exactly these tasks are wanted: it ends those that a cancellation
+// which was lost has left behind, and queues the report of every other task that is known. A change
+// that has begun goes on: a controller that has just started may not yet have asked for it again, and
+// the next change ends it.
+func (r *Runner) Resume(wanted []*agentv1.Task) {
+	ids := make(map[string]bool, len(wanted))
+	for _, task := range wanted {
+		ids[task.GetId()] = true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.dirty)
+	for id, e := range r.known {
+		if !ids[id] && !e.hasEnded() && (!changes(e.task) || !e.begun) {
+			e.cancel(errNotWanted)
+			continue
+		}
+		r.mark(e)
 	}
 }
 
 // mark queues a task's report. The caller holds mu.
-func (r *Runner) mark(id string) {
-	r.dirty[id] = true
+func (r *Runner) mark(e *execution) {
+	r.dirty[e.task.GetId()] = e
 	select {
 	case r.wake <- struct{}{}:
 	default:
-	}
-}
-
-// MarkAll queues the report of every task that is known, for a session that has just begun.
-func (r *Runner) MarkAll() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id := range r.known {
-		r.mark(id)
 	}
 }
 
@@ -252,15 +325,10 @@ func (r *Runner) Next(ctx context.Context) ([]*agentv1.TaskReport, error) {
 func (r *Runner) take() []*agentv1.TaskReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var reports []*agentv1.TaskReport
-	for id := range r.dirty {
-		if e := r.known[id]; e != nil {
-			reports = append(reports, proto.CloneOf(e.report))
-		}
+	reports := make([]*agentv1.TaskReport, 0, len(r.dirty))
+	for _, e := range r.dirty {
+		reports = append(reports, proto.CloneOf(e.report))
 	}
 	clear(r.dirty)
 	return reports
 }
-
-// errNotKnown is for a task without a spec that this agent knows.
-var errNotKnown = errors.New("this agent does not know such a task; it may be older than the controller: upgrade it")
