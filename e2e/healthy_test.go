@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/e2e/harness"
+)
+
+const bump = 1_000_000_000 // what a restore adds to the revision
+
+// Later writes and deletes are gone, all that the snapshot holds is back on every member, and clients notice. The safety
+// snapshot brings the later writes back.
+func TestRestoreHealthyCluster(t *testing.T) {
+	t.Parallel()
+	c := harness.Start(t, harness.Options{})
+	c.Write(500)
+	c.Delete(20)
+	saved := c.Now()
+	before, savedAt := serving(t, c)
+	snapshot := save(t, c, "before")
+	if snapshot.GetManifest().GetRevision() < savedAt {
+		t.Errorf("the snapshot is of revision %d, the last write was %d", snapshot.GetManifest().GetRevision(), savedAt)
+	}
+	c.Write(300)
+	c.Delete(100)
+	later := c.Now()
+
+	op := restore(t, c, "before")
+	if diff := c.Now().Diff(saved); diff != "" {
+		t.Errorf("after the restore: %s", diff)
+	}
+	after, revision := serving(t, c)
+	if after == before {
+		t.Errorf("the cluster ID is still %x: old members could join", before)
+	}
+	bumped := snapshot.GetManifest().GetRevision() + bump
+	if revision < bumped || revision > bumped+10 {
+		t.Errorf("the revision is %d, want %d", revision, bumped)
+	}
+	watchFails(t, c, savedAt)
+	quarantineKept(t, c, op)
+	nothingLeft(t, c)
+
+	restore(t, c, op.GetSafetySnapshot())
+	if diff := c.Now().Diff(later); diff != "" {
+		t.Errorf("after restoring the safety snapshot: %s", diff)
+	}
+	nothingLeft(t, c)
+}
+
+// watchFails makes sure that a client that watched before the restore is told to list again.
+func watchFails(t *testing.T, c *harness.Cluster, revision int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for resp := range c.Client("etcd-1").Watch(ctx, "", clientv3.WithPrefix(), clientv3.WithRev(revision)) {
+		if err := resp.Err(); err != nil {
+			if !errors.Is(err, rpctypes.ErrCompacted) || resp.CompactRevision < revision {
+				t.Errorf("a watch from revision %d fails with %v at compact revision %d, want compacted", revision, err, resp.CompactRevision)
+			}
+			return
+		}
+	}
+	t.Errorf("a watch from revision %d goes on as if nothing had happened", revision)
+}
+
+func quarantineKept(t *testing.T, c *harness.Cluster, op *requorumv1.Operation) {
+	t.Helper()
+	if len(op.GetQuarantines()) != len(c.Nodes) {
+		t.Errorf("old data is kept on %d nodes, want %d", len(op.GetQuarantines()), len(c.Nodes))
+	}
+	for _, q := range op.GetQuarantines() {
+		for _, path := range q.GetPaths() {
+			if _, err := os.Stat(path + "/member/snap/db"); err != nil {
+				t.Errorf("the old data of %s: %v", q.GetNode(), err)
+			}
+			if !strings.HasPrefix(path, c.Node(q.GetNode()).DataDir) {
+				t.Errorf("the old data of %s is at %s, not beside its data directory", q.GetNode(), path)
+			}
+		}
+		if left := time.Until(q.GetExpires().AsTime()); left < 71*time.Hour || left > 72*time.Hour {
+			t.Errorf("the old data of %s is kept for %s, want 72 h", q.GetNode(), left)
+		}
+	}
+}
+
+// save saves a snapshot that must become ready on all nodes.
+func save(t *testing.T, c *harness.Cluster, name string, flags ...string) *requorumv1.Snapshot {
+	t.Helper()
+	c.Do(append([]string{"snapshot", "save", "--name", name}, flags...)...)
+	return show(t, c, name)
+}
+
+func show(t *testing.T, c *harness.Cluster, name string) *requorumv1.Snapshot {
+	t.Helper()
+	var resp requorumv1.GetSnapshotResponse
+	if r := c.JSON(&resp, "snapshot", "show", name); r.Code != 0 {
+		t.Fatal(r)
+	}
+	return resp.GetSnapshot()
+}
+
+// restore restores a snapshot, which must succeed, and returns the operation.
+func restore(t *testing.T, c *harness.Cluster, name string, flags ...string) *requorumv1.Operation {
+	t.Helper()
+	var resp requorumv1.StartRestoreResponse
+	r := c.JSON(&resp, append([]string{"restore", "--snapshot", name, "--yes"}, flags...)...)
+	op := resp.GetOperation()
+	if r.Code != 0 || op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		t.Fatal(r)
+	}
+	return op
+}
+
+// serving returns the cluster's ID and revision, once all members serve as one.
+func serving(t *testing.T, c *harness.Cluster, nodes ...string) (id uint64, revision int64) {
+	t.Helper()
+	id, revision, err := c.Serving(nodes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id, revision
+}
+
+func nothingLeft(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	if left := c.LeftBehind(); len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// untouched makes sure that the cluster is the one it was, with all its data.
+func untouched(t *testing.T, c *harness.Cluster, id uint64, want harness.State) {
+	t.Helper()
+	if now, _ := serving(t, c); now != id {
+		t.Errorf("the cluster ID was %x and is %x", id, now)
+	}
+	if diff := c.Now().Diff(want); diff != "" {
+		t.Error(diff)
+	}
+	nothingLeft(t, c)
+}
