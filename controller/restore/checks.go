@@ -97,6 +97,9 @@ func (p *prepared) checkNodes() {
 				"raise quota-backend-bytes on that node")
 		}
 	}
+	if p.votersAmong() == 0 {
+		p.fail("config", "", "no node with a voting member takes part", "name at least one with --nodes")
+	}
 	if !p.failed() {
 		p.pass("nodes", "", "members %s with %s", strings.Join(slices.Sorted(keys(names)), ", "), "their configuration, space and quota")
 	}
@@ -109,9 +112,11 @@ func (p *prepared) checkMember(n *journalv1.RestoreNode, names, urls map[string]
 		p.fail("config", node, "the member's name is not known", "give it in the agent's configuration")
 	case len(n.GetPeerUrls()) == 0:
 		p.fail("config", node, "the member's peer URLs are not known", "give them in the agent's configuration")
-	case n.GetLearner():
-		p.fail("config", node, "its member is a learner, and a restore makes voting members only",
+	case n.GetLearner() && !p.facts[node].GetCanJoinLearner():
+		p.fail("config", node, "its member is a learner, which its runtime cannot start anew",
 			"leave the node out (--nodes "+strings.Join(without(p.spec.GetNodes(), node), ",")+") and add the learner again afterwards")
+	case n.GetLearner():
+		p.warn("config", node, "its member is a learner", "it joins the restored cluster again as one, empty, after the others serve")
 	}
 	if other, taken := names[n.GetMember()]; taken {
 		p.fail("config", node, fmt.Sprintf("its member has the name %s, as the one on %s", n.GetMember(), other), "give every member a name of its own")
@@ -282,11 +287,11 @@ func (p *prepared) votersAmong() int {
 // checkLoss tells what a restore throws away.
 func (p *prepared) checkLoss() {
 	live := p.liveRevision()
-	switch newer := live - p.snapshot.GetManifest().GetRevision(); {
+	switch {
 	case live == 0:
 		p.warn("newer data", "", "no member serves: there will be no safety snapshot", "the old data directories are kept")
-	case newer > 0:
-		p.warn("newer data", "", fmt.Sprintf("%d revisions newer than the snapshot will be gone", newer), "they are kept in a safety snapshot")
+	case live > p.snapshot.GetManifest().GetRevision():
+		p.warn("newer data", "", fmt.Sprintf("the cluster is at revision %d, the snapshot at %d: what is newer will be gone", live, p.snapshot.GetManifest().GetRevision()), "it is kept in a safety snapshot")
 	default:
 		p.pass("newer data", "", "nothing newer than the snapshot is lost")
 	}

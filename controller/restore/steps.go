@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -46,7 +47,7 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 	return run.Journal(func(rec *journalv1.OperationRecord) {
 		job := rec.GetRestore()
 		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
-		job.Generation = p.cluster.GetGeneration() + 1
+		job.Generation, job.Holders = p.cluster.GetGeneration()+1, snapshot.GoodOn(p.copies)
 		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
 	})
 }
@@ -54,18 +55,10 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 // distribute gives every node that lacks a good copy one.
 func (j *Jobs) distribute(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	copies, err := snapshot.HashAll(ctx, run, job.GetSpec().GetNodes(), job.GetManifest())
-	if err != nil {
-		return err
+	if len(job.GetHolders()) == 0 {
+		return nil // hash checks are skipped: agree tells whether the copies are at least one file
 	}
-	holders := snapshot.GoodOn(copies)
-	if len(holders) == 0 && job.GetSpec().GetSkipHashCheck() {
-		return nil // agree tells whether the copies are at least one file
-	}
-	if len(holders) == 0 {
-		return snapshot.Agree(job.GetManifest(), copies)
-	}
-	return snapshot.Distribute(ctx, run, j.Fleet, job.GetManifest(), holders, job.GetSpec().GetNodes())
+	return snapshot.Distribute(ctx, run, j.Fleet, job.GetManifest(), job.GetHolders(), job.GetSpec().GetNodes())
 }
 
 func (j *Jobs) dropPartial(ctx context.Context, run *operation.Run, node string) error {
@@ -96,12 +89,7 @@ func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 func (j *Jobs) stage(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
 	results, err := run.AskAll(ctx, job.GetSpec().GetNodes(), func(node string) *agentv1.Task {
-		n := job.GetNodes()[slices.IndexFunc(job.GetNodes(), func(n *journalv1.RestoreNode) bool { return n.GetNode() == node })]
-		return &agentv1.Task{Spec: &agentv1.Task_Stage{Stage: &agentv1.Stage{
-			RestoreId: run.ID(), Manifest: job.GetManifest(), MemberName: n.GetMember(), PeerUrls: n.GetPeerUrls(),
-			InitialCluster: initialCluster(job.GetNodes()), ClusterToken: job.GetClusterToken(),
-			BumpRevision: job.GetSpec().GetBumpRevision(), SkipHashCheck: job.GetSpec().GetSkipHashCheck() || !job.GetManifest().GetHasTrailer(),
-		}}}
+		return &agentv1.Task{Spec: &agentv1.Task_Stage{Stage: stageSpec(run.ID(), job, node)}}
 	})
 	if err != nil {
 		return err
@@ -114,30 +102,67 @@ func (j *Jobs) stage(ctx context.Context, run *operation.Run) error {
 		for _, n := range job.GetNodes() {
 			n.MemberId = results[n.GetNode()].GetStaged().GetMemberId()
 		}
-		first := results[job.GetNodes()[0].GetNode()].GetStaged()
+		first := results[voters(job)[0].GetNode()].GetStaged()
 		job.ClusterId, job.Revision = first.GetClusterId(), first.GetRevision()
 		job.StartedHashKv, job.StartedCompactRevision = first.GetStartedHashKv(), first.GetStartedCompactRevision()
 	})
 }
 
-func initialCluster(nodes []*journalv1.RestoreNode) string {
-	var pairs []string
+func stageSpec(restoreID string, job *journalv1.RestoreJob, node string) *agentv1.Stage {
+	n := nodeOf(job, node)
+	return &agentv1.Stage{
+		RestoreId: restoreID, Manifest: job.GetManifest(), MemberName: n.GetMember(), PeerUrls: n.GetPeerUrls(), Learner: n.GetLearner(),
+		InitialCluster: pairs(voters(job)), ClusterToken: job.GetClusterToken(), BumpRevision: job.GetSpec().GetBumpRevision(),
+		SkipHashCheck: job.GetSpec().GetSkipHashCheck() || !job.GetManifest().GetHasTrailer(),
+	}
+}
+
+// pairs returns name=url pairs joined by commas, as etcd takes an initial cluster.
+func pairs(nodes []*journalv1.RestoreNode) string {
+	var all []string
 	for _, n := range nodes {
 		for _, u := range n.GetPeerUrls() {
-			pairs = append(pairs, n.GetMember()+"="+u)
+			all = append(all, n.GetMember()+"="+u)
 		}
 	}
-	return strings.Join(pairs, ",")
+	return strings.Join(all, ",")
+}
+
+// voters returns the nodes whose members vote. The others' are learners, which join after those serve.
+func voters(job *journalv1.RestoreJob) []*journalv1.RestoreNode {
+	return slices.DeleteFunc(slices.Clone(job.GetNodes()), (*journalv1.RestoreNode).GetLearner)
+}
+
+func learners(job *journalv1.RestoreJob) []*journalv1.RestoreNode {
+	return slices.DeleteFunc(slices.Clone(job.GetNodes()), func(n *journalv1.RestoreNode) bool { return !n.GetLearner() })
+}
+
+func names(nodes []*journalv1.RestoreNode) []string {
+	all := make([]string, len(nodes))
+	for i, n := range nodes {
+		all[i] = n.GetNode()
+	}
+	return all
+}
+
+func nodeOf(job *journalv1.RestoreJob, node string) *journalv1.RestoreNode {
+	for _, n := range job.GetNodes() {
+		if n.GetNode() == node {
+			return n
+		}
+	}
+	return nil
 }
 
 // oneCluster compares what the nodes have staged with each other and with the manifest.
 func oneCluster(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResult) error {
-	first := results[job.GetNodes()[0].GetNode()].GetStaged()
+	all := voters(job)
+	first := results[all[0].GetNode()].GetStaged()
 	seen := map[string]string{}
-	for _, n := range job.GetNodes() {
+	for _, n := range all {
 		s := results[n.GetNode()].GetStaged()
 		differs := func(what string) error {
-			return failure.On(n.GetNode(), "what it staged has another "+what+" than what "+job.GetNodes()[0].GetNode()+" staged", "this is a fault of requorum; nothing was stopped")
+			return failure.On(n.GetNode(), "what it staged has another "+what+" than what "+all[0].GetNode()+" staged", "this is a fault of requorum; nothing was stopped")
 		}
 		switch {
 		case s.GetClusterId() != first.GetClusterId():
@@ -158,11 +183,11 @@ func oneCluster(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResul
 }
 
 func (j *Jobs) unstage(ctx context.Context, run *operation.Run, node string) error {
-	return undo(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Unstage{Unstage: &agentv1.Unstage{RestoreId: run.ID()}}})
+	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Unstage{Unstage: &agentv1.Unstage{RestoreId: run.ID()}}})
 }
 
-// undo asks a node to undo something. On a node that was removed there is nothing to undo any more.
-func undo(ctx context.Context, run *operation.Run, node string, task *agentv1.Task) error {
+// unlessRemoved asks a node to do or undo something. On a node that was removed there is nothing to do any more.
+func unlessRemoved(ctx context.Context, run *operation.Run, node string, task *agentv1.Task) error {
 	_, err := run.Ask(ctx, node, task)
 	if errors.Is(err, dispatch.ErrRemoved) {
 		return nil
@@ -207,15 +232,14 @@ func (j *Jobs) stopRounds(ctx context.Context, run *operation.Run, nodes []strin
 // startOld brings the old member back if it ran before, and the control plane with it. A node that is
 // fenced stays stopped.
 func (j *Jobs) startOld(ctx context.Context, run *operation.Run, node string) error {
-	nodes := run.Restore().GetNodes()
-	at := slices.IndexFunc(nodes, func(n *journalv1.RestoreNode) bool { return n.GetNode() == node })
+	n := nodeOf(run.Restore(), node)
 	switch {
-	case at < 0 || nodes[at].GetFenced():
+	case n == nil || n.GetFenced():
 		return nil
-	case !nodes[at].GetWasRunning():
-		return undo(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID()}}})
+	case !n.GetWasRunning():
+		return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID()}}})
 	}
-	return undo(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), ControlPlane: true}}})
+	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), ControlPlane: true}}})
 }
 
 // swap puts the staged data in place of the live data on every node, by rename.
@@ -236,36 +260,28 @@ func (j *Jobs) swap(ctx context.Context, run *operation.Run) error {
 }
 
 func (j *Jobs) swapBack(ctx context.Context, run *operation.Run, node string) error {
-	return undo(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_SwapBack{SwapBack: &agentv1.SwapBack{RestoreId: run.ID()}}})
+	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_SwapBack{SwapBack: &agentv1.SwapBack{RestoreId: run.ID()}}})
 }
 
-// start starts all members together: none starts before all are swapped.
+// start starts all voting members together: none starts before all are swapped.
 func (j *Jobs) start(ctx context.Context, run *operation.Run) error {
-	_, err := run.AskAll(ctx, run.Operation().GetNodes(), func(string) *agentv1.Task {
+	_, err := run.AskAll(ctx, names(voters(run.Restore())), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID()}}}
 	})
 	return err
 }
 
 func (j *Jobs) stopNew(ctx context.Context, run *operation.Run, node string) error {
-	return undo(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{RestoreId: run.ID()}}})
+	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{RestoreId: run.ID()}}})
 }
 
 // verify makes sure that the members form the cluster that was staged and serve the snapshot's data.
 func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	members := make(map[string]string, len(job.GetNodes()))
-	for _, n := range job.GetNodes() {
-		members[n.GetMember()] = strings.Join(n.GetPeerUrls(), ",")
-	}
-	ids := make(map[string]string, len(job.GetNodes()))
-	for _, n := range job.GetNodes() {
-		ids[n.GetNode()] = n.GetMemberId()
-	}
-	results, err := run.AskAll(ctx, job.GetSpec().GetNodes(), func(node string) *agentv1.Task {
+	results, err := run.AskAll(ctx, names(voters(job)), func(node string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
-			ClusterId: job.GetClusterId(), MemberId: ids[node], Revision: job.GetRevision(), HashRevision: job.GetRevision(),
-			Members: members, ClearNoSpace: true,
+			ClusterId: job.GetClusterId(), MemberId: nodeOf(job, node).GetMemberId(), Revision: job.GetRevision(), HashRevision: job.GetRevision(),
+			Members: memberURLs(voters(job)), ClearNoSpace: true,
 		}}}
 	})
 	if err != nil {
@@ -274,21 +290,30 @@ func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
 	if err := sameData(job, results); err != nil {
 		return err
 	}
-	for _, node := range job.GetSpec().GetNodes() {
-		for _, w := range results[node].GetVerified().GetWarnings() {
-			if err := run.Warn("%s: %s", node, w); err != nil {
+	for _, n := range voters(job) {
+		for _, w := range results[n.GetNode()].GetVerified().GetWarnings() {
+			if err := run.Warn("%s: %s", n.GetNode(), w); err != nil {
 				return err
 			}
 		}
 	}
-	return run.Journal(func(rec *journalv1.OperationRecord) { noteServing(rec) })
+	return run.Journal(noteServing)
+}
+
+// memberURLs returns the peer URLs of each member by its name, joined by commas.
+func memberURLs(nodes []*journalv1.RestoreNode) map[string]string {
+	members := make(map[string]string, len(nodes))
+	for _, n := range nodes {
+		members[n.GetMember()] = strings.Join(n.GetPeerUrls(), ",")
+	}
+	return members
 }
 
 // sameData compares the HashKV of the started members with what was computed from the staged data. A
 // client that has compacted in the meantime makes that comparison meaningless; the members' own
 // answers are compared all the same.
 func sameData(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResult) error {
-	nodes := job.GetSpec().GetNodes()
+	nodes := names(voters(job))
 	first := results[nodes[0]].GetVerified().GetHashKv()
 	for _, node := range nodes {
 		v := results[node].GetVerified()
@@ -316,10 +341,42 @@ func noteServing(rec *journalv1.OperationRecord) {
 
 // open starts the control plane: clients may write, and there is no way back.
 func (j *Jobs) open(ctx context.Context, run *operation.Run) error {
-	_, err := run.AskAll(ctx, run.Operation().GetNodes(), func(string) *agentv1.Task {
+	return askPresent(ctx, run, run.Operation().GetNodes(), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID()}}}
 	})
-	return err
+}
+
+// askPresent gives a task to each node that still belongs to the cluster: past the pivot, a node that is
+// removed because it died must not keep the operation from its end.
+func askPresent(ctx context.Context, run *operation.Run, nodes []string, task func(node string) *agentv1.Task) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(nodes))
+	for i, node := range nodes {
+		wg.Go(func() { errs[i] = unlessRemoved(ctx, run, node, task(node)) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// addLearners lets the members join again that were learners. It comes after open because etcd takes
+// new learners only some seconds after a start, and nobody waits for them.
+func (j *Jobs) addLearners(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	joining := learners(job)
+	if len(joining) == 0 {
+		return nil
+	}
+	voter := voters(job)[0]
+	_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
+		ClusterId: job.GetClusterId(), MemberId: voter.GetMemberId(), Revision: job.GetRevision(),
+		Members: memberURLs(voters(job)), AddLearners: memberURLs(joining),
+	}}})
+	if err != nil {
+		return err
+	}
+	return askPresent(ctx, run, names(joining), func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), JoinCluster: pairs(job.GetNodes())}}}
+	})
 }
 
 // finish schedules the removal of old data and raises the generation, which fences nodes that were left out.
@@ -337,7 +394,7 @@ func (j *Jobs) finish(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	job := run.Restore()
-	_, err = run.AskAll(ctx, job.GetSpec().GetNodes(), func(string) *agentv1.Task {
+	err = askPresent(ctx, run, job.GetSpec().GetNodes(), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Finish{Finish: &agentv1.Finish{
 			RestoreId: run.ID(), Generation: job.GetGeneration(), QuarantineExpires: job.GetQuarantineExpires(),
 		}}}
@@ -355,7 +412,7 @@ func (j *Jobs) raiseGeneration(cluster string, job *journalv1.RestoreJob) error 
 	}
 	leftOut := slices.DeleteFunc(enrolled, func(n string) bool { return slices.Contains(job.GetSpec().GetNodes(), n) })
 	err = j.Catalog.UpdateCluster(cluster, func(rec *journalv1.ClusterRecord) {
-		rec.Generation, rec.Members, rec.LeftOut, rec.Voters = job.GetGeneration(), job.GetSpec().GetNodes(), leftOut, uint32(len(job.GetNodes()))
+		rec.Generation, rec.Members, rec.LeftOut, rec.Voters = job.GetGeneration(), job.GetSpec().GetNodes(), leftOut, uint32(len(voters(job)))
 	})
 	if err != nil {
 		return err
