@@ -1,0 +1,86 @@
+package restore
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+
+	"github.com/requorum/requorum/controller/operation"
+)
+
+// open starts the control plane: clients may write, and there is no way back.
+func (j *Jobs) open(ctx context.Context, run *operation.Run) error {
+	return askPresent(ctx, run, run.Operation().GetNodes(), func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID()}}}
+	})
+}
+
+// addLearners lets the members join again that were learners. It comes after open because etcd takes
+// new learners only some seconds after a start, and nobody waits for them.
+func (j *Jobs) addLearners(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	joining := learners(job)
+	if len(joining) == 0 {
+		return nil
+	}
+	voter := voters(job)[0]
+	_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
+		ClusterId: job.GetClusterId(), MemberId: voter.GetMemberId(), Revision: job.GetRevision(),
+		Members: memberURLs(voters(job)), AddLearners: memberURLs(joining),
+	}}})
+	if err != nil {
+		return err
+	}
+	return askPresent(ctx, run, names(joining), func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), JoinCluster: pairs(job.GetNodes())}}}
+	})
+}
+
+// finish schedules the removal of old data and raises the generation, which fences nodes that were left out.
+func (j *Jobs) finish(ctx context.Context, run *operation.Run) error {
+	err := run.Journal(func(rec *journalv1.OperationRecord) {
+		job := rec.GetRestore()
+		if job.GetQuarantineExpires() == nil {
+			job.QuarantineExpires = timestamppb.New(time.Now().Add(job.GetSpec().GetQuarantine().AsDuration()))
+		}
+		for _, q := range rec.GetOperation().GetQuarantines() {
+			q.Expires = job.GetQuarantineExpires()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	job := run.Restore()
+	err = askPresent(ctx, run, job.GetSpec().GetNodes(), func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Finish{Finish: &agentv1.Finish{
+			RestoreId: run.ID(), Generation: job.GetGeneration(), QuarantineExpires: job.GetQuarantineExpires(),
+		}}}
+	})
+	if err != nil {
+		return err
+	}
+	return j.raiseGeneration(run.Cluster(), job)
+}
+
+func (j *Jobs) raiseGeneration(cluster string, job *journalv1.RestoreJob) error {
+	enrolled, err := j.Catalog.NodeNames(cluster)
+	if err != nil {
+		return err
+	}
+	leftOut := slices.DeleteFunc(enrolled, func(n string) bool { return slices.Contains(job.GetSpec().GetNodes(), n) })
+	err = j.Catalog.UpdateCluster(cluster, func(rec *journalv1.ClusterRecord) {
+		rec.Generation, rec.Members, rec.LeftOut, rec.Voters = job.GetGeneration(), job.GetSpec().GetNodes(), leftOut, uint32(len(voters(job)))
+	})
+	if err != nil {
+		return err
+	}
+	for _, node := range leftOut {
+		j.Fleet.Reconnect(cluster, node)
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package restore
+
+import (
+	"context"
+	"strings"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/snapshot"
+)
+
+// within asks nodes as a part of a step.
+type within struct{ run *operation.Run }
+
+func (w within) AskNode(ctx context.Context, _, node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+	return w.run.Ask(ctx, node, task)
+}
+
+// preflight runs every check and journals what the restore works with.
+func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
+	p, err := j.prepare(ctx, within{run}, run.Restore().GetSpec())
+	if err != nil {
+		return err
+	}
+	if err := p.refusal(); err != nil {
+		return err
+	}
+	for _, c := range p.checks {
+		if c.GetState() == requorumv1.CheckState_CHECK_STATE_WARNING {
+			if err := run.Warn("%s", strings.TrimPrefix(c.GetNode()+": "+c.GetMessage()+" ("+c.GetAdvice()+")", ": ")); err != nil {
+				return err
+			}
+		}
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		job := rec.GetRestore()
+		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
+		job.Generation, job.Holders = p.cluster.GetGeneration()+1, snapshot.GoodOn(p.copies)
+		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
+	})
+}
+
+// distribute gives every node that lacks a good copy one.
+func (j *Jobs) distribute(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	if len(job.GetHolders()) == 0 {
+		return nil // hash checks are skipped: agree tells whether the copies are at least one file
+	}
+	return snapshot.Distribute(ctx, run, j.Fleet, job.GetManifest(), job.GetHolders(), job.GetSpec().GetNodes())
+}
+
+func (j *Jobs) dropPartial(ctx context.Context, run *operation.Run, node string) error {
+	return snapshot.Drop(ctx, run, node, &agentv1.DropCopy{Name: run.Operation().GetSnapshot(), PartialOnly: true})
+}
+
+// agree makes sure that every node's copy is the same file, by reading it back from disk.
+func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	copies, err := snapshot.HashAll(ctx, run, job.GetSpec().GetNodes(), job.GetManifest())
+	if err != nil {
+		return err
+	}
+	disagreement := snapshot.Agree(job.GetManifest(), copies)
+	if disagreement == nil || !job.GetSpec().GetSkipHashCheck() {
+		return disagreement
+	}
+	for _, c := range copies {
+		if !usable(c) || c.GetSha256() != copies[0].GetSha256() {
+			return disagreement // not even with hash checks skipped are different files restored
+		}
+	}
+	return run.Warn("the copies agree with each other and not with the manifest; restored on request all the same")
+}

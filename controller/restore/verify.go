@@ -1,0 +1,92 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+
+	"github.com/requorum/requorum/controller/failure"
+	"github.com/requorum/requorum/controller/operation"
+)
+
+// start starts all voting members together: none starts before all are swapped.
+func (j *Jobs) start(ctx context.Context, run *operation.Run) error {
+	_, err := run.AskAll(ctx, names(voters(run.Restore())), func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID()}}}
+	})
+	return err
+}
+
+func (j *Jobs) stopNew(ctx context.Context, run *operation.Run, node string) error {
+	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{RestoreId: run.ID()}}})
+}
+
+// verify makes sure that the members form the cluster that was staged and serve the snapshot's data.
+func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	results, err := run.AskAll(ctx, names(voters(job)), func(node string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
+			ClusterId: job.GetClusterId(), MemberId: nodeOf(job, node).GetMemberId(), Revision: job.GetRevision(), HashRevision: job.GetRevision(),
+			Members: memberURLs(voters(job)), ClearNoSpace: true,
+		}}}
+	})
+	if err != nil {
+		return err
+	}
+	if err := sameData(job, results); err != nil {
+		return err
+	}
+	for _, n := range voters(job) {
+		for _, w := range results[n.GetNode()].GetVerified().GetWarnings() {
+			if err := run.Warn("%s: %s", n.GetNode(), w); err != nil {
+				return err
+			}
+		}
+	}
+	return run.Journal(noteServing)
+}
+
+// memberURLs returns the peer URLs of each member by its name, joined by commas.
+func memberURLs(nodes []*journalv1.RestoreNode) map[string]string {
+	members := make(map[string]string, len(nodes))
+	for _, n := range nodes {
+		members[n.GetMember()] = strings.Join(n.GetPeerUrls(), ",")
+	}
+	return members
+}
+
+// sameData compares the HashKV of the started members with what was computed from the staged data. A
+// client that has compacted in the meantime makes that comparison meaningless; the members' own
+// answers are compared all the same.
+func sameData(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResult) error {
+	nodes := names(voters(job))
+	first := results[nodes[0]].GetVerified().GetHashKv()
+	for _, node := range nodes {
+		v := results[node].GetVerified()
+		h := v.GetHashKv()
+		if h.GetCompactRevision() == job.GetStartedCompactRevision() && h.GetHash() != job.GetStartedHashKv() {
+			return failure.On(node, fmt.Sprintf("the started member has HashKV %d at revision %d, the staged data %d", h.GetHash(), h.GetRevision(), job.GetStartedHashKv()), "")
+		}
+		if h.GetCompactRevision() == first.GetCompactRevision() && h.GetHash() != first.GetHash() {
+			return failure.On(node, fmt.Sprintf("its HashKV at revision %d differs from that of %s", h.GetRevision(), nodes[0]), "")
+		}
+		if leader := results[nodes[0]].GetVerified().GetMember().GetLeader(); v.GetMember().GetLeader() != leader {
+			return failure.On(node, "it sees another leader than "+nodes[0], "")
+		}
+	}
+	return nil
+}
+
+func noteServing(rec *journalv1.OperationRecord) {
+	job := rec.GetRestore()
+	if job.GetVerified() == nil {
+		job.Verified = timestamppb.New(time.Now())
+	}
+	rec.GetOperation().Unavailability = between(job.GetStopped(), job.GetVerified())
+}
