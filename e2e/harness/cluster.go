@@ -15,6 +15,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
 	"github.com/requorum/requorum/agent"
 	"github.com/requorum/requorum/cmd/requorum/dev"
 	"github.com/requorum/requorum/controller"
@@ -238,16 +240,22 @@ func (c *Cluster) Disarm() {
 	}
 }
 
-// StartEnded starts a process that a fault is about to kill, once it has ended.
-func (c *Cluster) StartEnded(name string) {
+// StartAgain starts the controller or a node's agent, and waits until the controller answers or the agent is connected.
+func (c *Cluster) StartAgain(name string) {
 	c.t.Helper()
-	p := c.Process(name)
-	select {
-	case <-p.Done():
-	case <-time.After(Patience):
-		c.t.Fatalf("%s did not end", name)
-	}
-	c.must(p.Start())
+	c.must(c.Process(name).Start())
+	c.must(c.until(name+" did not come back", func(ctx context.Context) error {
+		resp, err := requorumv1.NewClusterServiceClient(c.Conn()).GetCluster(ctx, &requorumv1.GetClusterRequest{Cluster: Name})
+		if err != nil {
+			return err
+		}
+		for _, n := range resp.GetCluster().GetNodes() {
+			if n.GetName() == name && !n.GetConnected() {
+				return fmt.Errorf("%s is not connected", name)
+			}
+		}
+		return nil
+	}))
 }
 
 // patient returns a context that ends, with a cause that says what took too long, after Patience.
