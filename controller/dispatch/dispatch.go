@@ -89,6 +89,18 @@ func New(epoch uint64, controllerID string, records Records, opts Options, log h
 	}
 }
 
+// Recall makes a node known from the records, as when the controller was restarted: where neighbours reach
+// it, before it has opened a session, and whether it was removed.
+func (d *Dispatcher) Recall(key Key, transferAddress string, removed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if removed {
+		d.removed[key] = true
+		return
+	}
+	d.node(key).info.TransferAddress = transferAddress
+}
+
 // Do gives a task to a node and waits for the answer. It fails with a *failure.Error when the node
 // reports a failure, has no session for Options.Offline or shows no progress for Options.Stall. When
 // it returns, the node has been told that the task is not wanted any more.
@@ -109,29 +121,47 @@ func (d *Dispatcher) await(ctx context.Context, n *node, p *pending, report func
 		if removed {
 			return nil, &failure.Error{Node: n.key.Node, Message: "the node was removed from the cluster", Cause: ErrRemoved}
 		}
-		w.presence(connected)
+		if err := w.presence(n.key.Node, connected); err != nil {
+			return nil, err
+		}
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-changed:
 		case r := <-p.reports:
-			if done, result, err := answer(n.key.Node, r); done {
+			if done, result, err := answer(n.key.Node, p.task, r); done {
 				return result, err
 			}
 			w.progress(r.GetTicks())
 			report(r)
 		case <-w.timer.C:
-			return nil, w.expired(n.key.Node, connected)
+			if !d.stirs(n, p, connected) {
+				return nil, w.expired(n.key.Node, connected)
+			}
+			w.timer.Reset(time.Millisecond) // what stirs is looked at first
 		}
 	}
 }
 
-// watchdog tells when a task is to be given up: its node is away for too long, or its ticks stand still.
+// stirs tells whether something came in just as time ran out, as when this machine was suspended.
+func (d *Dispatcher) stirs(n *node, p *pending, connected bool) bool {
+	now, _, _ := d.presence(n)
+	return now != connected || len(p.reports) > 0
+}
+
+// maxSessions is how many sessions in a row may end before a task makes progress. A task that brings its
+// agent down each time would otherwise never be given up.
+const maxSessions = 10
+
+// watchdog tells when a task is to be given up: its node is away for too long, its ticks stand still, or
+// it loses one session after the other.
 type watchdog struct {
 	opts      Options
 	timer     *time.Timer
 	connected bool
-	ticks     uint64
+	ticks     uint64 // as last reported
+	highest   uint64 // ticks ever reported; an agent that starts a task over begins at zero
+	sessions  int    // since highest has grown
 }
 
 func (d *Dispatcher) newWatchdog() *watchdog {
@@ -140,16 +170,20 @@ func (d *Dispatcher) newWatchdog() *watchdog {
 
 func (w *watchdog) stop() { w.timer.Stop() }
 
-func (w *watchdog) presence(connected bool) {
+func (w *watchdog) presence(node string, connected bool) error {
 	if connected == w.connected {
-		return
+		return nil
 	}
 	w.connected = connected
-	if connected {
-		w.timer.Reset(w.opts.Stall)
-	} else {
+	if !connected {
 		w.timer.Reset(w.opts.Offline)
+		return nil
 	}
+	if w.sessions++; w.sessions > maxSessions {
+		return failure.On(node, fmt.Sprintf("its session was lost %d times without any progress", maxSessions), "look at the agent's log on that node")
+	}
+	w.timer.Reset(w.opts.Stall)
+	return nil
 }
 
 func (w *watchdog) progress(ticks uint64) {
@@ -157,6 +191,9 @@ func (w *watchdog) progress(ticks uint64) {
 		return
 	}
 	w.ticks = ticks
+	if ticks > w.highest {
+		w.highest, w.sessions = ticks, 0
+	}
 	if w.connected {
 		w.timer.Reset(w.opts.Stall)
 	}
@@ -170,15 +207,41 @@ func (w *watchdog) expired(node string, connected bool) error {
 }
 
 // answer tells whether a report ends the task, and how.
-func answer(node string, r *agentv1.TaskReport) (done bool, result *agentv1.TaskResult, err error) {
+func answer(node string, task *agentv1.Task, r *agentv1.TaskReport) (done bool, result *agentv1.TaskResult, err error) {
 	switch r.GetState() {
 	case agentv1.TaskState_TASK_STATE_DONE:
+		if lacks(task, r.GetResult()) {
+			return true, nil, failure.On(node, "its agent's answer does not fit the question", "run the same version of requorum everywhere")
+		}
 		return true, r.GetResult(), nil
 	case agentv1.TaskState_TASK_STATE_FAILED:
 		e := r.GetError()
 		return true, nil, &failure.Error{Node: node, Message: e.GetMessage(), Advice: e.GetAdvice(), Cause: &TaskError{Code: e.GetCode()}}
 	}
 	return false, nil, nil
+}
+
+// lacks tells whether a task that is to find something has found nothing.
+func lacks(task *agentv1.Task, r *agentv1.TaskResult) bool {
+	switch task.GetSpec().(type) {
+	case *agentv1.Task_InspectNode:
+		return r.GetNode() == nil
+	case *agentv1.Task_HashKv:
+		return r.GetHashKv() == nil
+	case *agentv1.Task_SaveCopy, *agentv1.Task_ImportCopy:
+		return r.GetCopy() == nil
+	case *agentv1.Task_InspectCopy:
+		return r.GetManifest() == nil
+	case *agentv1.Task_HashCopy:
+		return r.GetHashed() == nil
+	case *agentv1.Task_Stage:
+		return r.GetStaged() == nil
+	case *agentv1.Task_Verify:
+		return r.GetVerified() == nil
+	case *agentv1.Task_Swap:
+		return r.GetSwapped() == nil
+	}
+	return false
 }
 
 // TaskError is the cause of a *failure.Error that a node reported.
@@ -253,7 +316,7 @@ func (d *Dispatcher) Reconnect(cluster, name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if n := d.nodes[Key{cluster, name}]; n != nil {
-		n.end(errors.New("the cluster's generation has changed"))
+		n.end(errGeneration)
 	}
 }
 

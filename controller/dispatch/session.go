@@ -70,12 +70,28 @@ func (d *Dispatcher) OpenSession(key Key, req *agentv1.OpenSessionRequest, strea
 		Epoch: d.epoch, ControllerId: d.controllerID, Generation: generation, AdoptGeneration: adopt,
 	}
 	n := d.open(key, s, req, opened)
+	if err := d.stillOf(key, generation); err != nil {
+		cancel(err)
+	}
 	d.log.Info("session opened", "cluster", key.Cluster, "node", key.Node, "agent", req.GetAgentVersion(), "generation", req.GetGeneration())
 	err = d.pump(ctx, s, stream)
 	d.close(n, s)
 	d.log.Info("session ended", "cluster", key.Cluster, "node", key.Node, "reason", err)
 	return status.Error(codes.Unavailable, err.Error())
 }
+
+// stillOf fails if the cluster was restored while the session opened. Reconnect ends sessions that it
+// sees; this one may have come too late for that, and would not learn that its node is fenced.
+func (d *Dispatcher) stillOf(key Key, generation uint64) error {
+	now, _, err := d.records.Generation(key.Cluster, key.Node)
+	if err == nil && now != generation {
+		err = errGeneration
+	}
+	return err
+}
+
+// errGeneration is why a session ends whose node has to learn the cluster's generation.
+var errGeneration = errors.New("the cluster's generation has changed")
 
 // fenced refuses an agent that obeys a newer controller than this one.
 func (d *Dispatcher) fenced(key Key, req *agentv1.OpenSessionRequest) error {
@@ -107,11 +123,8 @@ func (d *Dispatcher) open(key Key, s *session, req *agentv1.OpenSessionRequest, 
 
 // pump sends what is queued until the session ends, and returns why it ended.
 func (d *Dispatcher) pump(ctx context.Context, s *session, stream grpc.ServerStreamingServer[agentv1.OpenSessionResponse]) error {
-	for {
-		d.mu.Lock()
-		outbox := s.outbox
-		s.outbox = nil
-		d.mu.Unlock()
+	for ctx.Err() == nil {
+		outbox := d.take(s)
 		for _, m := range outbox {
 			if err := stream.Send(m); err != nil {
 				return err
@@ -119,10 +132,19 @@ func (d *Dispatcher) pump(ctx context.Context, s *session, stream grpc.ServerStr
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
 		case <-s.wake:
 		}
 	}
+	return context.Cause(ctx)
+}
+
+// take returns what is queued.
+func (d *Dispatcher) take(s *session) []*agentv1.OpenSessionResponse {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	outbox := s.outbox
+	s.outbox = nil
+	return outbox
 }
 
 func (d *Dispatcher) close(n *node, s *session) {
