@@ -3,6 +3,7 @@ package vault
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -155,7 +156,26 @@ func (p *part) commit(before func() error) error {
 	if err := before(); err != nil {
 		return err
 	}
+	if err := makeWay(p.v.filePath(p.name)); err != nil {
+		return err
+	}
 	return durable.Rename(p.v.partPath(p.name), p.v.filePath(p.name))
+}
+
+// makeWay removes an empty directory in a copy's place, which a rename does not replace. What has something
+// in it is somebody's.
+func makeWay(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("%s is a directory where the snapshot's file belongs; move it away, then try again: %w", path, err)
+	}
+	return nil
 }
 
 // remove removes the file and what it is expected to become.

@@ -496,6 +496,33 @@ func TestReceiveDoesNotFollowLinks(t *testing.T) {
 	}
 }
 
+func TestReplaceADirectoryOnlyIfItIsEmpty(t *testing.T) {
+	v, data := open(t, t.TempDir()), snapshot(50)
+	receive(t, v, "a", data)
+	path := filepath.Join(v.Dir(), "a.db")
+	for _, content := range []string{"", "somebody's"} {
+		if err := errors.Join(os.RemoveAll(path), os.Mkdir(path, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		if content != "" {
+			write(t, filepath.Join(path, "file"), []byte(content))
+		}
+		r, err := v.Replace(t.Context(), describe("a", data), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Commit(); (err == nil) != (content == "") {
+			t.Errorf("a directory with %q in it: %v", content, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(path, "file")); err != nil {
+		t.Errorf("what was in the directory: %v", err)
+	}
+}
+
 func TestReplaceKeepsTheOldCopyUntilTheNewOneIsGood(t *testing.T) {
 	v, data := open(t, t.TempDir()), snapshot(50)
 	receive(t, v, "a", data)
