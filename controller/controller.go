@@ -75,7 +75,10 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	if err := writeAdmin(cfg, authority, listener.Addr().String(), log); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	c := wire(cfg, db, authority, epoch, log)
+	c, err := wire(cfg, db, authority, epoch, log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	server := c.newServer(creds)
 	log.Info("controller serves", "address", listener.Addr(), "epoch", epoch, "ca", authority.Fingerprint())
 	if ready != nil {
@@ -83,7 +86,7 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.server.Engine.Run(ctx) })
-	group.Go(func() error { return server.Serve(listener) })
+	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { return keepFresh(ctx, creds, authority, cfg.hosts(listener.Addr())) })
 	group.Go(func() error {
 		<-ctx.Done()
@@ -93,15 +96,31 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	return group.Wait()
 }
 
+// serveUntilStopped serves. Being stopped, even before it has begun, is no error.
+func serveUntilStopped(server *grpc.Server, listener net.Listener) error {
+	err := server.Serve(listener)
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
+
 // controller holds the pieces.
 type controller struct {
 	access *access.Access
 	server *api.Server
 }
 
-func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, log hclog.Logger) *controller {
+func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, log hclog.Logger) (*controller, error) {
 	records := catalog.New(db)
 	dispatcher := dispatch.New(epoch, ulid.Make().String(), records, cfg.dispatchOptions(), log.Named("dispatch"))
+	nodes, err := records.EveryNode()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range nodes {
+		dispatcher.Recall(dispatch.Key{Cluster: n.GetCluster(), Node: n.GetName()}, n.GetTransferAddress(), n.GetRemoved())
+	}
 	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("snapshot")}
 	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("restore")}
 	builders := snapshots.Builders()
@@ -112,7 +131,7 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	return &controller{access: entry, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
 		Snapshots: snapshots, Restores: restores, Log: log.Named("api"),
-	}}
+	}}, nil
 }
 
 func (c *controller) newServer(creds *pki.Credentials) *grpc.Server {
@@ -123,6 +142,7 @@ func (c *controller) newServer(creds *pki.Credentials) *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(10*time.Second),
+		grpc.WaitForHandlers(true), // they use the store, which is closed next
 	)
 	c.server.Register(server)
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
@@ -172,7 +192,7 @@ func newCertificate(authority *pki.Authority, id pki.Identity, ttl time.Duration
 // keepFresh replaces the controller's certificate in good time.
 func keepFresh(ctx context.Context, creds *pki.Credentials, authority *pki.Authority, hosts []string) error {
 	for {
-		timer := time.NewTimer(time.Until(creds.RenewAfter()))
+		timer := time.NewTimer(max(time.Until(creds.RenewAfter()), time.Minute)) // a CA that expires leaves ever less
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -30,18 +31,19 @@ func (s operations) GetOperation(_ context.Context, req *requorumv1.GetOperation
 	return &requorumv1.GetOperationResponse{Operation: op}, toStatus(err)
 }
 
+// errNeedsAttention ends the wait for an operation that needs a person.
+var errNeedsAttention = errors.New("the operation needs attention")
+
 func (s operations) WaitOperation(ctx context.Context, req *requorumv1.WaitOperationRequest) (*requorumv1.WaitOperationResponse, error) {
 	var last *requorumv1.Operation
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	err := s.Engine.Watch(ctx, req.GetId(), func(op *requorumv1.Operation) error {
 		last = op
 		if req.GetOrNeedsAttention() && op.GetAttention() != "" {
-			cancel()
+			return errNeedsAttention
 		}
 		return nil
 	})
-	if err != nil && (last.GetAttention() == "" || !req.GetOrNeedsAttention()) {
+	if err != nil && !errors.Is(err, errNeedsAttention) {
 		return nil, toStatus(err)
 	}
 	return &requorumv1.WaitOperationResponse{Operation: last}, nil

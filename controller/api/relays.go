@@ -26,6 +26,7 @@ type relay struct {
 	from  dispatch.Key
 	parts chan []byte
 	ended context.Context
+	taken bool // guarded by relays.mu
 }
 
 // open makes a relay for one node. done ends it.
@@ -59,7 +60,7 @@ func (r *relays) push(from dispatch.Key, stream agentv1.SessionService_PushCopyS
 			return err
 		}
 		if to == nil {
-			if to = r.find(from, req.GetRelayId()); to == nil {
+			if to = r.take(from, req.GetRelayId()); to == nil {
 				return status.Error(codes.NotFound, "nobody waits for this file")
 			}
 		}
@@ -73,11 +74,15 @@ func (r *relays) push(from dispatch.Key, stream agentv1.SessionService_PushCopyS
 	}
 }
 
-func (r *relays) find(from dispatch.Key, id string) *relay {
+// take returns the relay that waits for what a node sends. A node sends a file once: an agent that was
+// restarted would begin it anew in the middle of what the operator has got.
+func (r *relays) take(from dispatch.Key, id string) *relay {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if one := r.waiting[id]; one != nil && one.from == from {
-		return one
+	one := r.waiting[id]
+	if one == nil || one.from != from || one.taken {
+		return nil
 	}
-	return nil
+	one.taken = true
+	return one
 }

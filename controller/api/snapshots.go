@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -118,15 +119,18 @@ func (s snapshots) holder(snap *requorumv1.Snapshot, want string) (string, error
 
 // pull makes a node push its copy to this controller and hands the bytes on, in order.
 func (s snapshots) pull(ctx context.Context, snap *requorumv1.Snapshot, node string, use func([]byte) error) error {
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	id, parts, done := s.relays.open(dispatch.Key{Cluster: snap.GetCluster(), Node: node})
 	defer done()
 	answer := make(chan error, 1)
-	go func() {
-		_, err := s.Dispatcher.AskNode(ctx, snap.GetCluster(), node, &agentv1.Task{Spec: &agentv1.Task_PushCopy{PushCopy: &agentv1.PushCopy{RelayId: id, Name: snap.GetName()}}})
+	task := &agentv1.Task{Spec: &agentv1.Task_PushCopy{PushCopy: &agentv1.PushCopy{RelayId: id, Name: snap.GetName()}}}
+	asking.Go(func() {
+		_, err := s.Dispatcher.AskNode(ctx, snap.GetCluster(), node, task)
 		answer <- err
-	}()
+	})
 	var passed int64
 	for {
 		select {

@@ -65,6 +65,9 @@ func classify(err error) (codes.Code, string) {
 	case errors.As(err, &failed):
 		return codes.FailedPrecondition, "NODE_FAILED"
 	}
+	if errors.Is(err, operation.ErrNotDriving) {
+		return codes.Unavailable, "STARTING_OR_STOPPING"
+	}
 	for _, a := range accessCodes {
 		if errors.Is(err, a.err) {
 			return a.code, a.reason

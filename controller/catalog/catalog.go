@@ -83,6 +83,11 @@ func (c *Catalog) Nodes(cluster string) ([]*journalv1.NodeRecord, error) {
 	return slices.DeleteFunc(all, (*journalv1.NodeRecord).GetRemoved), err
 }
 
+// EveryNode returns the records of the nodes of all clusters, those that are removed included.
+func (c *Catalog) EveryNode() ([]*journalv1.NodeRecord, error) {
+	return list[journalv1.NodeRecord](c.store, store.Nodes, "")
+}
+
 // NodeNames returns the names of a cluster's nodes that are not removed.
 func (c *Catalog) NodeNames(cluster string) ([]string, error) {
 	nodes, err := c.Nodes(cluster)

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 
+	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
 )
 
@@ -28,13 +30,17 @@ func (j *Jobs) addLearners(ctx context.Context, run *operation.Run) error {
 	if len(joining) == 0 {
 		return nil
 	}
-	voter := voters(job)[0]
-	_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
-		ClusterId: job.GetClusterId(), MemberId: voter.GetMemberId(), Revision: job.GetRevision(),
-		Members: memberURLs(voters(job)), AddLearners: memberURLs(joining),
-	}}})
-	if err != nil {
-		return err
+	for _, voter := range voters(job) {
+		_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
+			ClusterId: job.GetClusterId(), MemberId: voter.GetMemberId(), Revision: job.GetRevision(),
+			Members: memberURLs(voters(job)), AddLearners: memberURLs(joining),
+		}}})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, dispatch.ErrRemoved) { // of one that was removed since, any other will do
+			return err
+		}
 	}
 	return askPresent(ctx, run, names(joining), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), JoinCluster: pairs(job.GetNodes())}}}

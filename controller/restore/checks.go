@@ -2,6 +2,7 @@ package restore
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,8 +17,8 @@ import (
 	"github.com/requorum/requorum/controller/snapshot"
 )
 
-func (p *prepared) pass(name, node, format string, args ...any) {
-	p.checks = append(p.checks, &requorumv1.Check{Name: name, Node: node, State: requorumv1.CheckState_CHECK_STATE_PASSED, Message: fmt.Sprintf(format, args...)})
+func (p *prepared) pass(name, format string, args ...any) {
+	p.checks = append(p.checks, &requorumv1.Check{Name: name, State: requorumv1.CheckState_CHECK_STATE_PASSED, Message: fmt.Sprintf(format, args...)})
 }
 
 func (p *prepared) warn(name, node, message, advice string) {
@@ -60,7 +61,7 @@ func (p *prepared) checkSnapshot() bool {
 	if age > oldSnapshot {
 		p.warn("snapshot", "", text, "it is older than 72 h: a newer one may be better")
 	} else {
-		p.pass("snapshot", "", "%s", text)
+		p.pass("snapshot", "%s", text)
 	}
 	for _, a := range m.GetAlarms() {
 		if a.GetType() == "NOSPACE" {
@@ -73,7 +74,7 @@ func (p *prepared) checkSnapshot() bool {
 		p.warn("auth", "", "etcd authentication is on in the snapshot", "the users and passwords of that day come back")
 	}
 	if m.GetLeases() > 0 {
-		p.pass("leases", "", "%d leases come back and go on running", m.GetLeases())
+		p.pass("leases", "%d leases come back and go on running", m.GetLeases())
 	}
 	return true
 }
@@ -101,7 +102,7 @@ func (p *prepared) checkNodes() {
 		p.fail("config", "", "no node with a voting member takes part", "name at least one with --nodes")
 	}
 	if !p.failed() {
-		p.pass("nodes", "", "members %s with %s", strings.Join(slices.Sorted(keys(names)), ", "), "their configuration, space and quota")
+		p.pass("nodes", "members %s with %s", strings.Join(slices.Sorted(maps.Keys(names)), ", "), "their configuration, space and quota")
 	}
 }
 
@@ -130,16 +131,6 @@ func (p *prepared) checkMember(n *journalv1.RestoreNode, names, urls map[string]
 	}
 }
 
-func keys(m map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
-}
-
 // checkSpace makes sure that a node can hold the copy, the staged data and, on one of them, a safety snapshot.
 func (p *prepared) checkSpace(node string) {
 	f, size := p.facts[node], uint64(p.snapshot.GetManifest().GetSize())
@@ -165,7 +156,7 @@ func (p *prepared) checkSpace(node string) {
 func (p *prepared) checkCopies() {
 	good := snapshot.GoodOn(p.copies)
 	if len(good) == len(p.copies) {
-		p.pass("copies", "", "copies agree on all nodes, MD5 %s", p.snapshot.GetManifest().GetMd5())
+		p.pass("copies", "copies agree on all nodes, MD5 %s", p.snapshot.GetManifest().GetMd5())
 		return
 	}
 	for _, c := range p.copies {
@@ -220,7 +211,7 @@ func (p *prepared) checkVersions() {
 		}
 	}
 	if !p.failed() && want != "" {
-		p.pass("version", "", "etcd %s on all, as the snapshot", want)
+		p.pass("version", "etcd %s on all, as the snapshot", want)
 	}
 }
 
@@ -235,8 +226,7 @@ func minor(version string) string {
 
 // checkLeftOut refuses when members that are left out could form a quorum of the old cluster by themselves.
 func (p *prepared) checkLeftOut() {
-	voters := p.voters()
-	left := voters - p.votersAmong()
+	voters, left := p.voters(), p.votersLeft()
 	if voters == 0 || left <= 0 {
 		return
 	}
@@ -273,6 +263,21 @@ func (p *prepared) voters() int {
 	return len(p.enrolled)
 }
 
+// votersLeft counts the voting members of the old cluster that do not take part. Where it still lists its
+// members, only those count as taking part: a new node makes up for none of them.
+func (p *prepared) votersLeft() int {
+	if len(p.members) == 0 {
+		return p.voters() - p.votersAmong()
+	}
+	left := p.voters()
+	for _, node := range p.spec.GetNodes() {
+		if listed := find(p.members, p.facts[node].GetMember()); listed != nil && !listed.GetLearner() {
+			left--
+		}
+	}
+	return left
+}
+
 // votersAmong counts the voting members on the nodes that take part.
 func (p *prepared) votersAmong() int {
 	n := 0
@@ -293,7 +298,7 @@ func (p *prepared) checkLoss() {
 	case live > p.snapshot.GetManifest().GetRevision():
 		p.warn("newer data", "", fmt.Sprintf("the cluster is at revision %d, the snapshot at %d: what is newer will be gone", live, p.snapshot.GetManifest().GetRevision()), "it is kept in a safety snapshot")
 	default:
-		p.pass("newer data", "", "nothing newer than the snapshot is lost")
+		p.pass("newer data", "nothing newer than the snapshot is lost")
 	}
 	if p.spec.GetNoBump() {
 		p.warn("revision", "", "the revision goes back to that of the snapshot", "clients that watch may not notice that data changed; leave out --no-bump")

@@ -127,7 +127,7 @@ func (p *prepared) ask(ctx context.Context, fleet snapshot.Fleet, ask Asker) err
 		connected = append(connected, node)
 	}
 	if len(connected) == len(p.spec.GetNodes()) {
-		p.pass("connected", "", "%d of %d nodes connected", len(connected), len(connected))
+		p.pass("connected", "%d of %d nodes connected", len(connected), len(connected))
 	}
 	m := p.snapshot.GetManifest()
 	inspect := &agentv1.Task{Spec: &agentv1.Task_InspectNode{InspectNode: &agentv1.InspectNode{SnapshotSize: m.GetSize()}}}

@@ -2,6 +2,8 @@ package restore
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,22 +23,14 @@ import (
 // saveSafety saves the present state on one node, if any member still serves. Restoring from it undoes
 // the restore.
 func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
-	facts, err := snapshot.InspectAll(ctx, run, run.Operation().GetNodes())
+	planned, err := planSafety(ctx, run)
 	if err != nil {
 		return err
 	}
-	node := mostRecent(facts)
-	if node == "" {
+	if planned == nil {
 		return run.Warn("no member serves, so there is no safety snapshot; the old data directories are kept")
 	}
-	name := run.Restore().GetSafetyName()
-	if name == "" {
-		name = snapshot.NewName("safety", run.Cluster())
-		if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().SafetyName = name }); err != nil {
-			return err
-		}
-	}
-	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
+	kind, node, name := requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, planned.GetNode(), planned.GetName()
 	m, err := saveOne(ctx, run, node, name, kind)
 	if err != nil {
 		return err
@@ -51,16 +45,30 @@ func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
 	})
 }
 
+// planSafety chooses name and node of the safety snapshot; nil if no member serves. The choice is journaled:
+// another one after a crash would leave a file behind that nobody knows of.
+func planSafety(ctx context.Context, run *operation.Run) (*requorumv1.Manifest, error) {
+	if planned := run.Restore().GetSafety(); planned != nil {
+		return planned, nil
+	}
+	facts, err := snapshot.InspectAll(ctx, run, run.Operation().GetNodes())
+	if err != nil {
+		return nil, err
+	}
+	node := mostRecent(facts)
+	if node == "" {
+		return nil, nil
+	}
+	planned := &requorumv1.Manifest{Name: snapshot.NewName("safety", run.Cluster()), Node: node}
+	return planned, run.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetRestore().SafetyName, rec.GetRestore().Safety = planned.GetName(), planned
+	})
+}
+
 // mostRecent returns the node whose member has applied the most, a follower if there is a choice.
 func mostRecent(facts map[string]*agentv1.NodeFacts) string {
 	best := ""
-	for _, node := range slices.Sorted(func(yield func(string) bool) {
-		for n := range facts {
-			if !yield(n) {
-				return
-			}
-		}
-	}) {
+	for _, node := range slices.Sorted(maps.Keys(facts)) {
 		m := facts[node].GetMember()
 		if m.GetServing() && (best == "" || better(m, facts[best].GetMember())) {
 			best = node
@@ -114,16 +122,27 @@ func (j *Jobs) saveAfter(ctx context.Context, run *operation.Run) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
+	if name := run.Restore().GetAfter().GetManifest().GetName(); name != "" { // what is left of it is of no use
+		err = errors.Join(err, askPresent(ctx, run, run.Operation().GetNodes(), func(string) *agentv1.Task {
+			return &agentv1.Task{Spec: &agentv1.Task_DropCopy{DropCopy: &agentv1.DropCopy{Name: name}}}
+		}))
+	}
 	return run.Warn("the cluster is restored; no fresh snapshot could be taken of it: %v (take one with requorum snapshot save)", err)
 }
 
 func (j *Jobs) freshSnapshot(ctx context.Context, run *operation.Run) error {
-	nodes := run.Operation().GetNodes()
+	nodes, err := j.present(run)
+	if err != nil {
+		return err
+	}
 	facts, err := snapshot.InspectAll(ctx, run, nodes)
 	if err != nil {
 		return err
 	}
 	job := run.Restore().GetAfter()
+	if job == nil && mostRecent(facts) == "" {
+		return errors.New("no member serves")
+	}
 	if job == nil {
 		job = &journalv1.SnapshotJob{Node: mostRecent(facts), Manifest: &requorumv1.Manifest{Name: snapshot.NewName("post-restore", run.Cluster())}}
 		if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().After = job }); err != nil {
@@ -146,6 +165,12 @@ func (j *Jobs) freshSnapshot(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	return j.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, entry(run, m, kind, copies)) })
+}
+
+// present returns the operation's nodes that were not removed in the meantime.
+func (j *Jobs) present(run *operation.Run) ([]string, error) {
+	enrolled, err := j.Catalog.NodeNames(run.Cluster())
+	return slices.DeleteFunc(run.Operation().GetNodes(), func(n string) bool { return !slices.Contains(enrolled, n) }), err
 }
 
 func between(from, to *timestamppb.Timestamp) *durationpb.Duration {

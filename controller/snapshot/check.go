@@ -32,6 +32,9 @@ func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
+	if err := nameFree(ctx, run, nodes); err != nil {
+		return err
+	}
 	if err := compareHashes(ctx, run, facts, hashed(facts, serving, req.GetHashLeader())); err != nil {
 		return err
 	}
@@ -43,6 +46,26 @@ func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Node = saver })
+}
+
+// nameFree refuses a name under which a node keeps a snapshot that the catalog does not know of, as when the
+// catalog was lost: what cannot be made is removed by its name, and would take that one along.
+func nameFree(ctx context.Context, run *operation.Run, nodes []string) error {
+	name := run.Operation().GetSnapshot()
+	results, err := run.AskAll(ctx, nodes, func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_ListCopies{ListCopies: &agentv1.ListCopies{}}}
+	})
+	if err != nil {
+		return err
+	}
+	for _, node := range nodes {
+		for _, m := range results[node].GetCopies().GetManifests() {
+			if m.GetName() == name {
+				return failure.On(node, "it keeps a snapshot "+name+" already, which the catalog does not know", "choose another name")
+			}
+		}
+	}
+	return nil
 }
 
 // InspectAll asks every node for its facts.
@@ -158,8 +181,8 @@ func compareHashes(ctx context.Context, run *operation.Run, facts map[string]*ag
 		if err != nil {
 			return err
 		}
-		comparable, err := equalHashes(nodes, results)
-		if comparable {
+		compared, err := equalHashes(nodes, results)
+		if compared {
 			return err
 		}
 		if try == tries { // an idle cluster whose members remember different compactions stays so
@@ -179,7 +202,7 @@ func lowestRevision(facts map[string]*agentv1.NodeFacts, nodes []string) int64 {
 	return lowest
 }
 
-func equalHashes(nodes []string, results map[string]*agentv1.TaskResult) (comparable bool, err error) {
+func equalHashes(nodes []string, results map[string]*agentv1.TaskResult) (compared bool, err error) {
 	first := results[nodes[0]].GetHashKv()
 	for _, node := range nodes[1:] {
 		h := results[node].GetHashKv()
@@ -249,16 +272,21 @@ func voters(m *requorumv1.Member) int {
 }
 
 // checkImport makes sure that the nodes can take part.
-func (j *Jobs) checkImport(_ context.Context, run *operation.Run) error {
-	return j.allConnected(run.Cluster(), run.Operation().GetNodes())
+func (j *Jobs) checkImport(ctx context.Context, run *operation.Run) error {
+	nodes := run.Operation().GetNodes()
+	if err := j.allConnected(run.Cluster(), nodes); err != nil {
+		return err
+	}
+	return nameFree(ctx, run, nodes)
 }
 
 // checkDelete keeps the last good snapshot of a cluster, and refuses while a node that may hold a copy
-// is away.
+// is away. By force, the nodes that are there suffice.
 func (j *Jobs) checkDelete(_ context.Context, run *operation.Run) error {
 	op := run.Operation()
 	if run.Snapshot().GetForce() {
-		return nil
+		present := j.connected(run.Cluster(), op.GetNodes())
+		return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Holders = present })
 	}
 	if err := j.allConnected(run.Cluster(), op.GetNodes()); err != nil {
 		return err
@@ -275,8 +303,10 @@ func (j *Jobs) checkDelete(_ context.Context, run *operation.Run) error {
 		return err
 	}
 	if len(others) == 0 && catalog.Good(snap) {
-		return &failure.Error{Message: fmt.Sprintf("%s is the last good snapshot of cluster %s", op.GetSnapshot(), run.Cluster()),
-			Advice: "save another one first, or give --force"}
+		return &failure.Error{
+			Message: fmt.Sprintf("%s is the last good snapshot of cluster %s", op.GetSnapshot(), run.Cluster()),
+			Advice:  "save another one first, or give --force",
+		}
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 
@@ -254,14 +255,33 @@ func (j *Jobs) removeCopies(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	nodes := op.GetNodes()
-	if run.Snapshot().GetForce() {
-		nodes = j.connected(run.Cluster(), nodes)
+	if job := run.Snapshot(); job.GetForce() {
+		return dropWhere(ctx, run, job.GetHolders(), func(node string, err error) error {
+			return run.Warn("%s may still keep its copy: %v", node, err)
+		})
 	}
-	_, err = run.AskAll(ctx, nodes, func(string) *agentv1.Task {
-		return &agentv1.Task{Spec: &agentv1.Task_DropCopy{DropCopy: &agentv1.DropCopy{Name: op.GetSnapshot()}}}
-	})
-	return err
+	return dropWhere(ctx, run, op.GetNodes(), func(_ string, err error) error { return err })
+}
+
+// dropWhere removes the snapshot's copies, each whatever becomes of the others. failed is called for each
+// that could not be removed.
+func dropWhere(ctx context.Context, run *operation.Run, nodes []string, failed func(node string, err error) error) error {
+	name := run.Operation().GetSnapshot()
+	var wg sync.WaitGroup
+	errs := make([]error, len(nodes))
+	for i, node := range nodes {
+		wg.Go(func() { errs[i] = Drop(ctx, run, node, &agentv1.DropCopy{Name: name}) })
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for i, err := range errs {
+		if err != nil {
+			errs[i] = failed(nodes[i], err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (j *Jobs) forget(_ context.Context, run *operation.Run) error {

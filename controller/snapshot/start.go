@@ -11,10 +11,11 @@ import (
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/internal/names"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // InvalidError refuses a request that cannot be meant.
