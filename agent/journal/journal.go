@@ -34,7 +34,7 @@ func (j *Journal) prepare() error {
 				return err
 			}
 		}
-		state, err := stateOf(tx)
+		state, err := j.stateOf(tx)
 		if err != nil {
 			return err
 		}
@@ -47,16 +47,23 @@ func (j *Journal) prepare() error {
 	})
 }
 
-func stateOf(tx *bolt.Tx) (*journalv1.AgentRecord, error) {
+func (j *Journal) stateOf(tx *bolt.Tx) (*journalv1.AgentRecord, error) {
 	state := new(journalv1.AgentRecord)
-	return state, proto.Unmarshal(tx.Bucket(stateBucket).Get(stateKey), state)
+	return state, j.decode(tx.Bucket(stateBucket).Get(stateKey), state)
+}
+
+func (j *Journal) decode(data []byte, into proto.Message) error {
+	if err := proto.Unmarshal(data, into); err != nil {
+		return &DamagedError{Path: j.path, Reason: err.Error()}
+	}
+	return nil
 }
 
 // State returns the agent's own state.
 func (j *Journal) State() (*journalv1.AgentRecord, error) {
 	var state *journalv1.AgentRecord
 	err := j.view(func(tx *bolt.Tx) (err error) {
-		state, err = stateOf(tx)
+		state, err = j.stateOf(tx)
 		return err
 	})
 	return state, err
@@ -65,7 +72,7 @@ func (j *Journal) State() (*journalv1.AgentRecord, error) {
 // Update changes the agent's own state. When change fails, nothing is changed.
 func (j *Journal) Update(change func(*journalv1.AgentRecord) error) error {
 	return j.update(func(tx *bolt.Tx) error {
-		state, err := stateOf(tx)
+		state, err := j.stateOf(tx)
 		if err != nil {
 			return err
 		}
@@ -121,7 +128,7 @@ func (j *Journal) Task(id string) (*journalv1.TaskRecord, error) {
 			return nil
 		}
 		rec = new(journalv1.TaskRecord)
-		return proto.Unmarshal(data, rec)
+		return j.decode(data, rec)
 	})
 	return rec, err
 }
@@ -171,7 +178,7 @@ func (j *Journal) Quarantines() ([]*journalv1.QuarantineRecord, error) {
 		return tx.Bucket(quarantineBucket).ForEach(func(_, data []byte) error {
 			rec := new(journalv1.QuarantineRecord)
 			all = append(all, rec)
-			return proto.Unmarshal(data, rec)
+			return j.decode(data, rec)
 		})
 	})
 	return all, err
