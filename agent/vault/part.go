@@ -106,7 +106,7 @@ func (p *part) write(b []byte) (int, error) {
 		return 0, p.err
 	}
 	n, err := p.f.Write(b)
-	p.digest.Write(b[:n])
+	p.digest.Write(b[:n]) //nolint:errcheck // a hash takes everything
 	if err == nil {
 		err = p.flush()
 	}

@@ -65,10 +65,10 @@ func (g *growth) broadcast() {
 	g.changed = make(chan struct{})
 }
 
-func (g *growth) now() (written int64, ended bool, err error, changed <-chan struct{}) {
+func (g *growth) now() (written int64, ended bool, changed <-chan struct{}, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.written, g.ended, g.err, g.changed
+	return g.written, g.ended, g.changed, g.err
 }
 
 // dup returns a descriptor of the file, nil if the file is not or no longer being received.
@@ -156,7 +156,7 @@ func (r *Reader) Wait(ctx context.Context, offset int64) (int64, error) {
 		return r.size, nil
 	}
 	for {
-		written, ended, err, changed := r.growth.now()
+		written, ended, changed, err := r.growth.now()
 		switch {
 		case err != nil:
 			return written, err

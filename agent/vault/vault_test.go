@@ -45,7 +45,7 @@ func snapshot(pages int) []byte {
 	chacha := rand.NewChaCha8([32]byte{7})
 	chacha.Read(data)
 	sum := sha256.Sum256(data)
-	return append(data, sum[:]...)
+	return slices.Concat(data, sum[:])
 }
 
 func describe(name string, data []byte) *requorumv1.Manifest {
@@ -896,7 +896,7 @@ func TestReaderLearnsHowReceivingEnded(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer reader.Close()
-			if n, err := reader.ReadAt(make([]byte, 200), 0); n != 100 || err != io.EOF {
+			if n, err := reader.ReadAt(make([]byte, 200), 0); n != 100 || !errors.Is(err, io.EOF) {
 				t.Errorf("read %d, %v", n, err)
 			}
 			waiting := make(chan error)

@@ -29,7 +29,7 @@ func Ports(n int) ([]int, error) {
 			failed = errors.Join(fmt.Errorf("no %d free ports between %d and %d", n, lowest, highest), failed)
 			break
 		}
-		port := lowest + rand.IntN(highest-lowest)
+		port := lowest + rand.N(highest-lowest)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			failed = err

@@ -308,5 +308,5 @@ func (n *Node) StopEtcd() error {
 	if err != nil {
 		return err
 	}
-	return rt.Halt(context.Background()) //nolint:contextcheck // stopping must not end halfway
+	return rt.Halt(context.Background()) // stopping must not end halfway
 }
