@@ -330,7 +330,9 @@ func (f *fake) WatchOperation(req *requorumv1.WatchOperationRequest, stream grpc
 }
 
 func (f *fake) CancelOperation(_ context.Context, req *requorumv1.CancelOperationRequest) (*requorumv1.CancelOperationResponse, error) {
-	return &requorumv1.CancelOperationResponse{Operation: f.op}, f.accept(req)
+	op := proto.CloneOf(f.op)
+	op.State, op.Phase, op.CancelRequested = requorumv1.OperationState_OPERATION_STATE_REVERTING, requorumv1.Phase_PHASE_REVERTING, true
+	return &requorumv1.CancelOperationResponse{Operation: op}, f.accept(req)
 }
 
 func (f *fake) CreateToken(_ context.Context, req *requorumv1.CreateTokenRequest) (*requorumv1.CreateTokenResponse, error) {

@@ -206,10 +206,18 @@ operation has passed the step after which there is no way back.`,
 				if err != nil {
 					return err
 				}
+				op := resp.GetOperation()
+				if op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+					return &RefusedError{Message: live.Title(op) + ": it has succeeded and cannot be cancelled any more"}
+				}
 				if p.settings.format != output.Table {
 					return output.Message(p.out, p.settings.format, resp)
 				}
-				_, err = fmt.Fprintf(p.out, "%s: cancellation was asked for; everything is being put back\n", live.Title(resp.GetOperation()))
+				if live.Ended(op) {
+					_, err := fmt.Fprintf(p.out, "%s: it has ended already (%s), and everything is as it was before\n", live.Title(op), live.State(op.GetState()))
+					return err
+				}
+				_, err = fmt.Fprintf(p.out, "%s: cancellation was asked for; everything is being put back\n", live.Title(op))
 				p.hint("follow it with: requorum operation watch %s", args[0])
 				return err
 			})
