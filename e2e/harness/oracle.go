@@ -110,12 +110,12 @@ func (c *Cluster) leftNow() []string {
 		}
 		rel, base := strings.TrimPrefix(path, c.Dir+"/"), d.Name()
 		switch {
-		case strings.Contains(base, ".quarantine-"):
+		case strings.Contains(base, "quarantine-"):
 			if !kept[path] {
 				left = append(left, rel)
 			}
 			return fs.SkipDir
-		case strings.Contains(base, ".staging-"):
+		case strings.Contains(base, "staging-"):
 			left = append(left, rel)
 			return fs.SkipDir
 		case base == "member": // etcd's own
