@@ -41,10 +41,10 @@ func (n *narrator) line(text string) {
 }
 
 // title begins a chapter.
-func (n *narrator) title(format string, args ...any) {
+func (n *narrator) title(text string) {
 	n.chapter++
 	n.line("")
-	n.line(n.paint(bold, fmt.Sprintf("%d. %s", n.chapter, fmt.Sprintf(format, args...))))
+	n.line(n.paint(bold, fmt.Sprintf("%d. %s", n.chapter, text)))
 }
 
 func (n *narrator) say(format string, args ...any) { n.line("   " + fmt.Sprintf(format, args...)) }
