@@ -7,11 +7,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/requorum/requorum/agent/member"
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/etcdtest"
 )
 
@@ -118,6 +120,26 @@ func TestTokenOfAnEarlierLoginIsRenewed(t *testing.T) {
 	c.Stop(0)
 	c.Restart(0) // forgets its tokens
 	must(t, m.LinearizableRead(t.Context()))
+}
+
+// A member on restored data has applied less than the token's index says, and lets a call with it wait for ever.
+func TestTokenFromBeforeARestoreIsNotShown(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{Auth: true})
+	cfg := config(c, 0)
+	cfg.DialTimeout = time.Second
+	m := member.New(cfg, hclog.NewNullLogger())
+	member.LoggedIn(m, "aaaaaaaaaaaaaaaa.1000000", "1")
+	if state := m.Status(t.Context()); state.Serving {
+		t.Error("etcd answers a token of an index that it has not reached: nothing is tested")
+	}
+	if state := m.Status(t.Context()); !state.Serving {
+		t.Errorf("the token is shown again: %s", state.Error)
+	}
+	clusterID := m.Status(t.Context()).ClusterId
+	member.LoggedIn(m, "aaaaaaaaaaaaaaaa.1000000", "1")
+	if _, err := m.Verify(t.Context(), &agentv1.Verify{ClusterId: clusterID}); err != nil {
+		t.Errorf("the token of another cluster is shown: %v", err)
+	}
 }
 
 func TestCertificateOfAUserLogsIn(t *testing.T) {

@@ -112,18 +112,41 @@ func (m *Member) explain(ctx context.Context, endpoint string, err error) error 
 
 // askLoggedIn asks with the token of the last login, if there was one, and logs in where etcd wants it.
 func (m *Member) askLoggedIn(ctx context.Context, conn *grpc.ClientConn, f ask) error {
-	m.mu.Lock()
-	token := m.token
-	m.mu.Unlock()
-	err := f(withToken(ctx, token), conn)
+	known := m.lastToken()
+	err := f(withToken(ctx, known.text), conn)
+	if isAny(etcdError(err), context.DeadlineExceeded) {
+		m.forget(known) // the member may be waiting for the token's index, and would the next time
+	}
 	if m.cfg.Username == "" || !wantsLogin(etcdError(err)) {
 		return err
 	}
-	token, err = m.login(ctx, conn)
+	fresh, err := m.login(ctx, conn)
 	if err != nil {
 		return err
 	}
-	return f(withToken(ctx, token), conn)
+	return f(withToken(ctx, fresh), conn)
+}
+
+func (m *Member) lastToken() token {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.token
+}
+
+// forget makes the next call log in, unless there was another login meanwhile.
+func (m *Member) forget(old token) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.token == old {
+		m.token = token{}
+	}
+}
+
+// forgetOthers makes the next call log in if the last login was to another cluster than that.
+func (m *Member) forgetOthers(clusterID string) {
+	if known := m.lastToken(); clusterID != "" && known.clusterID != clusterID {
+		m.forget(known)
+	}
 }
 
 func (m *Member) login(ctx context.Context, conn *grpc.ClientConn) (string, error) {
@@ -141,7 +164,7 @@ func (m *Member) login(ctx context.Context, conn *grpc.ClientConn) (string, erro
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.token = r.Token
+	m.token = token{text: r.Token, clusterID: id(r.GetHeader().GetClusterId())}
 	return r.Token, nil
 }
 

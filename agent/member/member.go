@@ -37,7 +37,14 @@ type Member struct {
 	log hclog.Logger
 
 	mu    sync.Mutex
-	token string // of the last login, empty before it
+	token token // of the last login
+}
+
+// token is what a login brings. etcd's simple tokens end in the raft index of the login, and a member that has not
+// applied so much yet, as after a restore, waits for it instead of refusing the token.
+type token struct {
+	text      string // empty before the first login
+	clusterID string // of the cluster that gave it
 }
 
 // New returns a Member. It does not connect.

@@ -18,6 +18,7 @@ import (
 // checked. It fails with a *NotReadyError where a later attempt may succeed, and with a *MismatchError where
 // the member is another than expected, CORRUPT, or refuses the user.
 func (m *Member) Verify(ctx context.Context, want *agentv1.Verify) (*agentv1.Verified, error) {
+	m.forgetOthers(want.ClusterId)
 	state, err := m.status(ctx)
 	if err != nil {
 		return nil, m.unready(err)
