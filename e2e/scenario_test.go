@@ -95,8 +95,11 @@ func (s *story) commands() map[string]func(args []string, note string) {
 		"wait-fired": s.waitFired, // until every fault took effect; what it killed is gone
 		"kill":       s.kill,      // controller | agent NODE | etcd NODE
 		"start":      s.start,     // controller | agent NODE
-		"wipe":       s.wipe,      // NODE
+		"wipe":       s.wipe,      // NODE: its data directory is gone
+		"damage":     s.damage,    // NODE: its database is garbage
 		"settle":     s.settle,
+		"given-up":   s.givenUp, // until the controller reverts
+		"serving":    s.serving, // NODES serve what was last written, at this moment
 	}
 }
 
@@ -170,8 +173,27 @@ func (s *story) start(args []string, _ string) {
 	s.c.StartAgain(args[len(args)-1])
 }
 
+func (s *story) damage(args []string, _ string) {
+	db := filepath.Join(s.c.Node(args[0]).DataDir, "member", "snap", "db")
+	if err := os.WriteFile(db, []byte("garbage"), 0o600); err != nil {
+		s.Fatal(err)
+	}
+}
+
 func (s *story) wipe(args []string, _ string) { s.c.Wipe(args[0]) }
 func (s *story) settle([]string, string)      { s.c.Settle() }
+
+// givenUp waits until the newest operation reverts.
+func (s *story) givenUp([]string, string) {
+	err := s.c.Until("the controller does not give the restore up", func() bool {
+		return s.c.Operations()[0].GetState() == requorumv1.OperationState_OPERATION_STATE_REVERTING
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *story) serving(nodes []string, _ string) { holds(s.T, s.c, s.written, nodes...) }
 
 // report says how things stand, in words that do not change from run to run.
 func (s *story) report() string {

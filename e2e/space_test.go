@@ -32,7 +32,7 @@ func TestDiskFull(t *testing.T) {
 	r := c.Expect(3, "restore", "--snapshot", "fits", "--yes")
 	says(t, r, "space on etcd-3", "needed", "nothing was stopped or changed")
 
-	fill(t, filepath.Join(c.Vault("etcd-2"), "ballast"), 3<<20) // below what the agent leaves free
+	ballast(t, filepath.Join(c.Vault("etcd-2"), "ballast"), 3<<20) // below what the agent leaves free
 	r = c.CLI("snapshot", "save", "--name", "does-not-fit")
 	if r.Code != 3 && r.Code != 4 {
 		t.Errorf("want exit code 3 or 4\n%s", r)
@@ -82,7 +82,7 @@ func mount(t *testing.T, dir string, mebibytes int) {
 	})
 }
 
-func fill(t *testing.T, path string, bytes int) {
+func ballast(t *testing.T, path string, bytes int) {
 	t.Helper()
 	if err := os.WriteFile(path, make([]byte, bytes), 0o600); err != nil {
 		t.Fatal(err)

@@ -292,3 +292,13 @@ func (c *Cluster) must(err error) {
 		c.t.Fatal(err)
 	}
 }
+
+// Until waits until ready, or returns an error that says what took too long.
+func (c *Cluster) Until(what string, ready func() bool) error {
+	return c.until(what, func(context.Context) error {
+		if ready() {
+			return nil
+		}
+		return errors.New("not yet")
+	})
+}
