@@ -53,7 +53,7 @@ to stdout. It is shown once and is a secret. Needs the role admin.`,
 	flags := command.Flags()
 	// A new cluster has no name to be guessed, so this one is not optional.
 	flags.StringVar(&req.Cluster, "cluster", "", "`NAME` of the cluster that nodes join with it")
-	flags.Var(&ttl, "ttl", "how long it is good for (default 1h)")
+	timeFlag(flags, &ttl, "ttl", "how long it is good for (default 1h)")
 	flags.StringVar(&req.Node, "node", "", "the only `NODE` that may use it; it may also enrol that node again")
 	p.requestIDFlag(command, &req.RequestId)
 	complete(command, "cluster", p.completeClusters)
@@ -130,7 +130,7 @@ Roles:
 	flags.StringVar(&f.name, "name", "", "`NAME` of the operator")
 	flags.StringVar(&f.role, "role", "", "viewer, operator or admin")
 	flags.StringVar(&f.out, "out", "", "`DIR` to write to; made if it is not there")
-	flags.Var(&f.ttl, "ttl", "how long the certificate is good for (default one year)")
+	timeFlag(flags, &f.ttl, "ttl", "how long the certificate is good for (default one year)")
 	complete(command, "role", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return []string{"viewer\tmay look", "operator\tmay also save and restore", "admin\tmay everything"}, cobra.ShellCompDirectiveNoFileComp
 	})

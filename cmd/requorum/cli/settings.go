@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/requorum/requorum/cmd/requorum/cli/output"
 	"github.com/requorum/requorum/internal/config"
@@ -127,4 +128,10 @@ func (c clientConfig) relativeTo(dir string) clientConfig {
 		}
 	}
 	return c
+}
+
+// timeFlag adds a flag whose default, which the controller knows, stands in its usage.
+func timeFlag(flags *pflag.FlagSet, d *config.Duration, name, usage string) {
+	flags.Var(d, name, usage)
+	flags.Lookup(name).DefValue = ""
 }
