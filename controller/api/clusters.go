@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -114,7 +115,12 @@ func (s clusters) node(rec *journalv1.NodeRecord, facts *agentv1.NodeFacts) *req
 	if !info.Seen.IsZero() {
 		n.LastSeen = timestamppb.New(info.Seen)
 	}
+	if !info.Connected && n.GetMember() != nil { // what it was last seen as is not what it is
+		n.Member = proto.CloneOf(n.GetMember())
+		n.Member.Serving, n.Member.Leader, n.Member.Error = false, "", "its agent is not connected"
+	}
 	if facts != nil {
+		n.Generation, n.Fenced = facts.GetGeneration(), facts.GetFenced()
 		n.Member, n.VaultFreeBytes, n.DataFreeBytes, n.Problem = facts.GetMember(), facts.GetVaultFreeBytes(), facts.GetDataFreeBytes(), facts.GetProblem()
 		n.LastSeen = timestamppb.New(time.Now())
 	}

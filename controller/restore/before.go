@@ -38,7 +38,8 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 	return run.Journal(func(rec *journalv1.OperationRecord) {
 		job := rec.GetRestore()
 		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
-		job.Generation, job.Holders = p.cluster.GetGeneration()+1, snapshot.GoodOn(p.copies)
+		job.HadLeader = p.hadLeader()
+		job.Spec, job.Generation, job.Holders = p.spec, p.newest+1, snapshot.GoodOn(p.copies)
 		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
 	})
 }

@@ -289,6 +289,21 @@ func (p *prepared) votersAmong() int {
 	return n
 }
 
+// checkRevision chooses by how much the revision is raised, unless that was asked for: so much that it
+// passes every revision that clients may have seen, however often the cluster was restored before.
+func (p *prepared) checkRevision() {
+	from := p.snapshot.GetManifest().GetRevision()
+	switch {
+	case p.spec.GetNoBump():
+		p.warn("revision", "", "the revision goes back to that of the snapshot", "clients that watch may not notice that data changed; leave out --no-bump")
+	case p.spec.GetBumpRevision() == 0:
+		p.spec.BumpRevision = defaultBump + uint64(max(0, p.highest-from))
+	case from+int64(p.spec.GetBumpRevision()) <= p.highest:
+		p.fail("revision", "", fmt.Sprintf("raised by %d the revision would be %d, and clients have seen %d", p.spec.GetBumpRevision(), from+int64(p.spec.GetBumpRevision()), p.highest),
+			fmt.Sprintf("leave out --bump-revision, or give more than %d", p.highest-from))
+	}
+}
+
 // checkLoss tells what a restore throws away.
 func (p *prepared) checkLoss() {
 	live := p.liveRevision()
@@ -299,9 +314,6 @@ func (p *prepared) checkLoss() {
 		p.warn("newer data", "", fmt.Sprintf("the cluster is at revision %d, the snapshot at %d: what is newer will be gone", live, p.snapshot.GetManifest().GetRevision()), "it is kept in a safety snapshot")
 	default:
 		p.pass("newer data", "nothing newer than the snapshot is lost")
-	}
-	if p.spec.GetNoBump() {
-		p.warn("revision", "", "the revision goes back to that of the snapshot", "clients that watch may not notice that data changed; leave out --no-bump")
 	}
 	if p.spec.GetSkipHashCheck() {
 		p.warn("hashes", "", "hash checks are skipped on request", "a damaged file would be restored")

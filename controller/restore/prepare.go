@@ -38,6 +38,8 @@ type prepared struct {
 	snapshot *requorumv1.Snapshot
 	facts    map[string]*agentv1.NodeFacts
 	copies   []*requorumv1.Copy
+	highest  int64                      // revision that clients may have seen
+	newest   uint64                     // generation that any node has
 	members  []*requorumv1.ListedMember // of the cluster as it is, or as the snapshot knew it
 	nodes    []*journalv1.RestoreNode
 	checks   []*requorumv1.Check
@@ -71,8 +73,6 @@ func (j *Jobs) Resolve(req *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, er
 	switch {
 	case spec.GetNoBump() && spec.GetBumpRevision() != 0:
 		return nil, &snapshot.InvalidError{Message: "no_bump and bump_revision exclude each other"}
-	case !spec.GetNoBump() && spec.GetBumpRevision() == 0:
-		spec.BumpRevision = defaultBump
 	case spec.GetBumpRevision() > 1<<62:
 		return nil, &snapshot.InvalidError{Message: "bump_revision is too large: revisions are 63-bit numbers"}
 	}
@@ -108,6 +108,10 @@ func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreS
 		return p, nil
 	}
 	p.findMembers()
+	if err := j.findHighest(p); err != nil {
+		return nil, err
+	}
+	p.checkRevision()
 	p.checkNodes()
 	p.checkCopies()
 	p.checkVersions()
@@ -192,6 +196,16 @@ func (p *prepared) leader() string {
 	return ""
 }
 
+// hadLeader tells whether any member sees a leader.
+func (p *prepared) hadLeader() bool {
+	for _, f := range p.facts {
+		if f.GetMember().GetServing() && f.GetMember().GetLeader() != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // liveRevision returns the highest revision that a member tells, 0 if none answers.
 func (p *prepared) liveRevision() int64 {
 	var highest int64
@@ -201,6 +215,27 @@ func (p *prepared) liveRevision() int64 {
 		}
 	}
 	return highest
+}
+
+// findHighest finds the highest revision that clients may have seen: as a member tells, as one was last
+// seen, or as a snapshot has it; and the newest generation, which a controller that came back from an
+// old backup learns from the nodes.
+func (j *Jobs) findHighest(p *prepared) error {
+	p.highest, p.newest = p.liveRevision(), p.cluster.GetGeneration()
+	for _, node := range p.enrolled {
+		info := j.Fleet.Info(dispatch.Key{Cluster: p.spec.GetCluster(), Node: node})
+		p.highest, p.newest = max(p.highest, info.Member.GetRevision()), max(p.newest, info.Generation, p.facts[node].GetGeneration())
+	}
+	all, err := j.Catalog.Snapshots(p.spec.GetCluster())
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s.GetKind() != requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED { // that may be another cluster's
+			p.highest = max(p.highest, s.GetManifest().GetRevision())
+		}
+	}
+	return nil
 }
 
 func (p *prepared) leftOut() []string {

@@ -32,6 +32,9 @@ func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
 	}
 	kind, node, name := requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, planned.GetNode(), planned.GetName()
 	m, err := saveOne(ctx, run, node, name, kind)
+	if err != nil && !run.Restore().GetHadLeader() && ctx.Err() == nil { // such a cluster may not even let us log in
+		return run.Warn("the cluster has lost its quorum, and no safety snapshot could be taken: %v; the old data directories are kept", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -44,8 +44,8 @@ func (j *Jobs) Plan(ctx context.Context, req *requorumv1.RestoreSpec) (*requorum
 	}
 	m := p.snapshot.GetManifest()
 	plan := &requorumv1.RestorePlan{
-		Spec: spec, Snapshot: p.snapshot, Checks: p.checks, Refused: p.failed(),
-		EstimatedDowntime: durationpb.New(estimate(m.GetSize())), Revision: m.GetRevision() + int64(spec.GetBumpRevision()),
+		Spec: p.spec, Snapshot: p.snapshot, Checks: p.checks, Refused: p.failed(),
+		EstimatedDowntime: durationpb.New(estimate(m.GetSize())), Revision: m.GetRevision() + int64(p.spec.GetBumpRevision()),
 	}
 	for _, n := range p.nodes {
 		plan.Nodes = append(plan.Nodes, p.nodePlan(n))

@@ -78,6 +78,14 @@ func (j *Jobs) swap(ctx context.Context, run *operation.Run) error {
 	})
 }
 
+// swapBack puts a node's old data back; nothing of it stays in quarantine.
 func (j *Jobs) swapBack(ctx context.Context, run *operation.Run, node string) error {
-	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_SwapBack{SwapBack: &agentv1.SwapBack{RestoreId: run.ID()}}})
+	err := unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_SwapBack{SwapBack: &agentv1.SwapBack{RestoreId: run.ID()}}})
+	if err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		op := rec.GetOperation()
+		op.Quarantines = slices.DeleteFunc(op.GetQuarantines(), func(q *requorumv1.Quarantine) bool { return q.GetNode() == node })
+	})
 }

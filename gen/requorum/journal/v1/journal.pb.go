@@ -338,7 +338,9 @@ type RestoreJob struct {
 	// Name of the safety snapshot, chosen before it is saved.
 	SafetyName string `protobuf:"bytes,16,opt,name=safety_name,json=safetyName,proto3" json:"safety_name,omitempty"`
 	// Nodes that held a good copy when the restore began.
-	Holders       []string `protobuf:"bytes,17,rep,name=holders,proto3" json:"holders,omitempty"`
+	Holders []string `protobuf:"bytes,17,rep,name=holders,proto3" json:"holders,omitempty"`
+	// Whether any member saw a leader when the restore began, so that the cluster had its quorum.
+	HadLeader     bool `protobuf:"varint,18,opt,name=had_leader,json=hadLeader,proto3" json:"had_leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +492,13 @@ func (x *RestoreJob) GetHolders() []string {
 		return x.Holders
 	}
 	return nil
+}
+
+func (x *RestoreJob) GetHadLeader() bool {
+	if x != nil {
+		return x.HadLeader
+	}
+	return false
 }
 
 // RestoreNode is one node of a restore.
@@ -1172,7 +1181,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.requorum.agent.v1.CopyFactsR\x05facts\x121\n" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x18\n" +
 	"\aholders\x18\a \x03(\tR\aholders\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05force\"\x83\x06\n" +
+	"\x05force\x18\b \x01(\bR\x05force\"\xa2\x06\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1197,7 +1206,9 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05after\x18\x0f \x01(\v2 .requorum.journal.v1.SnapshotJobR\x05after\x12\x1f\n" +
 	"\vsafety_name\x18\x10 \x01(\tR\n" +
 	"safetyName\x12\x18\n" +
-	"\aholders\x18\x11 \x03(\tR\aholders\"\xc6\x01\n" +
+	"\aholders\x18\x11 \x03(\tR\aholders\x12\x1d\n" +
+	"\n" +
+	"had_leader\x18\x12 \x01(\bR\thadLeader\"\xc6\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
