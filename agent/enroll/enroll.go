@@ -226,8 +226,19 @@ func (o Options) ask(ctx context.Context, token pki.Token, key crypto.Signer) (_
 	if mismatch := verdict.Load(); err != nil && mismatch != nil {
 		return nil, *mismatch
 	}
+	if st, ok := status.FromError(err); ok && err != nil {
+		return nil, &answerError{st}
+	}
 	return answer, err
 }
+
+// answerError is an error of the controller in its own words, without gRPC's around them.
+type answerError struct{ status *status.Status }
+
+func (e *answerError) Error() string { return e.status.Message() }
+
+// GRPCStatus returns the status, for status.Code.
+func (e *answerError) GRPCStatus() *status.Status { return e.status }
 
 // remembering keeps the error with which config refused the server, of which gRPC tells the text only.
 func remembering(config *tls.Config) (*tls.Config, *atomic.Pointer[error]) {
