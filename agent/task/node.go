@@ -72,7 +72,7 @@ func (n *Node) Do(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv
 }
 
 // doCopy does what is about copies of snapshots.
-func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (result *agentv1.TaskResult, err error, known bool) { //nolint:revive,staticcheck // known goes with both
+func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (result *agentv1.TaskResult, err error, known bool) { //nolint:revive // known goes with both
 	switch spec := task.GetSpec().(type) {
 	case *agentv1.Task_SaveCopy:
 		result, err = n.save(ctx, spec.SaveCopy, p)

@@ -108,8 +108,8 @@ func nodeOf(t *testing.T, name string, rt *fakeRuntime) *testNode {
 	must(t, err)
 	n := &testNode{t: t, runtime: rt, name: name}
 	n.Node = &Node{Vault: v, Runtime: rt, Grants: &transfer.Grants{}, Journal: obeying(t, file(t)), Log: hclog.NewNullLogger()}
-	n.Node.Fetcher = transfer.NewFetcher(v, n.dial, hclog.NewNullLogger(), transfer.Options{})
-	n.Node.Member = func(ctx context.Context) (Member, error) {
+	n.Fetcher = transfer.NewFetcher(v, n.dial, hclog.NewNullLogger(), transfer.Options{})
+	n.Member = func(ctx context.Context) (Member, error) {
 		if n.member != nil {
 			return n.member, nil
 		}
@@ -245,8 +245,12 @@ func TestInspectTellsWhatARestoreDependsOn(t *testing.T) {
 		f.GetDataFreeBytes() == 0 || f.GetVaultFreeBytes() == 0 || !f.GetSharedFileSystem() || len(f.GetQuarantinePaths()) != 1 || f.GetUid() != uint32(os.Geteuid()) {
 		t.Errorf("%v", f)
 	}
+}
+
+func TestInspectOfAMemberThatDoesNotRun(t *testing.T) {
+	n := nodeOf(t, "etcd-1", serving(t))
 	must(t, n.runtime.Stop(t.Context()))
-	f = n.do(inspect()).GetNode()
+	f := n.do(inspect()).GetNode()
 	if f.GetRunning() || f.GetMember().GetServing() || f.GetMember().GetError() == "" || !f.GetHasData() || f.GetMember().GetDbSize() == 0 || f.GetMember().GetName() != "m1" {
 		t.Errorf("not running: %v", f)
 	}
