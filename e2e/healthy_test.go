@@ -52,6 +52,9 @@ func TestRestoreHealthyCluster(t *testing.T) {
 	nothingLeft(t, c)
 
 	restore(t, c, op.GetSafetySnapshot())
+	if _, again := serving(t, c); again <= revision {
+		t.Errorf("the second restore took the revision from %d to %d: clients would not notice", revision, again)
+	}
 	if diff := c.Now().Diff(later); diff != "" {
 		t.Errorf("after restoring the safety snapshot: %s", diff)
 	}

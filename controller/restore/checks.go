@@ -296,8 +296,10 @@ func (p *prepared) checkRevision() {
 	switch {
 	case p.spec.GetNoBump():
 		p.warn("revision", "", "the revision goes back to that of the snapshot", "clients that watch may not notice that data changed; leave out --no-bump")
+	case p.spec.GetBumpRevision() == 0 && from+defaultBump >= p.highest+bumpMargin:
+		p.spec.BumpRevision = defaultBump
 	case p.spec.GetBumpRevision() == 0:
-		p.spec.BumpRevision = defaultBump + uint64(max(0, p.highest-from))
+		p.spec.BumpRevision = uint64(p.highest - from + defaultBump)
 	case from+int64(p.spec.GetBumpRevision()) <= p.highest:
 		p.fail("revision", "", fmt.Sprintf("raised by %d the revision would be %d, and clients have seen %d", p.spec.GetBumpRevision(), from+int64(p.spec.GetBumpRevision()), p.highest),
 			fmt.Sprintf("leave out --bump-revision, or give more than %d", p.highest-from))

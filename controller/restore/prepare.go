@@ -21,6 +21,7 @@ import (
 
 const (
 	defaultBump       = 1_000_000_000
+	bumpMargin        = 100_000_000 // room for what is written between the checks and the stop
 	defaultQuarantine = 72 * time.Hour
 	oldSnapshot       = 72 * time.Hour // older ones get a warning
 )

@@ -47,7 +47,7 @@ func (p *program) restoreCommand() *cobra.Command {
 	flags.StringVar(&f.spec.Snapshot, "snapshot", "", "`NAME` of the snapshot, or latest")
 	flags.BoolVar(&f.plan, "plan", false, "show what would be done, and end")
 	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
-	flags.Uint64Var(&f.spec.BumpRevision, "bump-revision", 0, "add `N` to the snapshot's revision (default one billion more than clients may have seen)")
+	flags.Uint64Var(&f.spec.BumpRevision, "bump-revision", 0, "add `N` to the snapshot's revision (default one billion, or more if clients may have seen higher ones)")
 	flags.BoolVar(&f.spec.NoBump, "no-bump", false, "keep the snapshot's revision; watchers may miss that the data changed")
 	flags.BoolVar(&f.spec.SkipHashCheck, "skip-hash-check", false, "accept a file whose trailing SHA-256 is missing or does not fit")
 	flags.StringSliceVar(&f.spec.Nodes, "nodes", nil, "`NODES`, joined by commas, whose members form the restored cluster; those left out are fenced (default all)")

@@ -282,8 +282,8 @@ type RestoreSpec struct {
 	// Nodes whose members form the restored cluster; empty for all enrolled nodes. Every enrolled node
 	// that is left out is fenced by the new generation.
 	Nodes []string `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	// Added to the snapshot's revision so that clients never see it go backwards; 0 for one billion more
-	// than the highest revision that clients may have seen. The revision reached is marked compacted, so
+	// Added to the snapshot's revision so that clients never see it go backwards; 0 for one billion,
+	// or more where clients may have seen higher revisions. The revision reached is marked compacted, so
 	// that watches fail and clients list again.
 	BumpRevision uint64 `protobuf:"varint,4,opt,name=bump_revision,json=bumpRevision,proto3" json:"bump_revision,omitempty"`
 	// Keep the snapshot's own revision. Watchers may then miss that the data changed.
