@@ -77,7 +77,7 @@ func (c *Cluster) sameHash(ctx context.Context, nodes []string, revision int64) 
 }
 
 // LeftBehind lists what should not be there: staging directories, partial files, copies of snapshots that are not in the
-// catalog, quarantine directories of restores that did not succeed, and processes that nobody looks after. It waits a
+// catalog or were made on the way to something that failed, quarantine directories of restores that did not succeed, and processes that nobody looks after. It waits a
 // little for what is being removed.
 func (c *Cluster) LeftBehind() []string {
 	c.t.Helper()
@@ -147,13 +147,17 @@ func (c *Cluster) quarantines() map[string]bool {
 	return kept
 }
 
-// snapshots are the names of what may be in a vault.
+// snapshots are the names of what may be in a vault: ready, and made by an operation that succeeded.
 func (c *Cluster) snapshots() map[string]bool {
+	done := map[string]bool{}
+	for _, op := range c.Operations() {
+		done[op.GetId()] = op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED
+	}
 	good := map[string]bool{}
 	c.must(c.until("the controller does not answer", func(ctx context.Context) error {
 		resp, err := requorumv1.NewSnapshotServiceClient(c.Conn()).ListSnapshots(ctx, &requorumv1.ListSnapshotsRequest{Cluster: Name})
 		for _, s := range resp.GetSnapshots() {
-			good[s.GetName()] = s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_READY
+			good[s.GetName()] = s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_READY && done[s.GetOperationId()]
 		}
 		return err
 	}))
