@@ -287,3 +287,40 @@ func newest(t *testing.T, c *harness.Cluster) *requorumv1.Operation {
 	}
 	return all[0]
 }
+
+// Without a quorum a member lets nobody log in, so nothing can be asked of it; the restore goes on all the same.
+func TestAuthenticationWithoutQuorum(t *testing.T) {
+	t.Parallel()
+	password := filepath.Join(t.TempDir(), "password")
+	must(t, os.WriteFile(password, []byte("secret\n"), 0o600))
+	c := harness.Start(t, harness.Options{Configure: func(_ string, a *agent.Config) {
+		a.Etcd.Username, a.Etcd.PasswordFile = "root", password
+	}})
+	c.Write(200)
+	enableAuth(t, c)
+	save(t, c, "before")
+	saved := c.Now()
+	for _, node := range []string{"etcd-1", "etcd-2"} {
+		must(t, c.Process(node).Kill()) // so that it does not start etcd again before the disk is lost
+		c.KillEtcd(node)
+		c.Wipe(node)
+		must(t, c.Process(node).Start())
+	}
+	must(t, c.Process("etcd-3").Kill()) // the login that it had is gone
+	must(t, c.Process("etcd-3").Start())
+	eventually(t, "the agents are connected", func(ctx context.Context) error {
+		r := c.CLI("restore", "--snapshot", "before", "--plan")
+		if r.Code != 0 {
+			return fmt.Errorf("%s", r)
+		}
+		return ctx.Err()
+	})
+	op := restore(t, c, "before")
+	if op.GetSafetySnapshot() != "" || len(op.GetWarnings()) == 0 {
+		t.Errorf("no safety snapshot can be taken, and that is to be said: %v", op)
+	}
+	c.DropClients()
+	holds(t, c, saved)
+	authIsOn(t, c)
+	nothingLeft(t, c)
+}

@@ -40,8 +40,8 @@ func (m Member) ListenURLs() []string {
 	return slices.Concat(m.ListenClientURLs, m.ListenPeerURLs, m.ListenOtherURLs)
 }
 
-// Runtime runs etcd on this node. Its methods may be called at any time, by one caller at a time, and
-// judge by the node, not by what was called before: another Runtime value, say of the agent's next
+// Runtime runs etcd on this node. Its methods are safe for concurrent use and judge by the node, not by
+// what was called before: another Runtime value, say of the agent's next
 // process, carries on where this one ended.
 type Runtime interface {
 	// Name is the kind of the runtime, such as "process".

@@ -2,7 +2,9 @@
 package serve
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -142,6 +144,9 @@ func token(flag, file string) (string, error) {
 		return os.Getenv("REQUORUM_TOKEN"), nil
 	}
 	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil // an agent that is enrolled needs none; one that is not says so
+	}
 	if err != nil {
 		return "", fmt.Errorf("join token: %w", err)
 	}
