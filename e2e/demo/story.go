@@ -35,7 +35,7 @@ func (s *story) tell(ctx context.Context) (err error) {
 	if err := s.start(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.end()) }() //nolint:contextcheck // the end comes in any case
+	defer func() { err = errors.Join(err, s.end()) }()
 	for _, chapter := range []func(context.Context) error{s.save, s.change, s.restore, s.destroy, s.restoreAgain} {
 		if err := chapter(ctx); err != nil {
 			return err
@@ -52,12 +52,12 @@ func (s *story) start(ctx context.Context) error {
 		return err
 	}
 	if s.client, err = dial(s.endpoints()...); err != nil {
-		return errors.Join(err, s.cluster.Stop()) //nolint:contextcheck // it stops whether or not the story was stopped
+		return errors.Join(err, s.cluster.Stop()) // it stops whether or not the story was stopped
 	}
 	s.say("A controller, and three nodes with an agent and an etcd member each, run on this machine.")
 	err = s.fill(ctx)
 	if err != nil {
-		err = errors.Join(err, s.end()) //nolint:contextcheck // the end comes in any case
+		err = errors.Join(err, s.end())
 	}
 	return err
 }
