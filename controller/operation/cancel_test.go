@@ -10,6 +10,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/store"
 )
 
 // cancelWhen cancels the operation when node b is given such a task, which then hangs until it is ended
@@ -160,5 +161,38 @@ func TestCancelIsKeptOverACrash(t *testing.T) {
 		w.start()
 		defer w.stop()
 		w.expect(w.wait(id), undone, "")
+	})
+}
+
+// The controller crashed after it had accepted the cancellation, with the last step before the pivot done.
+func TestCancelIsSeenByThePivotAfterACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, effect("swap"), pivot("open"))
+		hold := func(ctx context.Context, _ string, task *agentv1.Task) error {
+			if isDo(task, "open") {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}
+		w.fleet.before = hold
+		id := w.begin()
+		synctest.Wait()
+		w.stop()
+		rec := w.stored(id)
+		op := rec.GetOperation()
+		op.CancelRequested, op.PastPivot, rec.Cursor = true, false, 0
+		op.Steps[1] = &requorumv1.Step{Name: "open", Pivot: true, State: requorumv1.StepState_STEP_STATE_PENDING}
+		if err := w.journal.Update(func(tx store.Tx) error { return store.Save(tx, store.Operations, id, rec) }); err != nil {
+			t.Fatal(err)
+		}
+		w.fleet.before = nil
+		w.start()
+		defer w.stop()
+		ended := w.wait(id)
+		w.expect(ended, undone, "")
+		if got := states(ended); got != "swap=UNDONE open=PENDING" {
+			t.Errorf("steps %s", got)
+		}
 	})
 }

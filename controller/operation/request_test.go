@@ -313,3 +313,26 @@ func TestWatchersAreToldThatTheControllerStops(t *testing.T) {
 		}
 	})
 }
+
+// An operation that is accepted while the engine ends is driven within Run, or not at all.
+func TestNothingIsDrivenAfterRunHasReturned(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, effect("stage"))
+			over := make(chan struct{})
+			go func() {
+				defer close(over)
+				if _, err := w.engine.Start(record(""), nil); err != nil && !errors.Is(err, operation.ErrNotDriving) {
+					t.Error(err)
+				}
+			}()
+			w.stop()
+			driven := len(w.fleet.tasks) // racy, and found by the race detector, if anything still runs
+			<-over
+			synctest.Wait()
+			if got := len(w.fleet.tasks); got != driven {
+				t.Errorf("%d tasks were given after Run had returned", got-driven)
+			}
+		})
+	}
+}
