@@ -74,6 +74,9 @@ func failsAt(t *testing.T, c *harness.Cluster, p place) {
 	if !p.inController() && p.node != "" {
 		says(t, r, p.node)
 	}
+	if len(op.GetQuarantines()) > 0 || op.GetSafetySnapshot() != "" {
+		t.Errorf("people are told of what is not there any more: %s", format(op))
+	}
 	untouched(t, c, id, now)
 	c.Do("snapshot", "distribute", "before")
 }
