@@ -177,7 +177,7 @@ func TestPlanOfAHealthyClusterPasses(t *testing.T) {
 			t.Errorf("check %s did not pass: %v", name, plan.GetChecks())
 		}
 	}
-	if plan.GetRevision() != 150+defaultBump || plan.GetEstimatedDowntime().AsDuration() != 3500*time.Millisecond {
+	if plan.GetRevision() != 100+defaultBump || plan.GetEstimatedDowntime().AsDuration() != 3500*time.Millisecond {
 		t.Errorf("revision %d, downtime %s", plan.GetRevision(), plan.GetEstimatedDowntime().AsDuration())
 	}
 	n := plan.GetNodes()[1]
@@ -385,11 +385,17 @@ func TestRevisionPassesAllThatClientsHaveSeen(t *testing.T) {
 		spec   *requorumv1.RestoreSpec
 		want   int64
 	}{
-		"as the cluster tells":             {func(*room) {}, &requorumv1.RestoreSpec{}, 150 + defaultBump},
-		"as it was last seen":              {func(r *room) { r.down(); r.seen = 7000 }, &requorumv1.RestoreSpec{}, 7000 + defaultBump},
-		"as a newer snapshot has it":       {func(r *room) { r.also(9000, requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND) }, &requorumv1.RestoreSpec{}, 9000 + defaultBump},
-		"an imported file may be foreign":  {func(r *room) { r.also(9000, requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED) }, &requorumv1.RestoreSpec{}, 150 + defaultBump},
-		"a snapshot newer than the rest":   {func(r *room) { r.manifest.Revision = 200 }, &requorumv1.RestoreSpec{}, 200 + defaultBump},
+		"by a billion where that is enough": {func(r *room) { r.seen = 7000 }, &requorumv1.RestoreSpec{}, 100 + defaultBump},
+		"the cluster was restored before": {
+			func(r *room) { r.facts["b"].Member.Revision = 2 * defaultBump }, &requorumv1.RestoreSpec{}, 3 * defaultBump,
+		},
+		"it was, and does not serve": {func(r *room) { r.down(); r.seen = 2 * defaultBump }, &requorumv1.RestoreSpec{}, 3 * defaultBump},
+		"a newer snapshot knows of it": {
+			func(r *room) { r.also(2*defaultBump, requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND) }, &requorumv1.RestoreSpec{}, 3 * defaultBump,
+		},
+		"an imported file may be foreign": {
+			func(r *room) { r.also(2*defaultBump, requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED) }, &requorumv1.RestoreSpec{}, 100 + defaultBump,
+		},
 		"as asked for":                     {func(*room) {}, &requorumv1.RestoreSpec{BumpRevision: 51}, 151},
 		"asked for, and not enough":        {func(*room) {}, &requorumv1.RestoreSpec{BumpRevision: 50}, 0},
 		"asked for not to go up at all":    {func(*room) {}, &requorumv1.RestoreSpec{NoBump: true}, 100},
