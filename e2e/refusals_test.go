@@ -224,8 +224,10 @@ func newAgent(t *testing.T, c *harness.Cluster, node string) string {
 	cfg := agent.DefaultConfig()
 	cfg.Controller, cfg.Node, cfg.DataDir = c.Address, node, filepath.Join(dir, "agent")
 	cfg.Transfer.Listen = "127.0.0.1:" + strconv.Itoa(ports[0])
-	cfg.Runtime.Exec = &agent.Exec{Stop: []string{"true"}, Start: []string{"true"}, Status: []string{"sh", "-c", "exit 3"},
-		Member: agent.ExecMember{Name: node, DataDir: filepath.Join(dir, "etcd")}}
+	cfg.Runtime.Exec = &agent.Exec{
+		Stop: []string{"true"}, Start: []string{"true"}, Status: []string{"sh", "-c", "exit 3"},
+		Member: agent.ExecMember{Name: node, DataDir: filepath.Join(dir, "etcd")},
+	}
 	data, err := yaml.Marshal(cfg)
 	must(t, err)
 	path := filepath.Join(dir, "agent.yaml")
