@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"syscall"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
 	"github.com/requorum/requorum/agent/datadir"
 	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/vault"
@@ -42,6 +44,8 @@ func describe(err error) *agentv1.TaskError {
 		e.Code, e.Advice = agentv1.TaskErrorCode_TASK_ERROR_CODE_NO_SPACE, "free space there, or remove old snapshots (requorum snapshot rm)"
 	case isDamage(err):
 		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_CORRUPT
+	case errors.Is(err, rpctypes.ErrCompacted):
+		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_COMPACTED
 	case errors.Is(err, context.Canceled):
 		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_CANCELLED
 	}

@@ -84,19 +84,21 @@ func (n *Node) unstage(ctx context.Context, restoreID string) error {
 	return d.Unstage(ctx)
 }
 
-// stop stops the control plane, and etcd until nothing holds the data directory.
+// stop stops etcd until nothing holds the data directory, or the control plane.
 func (n *Node) stop(ctx context.Context, spec *agentv1.Stop, p *Progress) error {
 	stop := p.tickWhile(ctx)
 	defer stop()
-	if cp, ok := n.Runtime.(runtime.ControlPlane); ok {
-		if err := cp.StopControlPlane(ctx); err != nil {
-			return fmt.Errorf("stop the control plane: %w", err)
-		}
+	if !spec.GetControlPlaneOnly() {
+		return n.Runtime.Stop(ctx)
 	}
-	if spec.GetControlPlaneOnly() {
+	cp, ok := n.Runtime.(runtime.ControlPlane)
+	if !ok {
 		return nil
 	}
-	return n.Runtime.Stop(ctx)
+	if err := cp.StopControlPlane(ctx); err != nil {
+		return fmt.Errorf("stop the control plane: %w", err)
+	}
+	return nil
 }
 
 func (n *Node) swap(ctx context.Context, restoreID string) (*agentv1.TaskResult, error) {

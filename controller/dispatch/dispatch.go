@@ -51,6 +51,7 @@ type Dispatcher struct {
 	mu      sync.Mutex
 	nodes   map[Key]*node
 	removed map[Key]bool
+	started time.Time
 }
 
 // Records is what the dispatcher needs of the controller's records.
@@ -85,7 +86,7 @@ var ErrRemoved = errors.New("the node was removed")
 func New(epoch uint64, controllerID string, records Records, opts Options, log hclog.Logger) *Dispatcher {
 	return &Dispatcher{
 		opts: opts.withDefaults(), log: log, epoch: epoch, controllerID: controllerID, records: records,
-		nodes: make(map[Key]*node), removed: make(map[Key]bool),
+		nodes: make(map[Key]*node), removed: make(map[Key]bool), started: time.Now(),
 	}
 }
 
@@ -284,6 +285,55 @@ func (d *Dispatcher) presence(n *node) (connected bool, changed <-chan struct{},
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return n.session != nil, n.changed, d.removed[n.key]
+}
+
+// gatherFor is how many heartbeats a node is waited for that may be on its way back: since this
+// controller has started, or since the node was last heard of.
+const gatherFor = 5
+
+// Gather returns when each of the nodes has a session or has been away for some heartbeats. Agents need
+// a moment to come back to a controller that has started, or with a new certificate, and are not away
+// because of that.
+func (d *Dispatcher) Gather(ctx context.Context, cluster string, names []string) {
+	for _, name := range names {
+		if !d.gather(ctx, Key{cluster, name}) {
+			return
+		}
+	}
+}
+
+// gather waits for one node. It tells whether others are to be waited for.
+func (d *Dispatcher) gather(ctx context.Context, key Key) bool {
+	for {
+		changed, wait := d.missing(key)
+		if wait <= 0 {
+			return true
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
+		timer.Stop()
+	}
+}
+
+// missing tells for how long to wait for a node, 0 if it has a session, and when to look again.
+func (d *Dispatcher) missing(key Key) (changed <-chan struct{}, wait time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.node(key)
+	if n.session != nil {
+		return n.changed, 0
+	}
+	last := d.started
+	if n.seen.After(last) {
+		last = n.seen
+	}
+	return n.changed, time.Until(last.Add(gatherFor * d.opts.Heartbeat))
 }
 
 // Remove ends a removed node's session and fails the tasks that wait for it.

@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -440,6 +441,39 @@ func TestNothingComesUnasked(t *testing.T) {
 		pass(time.Minute)
 		if !a.idle() {
 			t.Errorf("%v", <-a.inbox)
+		}
+	})
+}
+
+// A controller that has just started does not take agents that are on their way back for absent.
+func TestGatherWaitsForNodesOnTheirWayBack(t *testing.T) {
+	inBench(t, func(b *bench) {
+		began := time.Now()
+		b.Gather(context.Background(), "prod", []string{"etcd-1"})
+		if waited := time.Since(began); waited != 10*time.Second {
+			t.Errorf("a node that never comes is waited for %s after the start", waited)
+		}
+		began = time.Now()
+		b.Gather(context.Background(), "prod", []string{"etcd-1"})
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("later it is waited for %s", waited)
+		}
+		a := b.connect("etcd-1")
+		b.Gather(context.Background(), "prod", []string{"etcd-1"})
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("a node that is there is waited for %s", waited)
+		}
+		a.hangUp()
+		synctest.Wait()
+		gathered := make(chan time.Duration)
+		go func() {
+			b.Gather(context.Background(), "prod", []string{"etcd-1"})
+			gathered <- time.Since(began)
+		}()
+		pass(3 * time.Second)
+		b.connect("etcd-1")
+		if waited := <-gathered; waited != 3*time.Second {
+			t.Errorf("a node that comes back in 3 s is waited for %s", waited)
 		}
 	})
 }

@@ -124,6 +124,7 @@ func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreS
 // ask gets the facts of every node that is connected, and what the nodes find in their copies.
 func (p *prepared) ask(ctx context.Context, fleet snapshot.Fleet, ask Asker) error {
 	var connected []string
+	fleet.Gather(ctx, p.spec.GetCluster(), p.spec.GetNodes())
 	for _, node := range p.spec.GetNodes() {
 		if info := fleet.Info(dispatch.Key{Cluster: p.spec.GetCluster(), Node: node}); !info.Connected {
 			p.fail("connected", node, "its agent is not connected", "start the agent; if the node is gone for good leave it out: --nodes "+strings.Join(without(p.spec.GetNodes(), node), ","))

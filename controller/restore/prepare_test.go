@@ -96,6 +96,8 @@ func (r *room) also(revision int64, kind requorumv1.SnapshotKind) {
 	r.more = append(r.more, &requorumv1.Snapshot{Name: "other", Cluster: "prod", Kind: kind, Manifest: &requorumv1.Manifest{Revision: revision}})
 }
 
+func (r *room) Gather(context.Context, string, []string) {}
+
 func (r *room) Info(key dispatch.Key) dispatch.Info {
 	return dispatch.Info{Connected: !r.offline[key.Node], TransferAddress: key.Node + ":1", Member: &requorumv1.Member{Revision: r.seen}}
 }

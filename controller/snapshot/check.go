@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,7 +22,7 @@ import (
 func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 	req := run.Snapshot().GetSave()
 	nodes := run.Operation().GetNodes()
-	if err := j.allConnected(run.Cluster(), nodes); err != nil {
+	if err := j.allConnected(ctx, run.Cluster(), nodes); err != nil {
 		return err
 	}
 	facts, err := InspectAll(ctx, run, nodes)
@@ -83,8 +84,9 @@ func InspectAll(ctx context.Context, run *operation.Run, nodes []string) (map[st
 	return facts, nil
 }
 
-// allConnected refuses at once, instead of after a time-out, when a node has no session.
-func (j *Jobs) allConnected(cluster string, nodes []string) error {
+// allConnected refuses, sooner than a task's time-out would, when a node has no session.
+func (j *Jobs) allConnected(ctx context.Context, cluster string, nodes []string) error {
+	j.Fleet.Gather(ctx, cluster, nodes)
 	for _, node := range nodes {
 		if info := j.Fleet.Info(dispatch.Key{Cluster: cluster, Node: node}); !info.Connected {
 			return failure.On(node, "its agent is not connected"+lastSeen(info),
@@ -178,10 +180,13 @@ func compareHashes(ctx context.Context, run *operation.Run, facts map[string]*ag
 		results, err := run.AskAll(ctx, nodes, func(string) *agentv1.Task {
 			return &agentv1.Task{Spec: &agentv1.Task_HashKv{HashKv: &agentv1.HashKV{Revision: lowestRevision(facts, nodes)}}}
 		})
-		if err != nil {
+		compared := false
+		switch {
+		case err == nil:
+			compared, err = equalHashes(nodes, results)
+		case !compactedMeanwhile(err):
 			return err
 		}
-		compared, err := equalHashes(nodes, results)
 		if compared {
 			return err
 		}
@@ -192,6 +197,12 @@ func compareHashes(ctx context.Context, run *operation.Run, facts map[string]*ag
 			return err
 		}
 	}
+}
+
+// compactedMeanwhile tells whether a member has compacted the revision that it was asked for.
+func compactedMeanwhile(err error) bool {
+	var task *dispatch.TaskError
+	return errors.As(err, &task) && task.Code == agentv1.TaskErrorCode_TASK_ERROR_CODE_COMPACTED
 }
 
 func lowestRevision(facts map[string]*agentv1.NodeFacts, nodes []string) int64 {
@@ -274,7 +285,7 @@ func voters(m *requorumv1.Member) int {
 // checkImport makes sure that the nodes can take part.
 func (j *Jobs) checkImport(ctx context.Context, run *operation.Run) error {
 	nodes := run.Operation().GetNodes()
-	if err := j.allConnected(run.Cluster(), nodes); err != nil {
+	if err := j.allConnected(ctx, run.Cluster(), nodes); err != nil {
 		return err
 	}
 	return nameFree(ctx, run, nodes)
@@ -282,13 +293,13 @@ func (j *Jobs) checkImport(ctx context.Context, run *operation.Run) error {
 
 // checkDelete keeps the last good snapshot of a cluster, and refuses while a node that may hold a copy
 // is away. By force, the nodes that are there suffice.
-func (j *Jobs) checkDelete(_ context.Context, run *operation.Run) error {
+func (j *Jobs) checkDelete(ctx context.Context, run *operation.Run) error {
 	op := run.Operation()
 	if run.Snapshot().GetForce() {
 		present := j.connected(run.Cluster(), op.GetNodes())
 		return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Holders = present })
 	}
-	if err := j.allConnected(run.Cluster(), op.GetNodes()); err != nil {
+	if err := j.allConnected(ctx, run.Cluster(), op.GetNodes()); err != nil {
 		return err
 	}
 	all, err := j.Catalog.Snapshots(run.Cluster())

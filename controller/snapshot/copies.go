@@ -81,7 +81,7 @@ func Describe(ctx context.Context, run *operation.Run, node, name string, facts 
 // locate finds the nodes that hold a good copy.
 func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
 	op := run.Operation()
-	if err := j.allConnected(run.Cluster(), op.GetNodes()); err != nil {
+	if err := j.allConnected(ctx, run.Cluster(), op.GetNodes()); err != nil {
 		return err
 	}
 	copies, err := HashAll(ctx, run, op.GetNodes(), run.Snapshot().GetManifest())

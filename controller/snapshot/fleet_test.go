@@ -66,6 +66,8 @@ func newFleet() *fleet {
 
 func (f *fleet) member(node string) *requorumv1.Member { return f.facts[node].GetMember() }
 
+func (f *fleet) Gather(context.Context, string, []string) {}
+
 func (f *fleet) Info(key dispatch.Key) dispatch.Info {
 	f.mu.Lock()
 	defer f.mu.Unlock()

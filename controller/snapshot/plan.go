@@ -2,6 +2,8 @@
 package snapshot
 
 import (
+	"context"
+
 	"github.com/hashicorp/go-hclog"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -22,6 +24,8 @@ type Jobs struct {
 // Fleet tells what nodes last told of themselves.
 type Fleet interface {
 	Info(key dispatch.Key) dispatch.Info
+	// Gather waits for agents that are only on their way back to a controller that has just started.
+	Gather(ctx context.Context, cluster string, nodes []string)
 }
 
 // Builders returns the builders of this package's jobs, by kind.

@@ -9,6 +9,8 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/failure"
 )
 
 func TestSaveMakesEveryNodeHoldTheSameFile(t *testing.T) {
@@ -114,7 +116,8 @@ func TestCompactionBetweenAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		times    int
 		warnings int
-	}{"once": {1, 0}, "always": {100, 1}} {
+		refused  bool // by the member, whose revision was compacted away
+	}{"once": {1, 0, false}, "always": {100, 1, false}, "refused once": {1, 0, true}, "always refused": {100, 1, true}} {
 		t.Run(name, func(t *testing.T) {
 			atDesk(t, func(d *desk) {
 				d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
@@ -122,6 +125,9 @@ func TestCompactionBetweenAnswers(t *testing.T) {
 						return nil, nil
 					}
 					c.times--
+					if c.refused {
+						return nil, &failure.Error{Node: node, Message: "compacted", Cause: &dispatch.TaskError{Code: agentv1.TaskErrorCode_TASK_ERROR_CODE_COMPACTED}}
+					}
 					h := &agentv1.HashKVResult{Hash: 1, Revision: 98, CompactRevision: 50}
 					return &agentv1.TaskResult{Result: &agentv1.TaskResult_HashKv{HashKv: h}}, nil
 				}

@@ -97,6 +97,8 @@ const (
 	TaskErrorCode_TASK_ERROR_CODE_NO_SPACE TaskErrorCode = 4
 	// The file is not what it should be.
 	TaskErrorCode_TASK_ERROR_CODE_CORRUPT TaskErrorCode = 5
+	// The member has compacted the revision that it was asked about.
+	TaskErrorCode_TASK_ERROR_CODE_COMPACTED TaskErrorCode = 6
 )
 
 // Enum value maps for TaskErrorCode.
@@ -108,6 +110,7 @@ var (
 		3: "TASK_ERROR_CODE_CANCELLED",
 		4: "TASK_ERROR_CODE_NO_SPACE",
 		5: "TASK_ERROR_CODE_CORRUPT",
+		6: "TASK_ERROR_CODE_COMPACTED",
 	}
 	TaskErrorCode_value = map[string]int32{
 		"TASK_ERROR_CODE_UNSPECIFIED": 0,
@@ -116,6 +119,7 @@ var (
 		"TASK_ERROR_CODE_CANCELLED":   3,
 		"TASK_ERROR_CODE_NO_SPACE":    4,
 		"TASK_ERROR_CODE_CORRUPT":     5,
+		"TASK_ERROR_CODE_COMPACTED":   6,
 	}
 )
 
@@ -3174,13 +3178,13 @@ func (x *Unstage) GetRestoreId() string {
 	return ""
 }
 
-// Stop asks to stop the control plane and etcd until nothing holds the data directory.
+// Stop asks to stop etcd until nothing holds the data directory, or the control plane.
 type Stop struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the restore.
 	RestoreId string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
-	// Stop only the control plane and leave etcd running, so that all of it is down before the first
-	// member stops.
+	// Stop the control plane and leave etcd running, so that all of it is down before the first member
+	// stops.
 	ControlPlaneOnly bool `protobuf:"varint,2,opt,name=control_plane_only,json=controlPlaneOnly,proto3" json:"control_plane_only,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -3981,14 +3985,15 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TASK_STATE_RUNNING\x10\x01\x12\x13\n" +
 	"\x0fTASK_STATE_DONE\x10\x02\x12\x15\n" +
-	"\x11TASK_STATE_FAILED\x10\x03*\xc3\x01\n" +
+	"\x11TASK_STATE_FAILED\x10\x03*\xe2\x01\n" +
 	"\rTaskErrorCode\x12\x1f\n" +
 	"\x1bTASK_ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TASK_ERROR_CODE_FENCED\x10\x01\x12\x1b\n" +
 	"\x17TASK_ERROR_CODE_REFUSED\x10\x02\x12\x1d\n" +
 	"\x19TASK_ERROR_CODE_CANCELLED\x10\x03\x12\x1c\n" +
 	"\x18TASK_ERROR_CODE_NO_SPACE\x10\x04\x12\x1b\n" +
-	"\x17TASK_ERROR_CODE_CORRUPT\x10\x052\xaa\x01\n" +
+	"\x17TASK_ERROR_CODE_CORRUPT\x10\x05\x12\x1d\n" +
+	"\x19TASK_ERROR_CODE_COMPACTED\x10\x062\xaa\x01\n" +
 	"\rEnrollService\x12M\n" +
 	"\x06Enroll\x12 .requorum.agent.v1.EnrollRequest\x1a!.requorum.agent.v1.EnrollResponse\x12J\n" +
 	"\x05Renew\x12\x1f.requorum.agent.v1.RenewRequest\x1a .requorum.agent.v1.RenewResponse2\xfc\x02\n" +
