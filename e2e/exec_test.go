@@ -68,6 +68,9 @@ func TestExecRuntime(t *testing.T) {
 	op := restore(t, c, "before")
 	holds(t, c, saved)
 	inOrder(t, c, log, op)
+	if stops := called(t, log, "control-plane-stop"); stops != len(c.Nodes) {
+		t.Errorf("the control planes of %d nodes were stopped %d times", len(c.Nodes), stops)
+	}
 	if left := besidesEtcd(c.LeftBehind()); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
