@@ -56,7 +56,7 @@ func Run(ctx context.Context, cfg Config, log hclog.Logger, ready func(address s
 }
 
 func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, ready func(string)) error {
-	epoch, err := nextEpoch(db, cfg.EpochAtLeast)
+	epoch, cameBack, err := nextEpoch(db, cfg.EpochAtLeast)
 	if err != nil {
 		return err
 	}
@@ -79,6 +79,11 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	if cameBack {
+		if err := abandon(db, c.server.Engine, log); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
 	server := c.newServer(creds)
 	log.Info("controller serves", "address", listener.Addr(), "epoch", epoch, "ca", authority.Fingerprint())
 	if ready != nil {
@@ -94,6 +99,22 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 		return nil
 	})
 	return group.Wait()
+}
+
+// abandon gives up the operations that an older copy of the data has as under way.
+func abandon(db store.Store, engine *operation.Engine, log hclog.Logger) error {
+	log.Warn("the data came back from an older copy: operations that were under way in it are abandoned")
+	if err := engine.Abandon(); err != nil {
+		return err
+	}
+	return db.Update(func(tx store.Tx) error {
+		rec := new(journalv1.ControllerRecord)
+		if err := store.Load(tx, store.Controller, "self", rec); err != nil {
+			return err
+		}
+		rec.CameBack = false
+		return store.Save(tx, store.Controller, "self", rec)
+	})
 }
 
 // serveUntilStopped serves. Being stopped, even before it has begun, is no error.
@@ -150,20 +171,22 @@ func (c *controller) newServer(creds *pki.Credentials) *grpc.Server {
 	return server
 }
 
-// nextEpoch counts this start. Agents obey the controller of the highest epoch only.
-func nextEpoch(db store.Store, atLeast uint64) (uint64, error) {
+// nextEpoch counts this start. Agents obey the controller of the highest epoch only. cameBack tells
+// whether atLeast raised the epoch above the count: the data is from an older copy.
+func nextEpoch(db store.Store, atLeast uint64) (epoch uint64, cameBack bool, err error) {
 	rec := new(journalv1.ControllerRecord)
-	err := db.Update(func(tx store.Tx) error {
+	err = db.Update(func(tx store.Tx) error {
 		if err := store.Load(tx, store.Controller, "self", rec); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 		if rec.GetFormatVersion() > formatVersion {
 			return fmt.Errorf("the data directory was written by a newer requorum (format %d, this one knows %d)", rec.GetFormatVersion(), formatVersion)
 		}
+		rec.CameBack = rec.GetCameBack() || atLeast > rec.GetEpoch()+1
 		rec.Epoch, rec.FormatVersion = max(rec.GetEpoch()+1, atLeast), formatVersion
 		return store.Save(tx, store.Controller, "self", rec)
 	})
-	return rec.GetEpoch(), err
+	return rec.GetEpoch(), rec.GetCameBack(), err
 }
 
 const serverTTL = 90 * 24 * time.Hour

@@ -141,8 +141,8 @@ func (c *Catalog) Snapshots(cluster string) ([]*requorumv1.Snapshot, error) {
 	return all, err
 }
 
-// Snapshot returns a snapshot by name, or the newest READY one for Latest. Safety snapshots are
-// found by name only.
+// Snapshot returns a snapshot by name, or the newest READY one for Latest. Safety snapshots and imported
+// ones are found by name only.
 func (c *Catalog) Snapshot(cluster, name string) (*requorumv1.Snapshot, error) {
 	if name == Latest {
 		return c.latest(cluster)
@@ -175,11 +175,21 @@ func (c *Catalog) latest(cluster string) (*requorumv1.Snapshot, error) {
 		return nil, err
 	}
 	for _, s := range all {
-		if Good(s) && s.GetKind() != requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY {
+		if Good(s) && !byNameOnly(s) {
 			return s, nil
 		}
 	}
-	return nil, &NotFoundError{fmt.Sprintf("cluster %s has no READY snapshot; take one with requorum snapshot save, or import a file", cluster)}
+	return nil, &NotFoundError{fmt.Sprintf("cluster %s has no READY snapshot of its own that counts as the latest; name an imported or a safety snapshot (requorum snapshot ls), or take one with requorum snapshot save", cluster)}
+}
+
+// byNameOnly tells whether a snapshot is never the latest: a safety snapshot is what a restore threw
+// away, and an imported one may be old, or another cluster's.
+func byNameOnly(s *requorumv1.Snapshot) bool {
+	switch s.GetKind() {
+	case requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED:
+		return true
+	}
+	return false
 }
 
 // Good tells whether a snapshot is verified and agreed.

@@ -93,6 +93,22 @@ func TestLatestIsTheNewestReadySnapshotThatIsNoSafetyCopy(t *testing.T) {
 	}
 }
 
+// What was imported today may be a year old, or another cluster's.
+func TestImportedSnapshotIsNotTheLatest(t *testing.T) {
+	c := open(t)
+	imported := snap("prod", "imported", 0, ready)
+	imported.Kind = requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED
+	put(t, c, imported)
+	var missing *catalog.NotFoundError
+	if s, err := c.Snapshot("prod", catalog.Latest); !errors.As(err, &missing) {
+		t.Errorf("the latest is %v, %v", s, err)
+	}
+	put(t, c, snap("prod", "own", 2*time.Hour, ready))
+	if s, err := c.Snapshot("prod", catalog.Latest); err != nil || s.GetName() != "own" {
+		t.Errorf("the latest is %v, %v", s, err)
+	}
+}
+
 func TestSnapshotsAreListedNewestFirst(t *testing.T) {
 	c := open(t)
 	put(t, c, snap("prod", "b", 2*time.Hour, ready), snap("prod", "a", 3*time.Hour, failed), snap("prod", "c", time.Hour, ready), snap("prod2", "d", 0, ready))

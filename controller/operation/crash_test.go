@@ -298,3 +298,36 @@ func TestRecordOfTheJobOutlivesACrash(t *testing.T) {
 		w.stop()
 	})
 }
+
+// A controller whose data came back from an older copy does not know how its operations went on, and
+// neither goes on with them nor undoes anything.
+func TestOperationsOfAnOlderCopyAreAbandoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, effect("stage"), effect("swap"))
+		w.fleet.before = func(ctx context.Context, _ string, task *agentv1.Task) error {
+			if task.GetStep() == "swap" {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}
+		id := w.begin()
+		synctest.Wait()
+		w.stop()
+		before := w.fleet.left()
+		if err := w.engine.Abandon(); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		defer w.stop()
+		op := w.wait(id)
+		if op.GetState() != requorumv1.OperationState_OPERATION_STATE_ABANDONED || op.GetEnded() == nil || op.GetFailure().GetAdvice() == "" {
+			t.Errorf("the operation is %v", op)
+		}
+		if after := w.fleet.left(); after != before {
+			t.Errorf("the nodes had %q and have %q", before, after)
+		}
+		if running := w.engine.Running("prod"); running != "" {
+			t.Errorf("%s still holds the cluster", running)
+		}
+	})
+}

@@ -100,20 +100,34 @@ func (e *Engine) close() {
 	e.ctx = nil
 }
 
-func (e *Engine) resume(ctx context.Context) error {
-	var records []*journalv1.OperationRecord
-	err := e.store.View(func(tx store.Tx) error {
-		return tx.Each(store.Operations, "", func(id string, data []byte) error {
-			rec := new(journalv1.OperationRecord)
-			if err := proto.Unmarshal(data, rec); err != nil {
-				return fmt.Errorf("journal: operation %s cannot be read: %w", id, err)
+// Abandon ends every operation that the journal has as under way, without undoing anything. It is
+// called before Run by a controller whose data came back from an older copy: nobody knows how those
+// operations went on, and resuming one could undo what was finished long ago.
+func (e *Engine) Abandon() error {
+	records, err := e.underWay()
+	if err != nil {
+		return err
+	}
+	for _, rec := range records {
+		run, err := e.newRun(proto.CloneOf(rec))
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		err = run.finish(requorumv1.OperationState_OPERATION_STATE_ABANDONED, requorumv1.Phase_PHASE_FAILED, func(rec *journalv1.OperationRecord) {
+			rec.GetOperation().Failure = &requorumv1.Failure{
+				Message: "the controller came back from an older copy of its data, which does not know how the operation went on",
+				Advice:  "look at the nodes (requorum cluster status) before you start another one",
 			}
-			if active(rec.GetOperation()) {
-				records = append(records, rec)
-			}
-			return nil
 		})
-	})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) resume(ctx context.Context) error {
+	records, err := e.underWay()
 	if err != nil {
 		return err
 	}
@@ -132,6 +146,24 @@ func (e *Engine) resume(ctx context.Context) error {
 		e.launch(ctx, run)
 	}
 	return nil
+}
+
+// underWay returns the journaled operations that have not ended.
+func (e *Engine) underWay() ([]*journalv1.OperationRecord, error) {
+	var records []*journalv1.OperationRecord
+	err := e.store.View(func(tx store.Tx) error {
+		return tx.Each(store.Operations, "", func(id string, data []byte) error {
+			rec := new(journalv1.OperationRecord)
+			if err := proto.Unmarshal(data, rec); err != nil {
+				return fmt.Errorf("journal: operation %s cannot be read: %w", id, err)
+			}
+			if active(rec.GetOperation()) {
+				records = append(records, rec)
+			}
+			return nil
+		})
+	})
+	return records, err
 }
 
 func active(op *requorumv1.Operation) bool {
@@ -187,11 +219,16 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 	return known, nil
 }
 
-// Repeated returns the operation that a request ID has started before, nil if there is none.
-func (e *Engine) Repeated(requestID string, kind requorumv1.OperationKind, cluster string) (*requorumv1.Operation, error) {
+// Repeated returns the operation that a request ID has started before, nil if there is none. snapshot is
+// the name that the request gives; empty if it gives none that stands for one snapshot only.
+func (e *Engine) Repeated(requestID string, kind requorumv1.OperationKind, cluster, snapshot string) (*requorumv1.Operation, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.byRequest(&requorumv1.Operation{RequestId: requestID, Kind: kind, Cluster: cluster})
+	known, err := e.byRequest(&requorumv1.Operation{RequestId: requestID, Kind: kind, Cluster: cluster})
+	if known != nil && snapshot != "" && snapshot != known.GetSnapshot() {
+		return nil, &RequestReusedError{RequestID: requestID, Operation: known.GetId()}
+	}
+	return known, err
 }
 
 // byRequest returns the operation that the request ID has started before, if any.

@@ -39,7 +39,7 @@ func TestRequestIDMakesStartSafeToRepeat(t *testing.T) {
 			if err != nil || again.GetId() != first.GetId() {
 				t.Errorf("%s: %v, %v", when, again, err)
 			}
-			known, err := w.engine.Repeated("r1", kind, "prod")
+			known, err := w.engine.Repeated("r1", kind, "prod", "")
 			if err != nil || known.GetId() != first.GetId() {
 				t.Errorf("%s: %v, %v", when, known, err)
 			}
@@ -73,7 +73,11 @@ func TestRequestIDOfAnotherOperationIsRefused(t *testing.T) {
 				t.Errorf("another %s: %v", name, err)
 			}
 		}
-		if known, err := w.engine.Repeated("", kind, "prod"); known != nil || err != nil {
+		var reused *operation.RequestReusedError
+		if _, err := w.engine.Repeated("r1", kind, "prod", "another"); !errors.As(err, &reused) {
+			t.Errorf("another snapshot: %v", err)
+		}
+		if known, err := w.engine.Repeated("", kind, "prod", ""); known != nil || err != nil {
 			t.Errorf("no request ID: %v, %v", known, err)
 		}
 	})

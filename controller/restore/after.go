@@ -26,25 +26,38 @@ func (j *Jobs) open(ctx context.Context, run *operation.Run) error {
 // new learners only some seconds after a start, and nobody waits for them.
 func (j *Jobs) addLearners(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	joining := learners(job)
+	enrolled, err := j.Catalog.NodeNames(run.Cluster())
+	if err != nil {
+		return err
+	}
+	joining := slices.DeleteFunc(learners(job), func(n *journalv1.RestoreNode) bool { return !slices.Contains(enrolled, n.GetNode()) })
 	if len(joining) == 0 {
 		return nil
 	}
-	for _, voter := range voters(job) {
-		_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
-			ClusterId: job.GetClusterId(), MemberId: voter.GetMemberId(), Revision: job.GetRevision(),
-			Members: memberURLs(voters(job)), AddLearners: memberURLs(joining),
-		}}})
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, dispatch.ErrRemoved) { // of one that was removed since, any other will do
-			return err
-		}
+	if err := addThrough(ctx, run, job, joining); err != nil {
+		return err
 	}
 	return askPresent(ctx, run, names(joining), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), JoinCluster: pairs(job.GetNodes())}}}
 	})
+}
+
+// addThrough adds the learners through the first voter that can. Which members there are is not
+// compared any more: people may have changed that since the cluster was opened.
+func addThrough(ctx context.Context, run *operation.Run, job *journalv1.RestoreJob, joining []*journalv1.RestoreNode) error {
+	var errs []error
+	for _, voter := range voters(job) {
+		_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
+			ClusterId: job.GetClusterId(), MemberId: voter.GetMemberId(), Revision: job.GetRevision(), AddLearners: memberURLs(joining),
+		}}})
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, dispatch.ErrRemoved) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // finish schedules the removal of old data and raises the generation, which fences nodes that were left out.
@@ -74,11 +87,16 @@ func (j *Jobs) finish(ctx context.Context, run *operation.Run) error {
 }
 
 func (j *Jobs) raiseGeneration(cluster string, job *journalv1.RestoreJob) error {
-	enrolled, err := j.Catalog.NodeNames(cluster)
+	known, err := j.Catalog.EveryNode() // also those that were removed: one may come back with its old data
 	if err != nil {
 		return err
 	}
-	leftOut := slices.DeleteFunc(enrolled, func(n string) bool { return slices.Contains(job.GetSpec().GetNodes(), n) })
+	var leftOut []string
+	for _, n := range known {
+		if n.GetCluster() == cluster && !slices.Contains(job.GetSpec().GetNodes(), n.GetName()) {
+			leftOut = append(leftOut, n.GetName())
+		}
+	}
 	err = j.Catalog.UpdateCluster(cluster, func(rec *journalv1.ClusterRecord) {
 		rec.Generation, rec.Members, rec.LeftOut, rec.Voters = job.GetGeneration(), job.GetSpec().GetNodes(), leftOut, uint32(len(voters(job)))
 	})

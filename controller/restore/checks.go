@@ -238,6 +238,8 @@ func (p *prepared) checkLeftOut() {
 	switch {
 	case left < voters/2+1:
 		p.warn("left out", "", text, "they cannot serve by themselves; they are fenced until they are re-seeded")
+	case p.spec.GetLeftOutDestroyed() && p.leftOutServing != "":
+		p.fail("left out", p.leftOutServing, text+"; its member serves, so it is not destroyed", "take it into the restore (--nodes), or stop etcd and the agent there for good")
 	case p.spec.GetLeftOutDestroyed():
 		p.warn("left out", "", text, "stated to be destroyed")
 	default:

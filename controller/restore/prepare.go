@@ -33,17 +33,18 @@ type Asker interface {
 
 // prepared is what a restore would work with, and how its checks came out.
 type prepared struct {
-	spec     *requorumv1.RestoreSpec
-	cluster  *journalv1.ClusterRecord
-	enrolled []string
-	snapshot *requorumv1.Snapshot
-	facts    map[string]*agentv1.NodeFacts
-	copies   []*requorumv1.Copy
-	highest  int64                      // revision that clients may have seen
-	newest   uint64                     // generation that any node has
-	members  []*requorumv1.ListedMember // of the cluster as it is, or as the snapshot knew it
-	nodes    []*journalv1.RestoreNode
-	checks   []*requorumv1.Check
+	spec           *requorumv1.RestoreSpec
+	cluster        *journalv1.ClusterRecord
+	enrolled       []string
+	snapshot       *requorumv1.Snapshot
+	facts          map[string]*agentv1.NodeFacts
+	copies         []*requorumv1.Copy
+	leftOutServing string                     // a node that is left out although its member serves
+	highest        int64                      // revision that clients may have seen
+	newest         uint64                     // generation that any node has
+	members        []*requorumv1.ListedMember // of the cluster as it is, or as the snapshot knew it
+	nodes          []*journalv1.RestoreNode
+	checks         []*requorumv1.Check
 }
 
 // Resolve fills in names and defaults. It fails where the request cannot be meant.
@@ -227,6 +228,9 @@ func (j *Jobs) findHighest(p *prepared) error {
 	for _, node := range p.enrolled {
 		info := j.Fleet.Info(dispatch.Key{Cluster: p.spec.GetCluster(), Node: node})
 		p.highest, p.newest = max(p.highest, info.Member.GetRevision()), max(p.newest, info.Generation, p.facts[node].GetGeneration())
+		if info.Connected && info.Member.GetServing() && !slices.Contains(p.spec.GetNodes(), node) {
+			p.leftOutServing = node
+		}
 	}
 	all, err := j.Catalog.Snapshots(p.spec.GetCluster())
 	if err != nil {

@@ -102,11 +102,11 @@ func entry(run *operation.Run, m *requorumv1.Manifest, kind requorumv1.SnapshotK
 	}
 }
 
-// dropSafety removes the safety snapshot of a restore that is reverted: it holds nothing that the
-// cluster does not have.
+// dropSafety removes the safety snapshot of a restore that is reverted before anything was stopped: it
+// holds nothing that the cluster does not have. From the stop on it stays, until a person removes it.
 func (j *Jobs) dropSafety(ctx context.Context, run *operation.Run, node string) error {
 	name := run.Restore().GetSafetyName()
-	if name == "" {
+	if name == "" || run.Restore().GetStopped() != nil {
 		return nil
 	}
 	if err := snapshot.Drop(ctx, run, node, &agentv1.DropCopy{Name: name}); err != nil {

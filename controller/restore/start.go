@@ -9,12 +9,14 @@ import (
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/snapshot"
 )
 
 // Start starts a restore.
 func (j *Jobs) Start(req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
 	kind := requorumv1.OperationKind_OPERATION_KIND_RESTORE
-	if known, err := j.Engine.Repeated(requestID, kind, req.GetCluster()); known != nil || err != nil {
+	if known, err := j.Engine.Repeated(requestID, kind, req.GetCluster(), snapshot.Fixed(req.GetSnapshot())); known != nil || err != nil {
 		return known, err
 	}
 	spec, err := j.Resolve(req)

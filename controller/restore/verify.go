@@ -30,12 +30,7 @@ func (j *Jobs) stopNew(ctx context.Context, run *operation.Run, node string) err
 // verify makes sure that the members form the cluster that was staged and serve the snapshot's data.
 func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	results, err := run.AskAll(ctx, names(voters(job)), func(node string) *agentv1.Task {
-		return &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
-			ClusterId: job.GetClusterId(), MemberId: nodeOf(job, node).GetMemberId(), Revision: job.GetRevision(), HashRevision: job.GetRevision(),
-			Members: memberURLs(voters(job)), ClearNoSpace: true,
-		}}}
-	})
+	results, err := verifyAll(ctx, run, job)
 	if err != nil {
 		return err
 	}
@@ -50,6 +45,36 @@ func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
 		}
 	}
 	return run.Journal(noteServing)
+}
+
+// verifyAll asks every voting member, again where an election fell between their answers.
+func verifyAll(ctx context.Context, run *operation.Run, job *journalv1.RestoreJob) (map[string]*agentv1.TaskResult, error) {
+	const tries = 5
+	nodes := names(voters(job))
+	for try := 1; ; try++ {
+		results, err := run.AskAll(ctx, nodes, func(node string) *agentv1.Task {
+			return &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
+				ClusterId: job.GetClusterId(), MemberId: nodeOf(job, node).GetMemberId(), Revision: job.GetRevision(), HashRevision: job.GetRevision(),
+				Members: memberURLs(voters(job)), ClearNoSpace: true,
+			}}}
+		})
+		if err != nil {
+			return nil, err
+		}
+		if err := oneLeader(nodes, results); err == nil || try == tries {
+			return results, err
+		}
+	}
+}
+
+func oneLeader(nodes []string, results map[string]*agentv1.TaskResult) error {
+	leader := results[nodes[0]].GetVerified().GetMember().GetLeader()
+	for _, node := range nodes {
+		if results[node].GetVerified().GetMember().GetLeader() != leader {
+			return failure.On(node, "it sees another leader than "+nodes[0], "")
+		}
+	}
+	return nil
 }
 
 // memberURLs returns the peer URLs of each member by its name, joined by commas.
@@ -75,9 +100,6 @@ func sameData(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResult)
 		}
 		if h.GetCompactRevision() == first.GetCompactRevision() && h.GetHash() != first.GetHash() {
 			return failure.On(node, fmt.Sprintf("its HashKV at revision %d differs from that of %s", h.GetRevision(), nodes[0]), "")
-		}
-		if leader := results[nodes[0]].GetVerified().GetMember().GetLeader(); v.GetMember().GetLeader() != leader {
-			return failure.On(node, "it sees another leader than "+nodes[0], "")
 		}
 	}
 	return nil

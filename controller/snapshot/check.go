@@ -307,7 +307,7 @@ func (j *Jobs) checkDelete(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	others := slices.DeleteFunc(all, func(s *requorumv1.Snapshot) bool {
-		return !catalog.Good(s) || s.GetName() == op.GetSnapshot() || s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
+		return !catalog.Good(s) || len(GoodOn(s.GetCopies())) == 0 || s.GetName() == op.GetSnapshot() || s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
 	})
 	snap, err := j.Catalog.Snapshot(run.Cluster(), op.GetSnapshot())
 	if err != nil {

@@ -160,6 +160,8 @@ func TestDeleteKeepsTheLastGoodSnapshot(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.ready("s", "a", "b", "c")
 		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), refused, "s is the last good snapshot of cluster prod|save another one first, or give --force")
+		d.ready("damaged")
+		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), refused, "s is the last good snapshot of cluster prod")
 		d.ready("t", "a")
 		d.expect(d.ended(d.Delete("prod", "s", "r1", "alice", false)), succeeded, "")
 		if held := d.fleet.holding("s"); held != "" {
@@ -212,7 +214,7 @@ func TestDeleteEndsWhateverANodeSays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			atDesk(t, func(d *desk) {
 				d.ready("s", "a", "b", "c")
-				d.ready("t")
+				d.ready("t", "a")
 				d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
 					if node == "b" && task.GetDropCopy() != nil {
 						return nil, c.err

@@ -248,15 +248,16 @@ func (d *desk) entry(name string) *requorumv1.Snapshot {
 	return s
 }
 
-// ready puts a READY snapshot into the catalog, with copies on those nodes.
+// ready puts a READY snapshot into the catalog, with good copies on those nodes.
 func (d *desk) ready(name string, nodes ...string) {
 	d.Helper()
 	m := &requorumv1.Manifest{Name: name, Cluster: "prod", Size: 100, Sha256: "sha", Created: timestamppb.Now()}
 	s := &requorumv1.Snapshot{Name: name, Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Manifest: m, Created: timestamppb.Now()}
-	if err := d.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, s) }); err != nil {
-		d.Fatal(err)
-	}
 	for _, node := range nodes {
 		d.fleet.vaults[node][name] = m
+		s.Copies = append(s.Copies, &requorumv1.Copy{Node: node, State: requorumv1.CopyState_COPY_STATE_GOOD})
+	}
+	if err := d.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, s) }); err != nil {
+		d.Fatal(err)
 	}
 }

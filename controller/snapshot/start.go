@@ -35,6 +35,9 @@ func NewName(prefix, cluster string) string {
 
 // Save starts the operation that saves a snapshot.
 func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_SAVE, req.GetCluster(), req.GetName()); known != nil || err != nil {
+		return known, err
+	}
 	name, err := chosenName(req.GetName(), "on-demand", req.GetCluster())
 	if err != nil {
 		return nil, err
@@ -55,6 +58,9 @@ func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1
 func (j *Jobs) Import(req *requorumv1.ImportSnapshotRequest, by string) (*requorumv1.Operation, error) {
 	if !filepath.IsAbs(req.GetPath()) || filepath.Clean(req.GetPath()) != req.GetPath() {
 		return nil, &InvalidError{fmt.Sprintf("path %q is not a clean absolute path on the node", req.GetPath())}
+	}
+	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_IMPORT, req.GetCluster(), req.GetName()); known != nil || err != nil {
+		return known, err
 	}
 	name, err := chosenName(req.GetName(), "imported", req.GetCluster())
 	if err != nil {
@@ -91,7 +97,7 @@ func (j *Jobs) Delete(cluster, name, requestID, by string, force bool) (*requoru
 }
 
 func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestID, by string, job *journalv1.SnapshotJob) (*requorumv1.Operation, error) {
-	if known, err := j.Engine.Repeated(requestID, kind, cluster); known != nil || err != nil {
+	if known, err := j.Engine.Repeated(requestID, kind, cluster, Fixed(name)); known != nil || err != nil {
 		return known, err
 	}
 	snap, err := j.Catalog.Snapshot(cluster, name)
@@ -125,6 +131,14 @@ func (j *Jobs) newRecord(kind requorumv1.OperationKind, cluster, name, requestID
 	return &journalv1.OperationRecord{Operation: &requorumv1.Operation{
 		Kind: kind, Cluster: cluster, Snapshot: name, Nodes: nodes, RequestId: requestID, RequestedBy: by,
 	}}, nil
+}
+
+// Fixed returns the name of a snapshot in a request, empty where it may stand for another one later.
+func Fixed(name string) string {
+	if name == catalog.Latest {
+		return ""
+	}
+	return name
 }
 
 func (j *Jobs) knownNode(cluster, node string, nodes []string) error {

@@ -100,6 +100,8 @@ func (e *OperationError) exit() int {
 		return ExitRefused
 	case requorumv1.OperationState_OPERATION_STATE_REVERTED:
 		return ExitReverted
+	case requorumv1.OperationState_OPERATION_STATE_ABANDONED:
+		return ExitNeedsAttention
 	}
 	if e.Operation.GetAttention() != "" {
 		return ExitNeedsAttention

@@ -108,6 +108,9 @@ const (
 	OperationState_OPERATION_STATE_REVERTING OperationState = 4
 	// Failed, and everything is as it was before.
 	OperationState_OPERATION_STATE_REVERTED OperationState = 5
+	// Given up, because the controller's data came back from an older copy that does not know how the
+	// operation went on. A person has to look at what it left.
+	OperationState_OPERATION_STATE_ABANDONED OperationState = 6
 )
 
 // Enum value maps for OperationState.
@@ -119,6 +122,7 @@ var (
 		3: "OPERATION_STATE_REFUSED",
 		4: "OPERATION_STATE_REVERTING",
 		5: "OPERATION_STATE_REVERTED",
+		6: "OPERATION_STATE_ABANDONED",
 	}
 	OperationState_value = map[string]int32{
 		"OPERATION_STATE_UNSPECIFIED": 0,
@@ -127,6 +131,7 @@ var (
 		"OPERATION_STATE_REFUSED":     3,
 		"OPERATION_STATE_REVERTING":   4,
 		"OPERATION_STATE_REVERTED":    5,
+		"OPERATION_STATE_ABANDONED":   6,
 	}
 )
 
@@ -1467,14 +1472,15 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\x14OPERATION_KIND_CHECK\x10\x03\x12\x1d\n" +
 	"\x19OPERATION_KIND_DISTRIBUTE\x10\x04\x12\x19\n" +
 	"\x15OPERATION_KIND_DELETE\x10\x05\x12\x1a\n" +
-	"\x16OPERATION_KIND_RESTORE\x10\x06*\xc7\x01\n" +
+	"\x16OPERATION_KIND_RESTORE\x10\x06*\xe6\x01\n" +
 	"\x0eOperationState\x12\x1f\n" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_STATE_RUNNING\x10\x01\x12\x1d\n" +
 	"\x19OPERATION_STATE_SUCCEEDED\x10\x02\x12\x1b\n" +
 	"\x17OPERATION_STATE_REFUSED\x10\x03\x12\x1d\n" +
 	"\x19OPERATION_STATE_REVERTING\x10\x04\x12\x1c\n" +
-	"\x18OPERATION_STATE_REVERTED\x10\x05*\xc2\x01\n" +
+	"\x18OPERATION_STATE_REVERTED\x10\x05\x12\x1d\n" +
+	"\x19OPERATION_STATE_ABANDONED\x10\x06*\xc2\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPHASE_STARTED\x10\x01\x12\x12\n" +

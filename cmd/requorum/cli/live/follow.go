@@ -56,7 +56,8 @@ func Ended(op *requorumv1.Operation) bool {
 	switch op.GetState() {
 	case requorumv1.OperationState_OPERATION_STATE_SUCCEEDED,
 		requorumv1.OperationState_OPERATION_STATE_REFUSED,
-		requorumv1.OperationState_OPERATION_STATE_REVERTED:
+		requorumv1.OperationState_OPERATION_STATE_REVERTED,
+		requorumv1.OperationState_OPERATION_STATE_ABANDONED:
 		return true
 	}
 	return false

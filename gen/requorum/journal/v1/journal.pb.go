@@ -899,6 +899,9 @@ type ControllerRecord struct {
 	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Format of the store.
 	FormatVersion uint32 `protobuf:"varint,2,opt,name=format_version,json=formatVersion,proto3" json:"format_version,omitempty"`
+	// Whether the data came back from an older copy, and operations that were under way in it are still
+	// to be abandoned.
+	CameBack      bool `protobuf:"varint,3,opt,name=came_back,json=cameBack,proto3" json:"came_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -945,6 +948,13 @@ func (x *ControllerRecord) GetFormatVersion() uint32 {
 		return x.FormatVersion
 	}
 	return 0
+}
+
+func (x *ControllerRecord) GetCameBack() bool {
+	if x != nil {
+		return x.CameBack
+	}
+	return false
 }
 
 // TaskRecord is a task in an agent's journal.
@@ -1243,10 +1253,11 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x124\n" +
 	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x17\n" +
-	"\aused_by\x18\x06 \x03(\tR\x06usedBy\"O\n" +
+	"\aused_by\x18\x06 \x03(\tR\x06usedBy\"l\n" +
 	"\x10ControllerRecord\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12%\n" +
-	"\x0eformat_version\x18\x02 \x01(\rR\rformatVersion\"\xa6\x01\n" +
+	"\x0eformat_version\x18\x02 \x01(\rR\rformatVersion\x12\x1b\n" +
+	"\tcame_back\x18\x03 \x01(\bR\bcameBack\"\xa6\x01\n" +
 	"\n" +
 	"TaskRecord\x12+\n" +
 	"\x04task\x18\x01 \x01(\v2\x17.requorum.agent.v1.TaskR\x04task\x125\n" +
