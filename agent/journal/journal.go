@@ -22,6 +22,7 @@ var (
 	tasksBucket      = []byte("tasks") // by task ID
 	orderBucket      = []byte("order") // task IDs by sequence number, the oldest first
 	quarantineBucket = []byte("quarantines")
+	finishedBucket   = []byte("finished") // IDs of restores that have ended on this node, all of them
 	stateKey         = []byte("agent")
 	restoredKey      = []byte("restored")
 )
@@ -29,7 +30,7 @@ var (
 // prepare makes what a new journal lacks and refuses one of a newer format.
 func (j *Journal) prepare() error {
 	return j.update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{stateBucket, tasksBucket, orderBucket, quarantineBucket} {
+		for _, b := range [][]byte{stateBucket, tasksBucket, orderBucket, quarantineBucket, finishedBucket} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -117,6 +118,21 @@ func (j *Journal) Restored() (*Restored, error) {
 		return json.Unmarshal(data, r)
 	})
 	return r, err
+}
+
+// Finished tells whether a restore has ended on this node.
+func (j *Journal) Finished(restoreID string) (bool, error) {
+	var finished bool
+	err := j.view(func(tx *bolt.Tx) error {
+		finished = tx.Bucket(finishedBucket).Get([]byte(restoreID)) != nil
+		return nil
+	})
+	return finished, err
+}
+
+// SetFinished notes for good that a restore has ended on this node.
+func (j *Journal) SetFinished(restoreID string) error {
+	return j.update(func(tx *bolt.Tx) error { return tx.Bucket(finishedBucket).Put([]byte(restoreID), []byte{1}) })
 }
 
 // Task returns the record of a task, nil if there is none.

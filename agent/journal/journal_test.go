@@ -59,6 +59,8 @@ func TestReopenedJournalKnowsEverything(t *testing.T) {
 	must(t, j.PutTask(rec))
 	must(t, j.PutQuarantine(quarantine))
 	must(t, j.SetRestored(&journal.Restored{RestoreID: "r1", ClusterGeneration: 3}))
+	must(t, j.SetFinished("r0"))
+	must(t, j.SetFinished("r0"))
 	must(t, j.Update(func(s *journalv1.AgentRecord) error {
 		s.Epoch, s.ControllerId, s.Generation, s.Fenced = 7, "c", 2, true
 		return nil
@@ -75,6 +77,11 @@ func TestReopenedJournalKnowsEverything(t *testing.T) {
 	restored, err := j.Restored()
 	must(t, err)
 	same(t, restored, &journal.Restored{RestoreID: "r1", ClusterGeneration: 3})
+	for id, want := range map[string]bool{"r0": true, "r1": false, "": false} {
+		if finished, err := j.Finished(id); err != nil || finished != want {
+			t.Errorf("restore %q finished: %v, %v", id, finished, err)
+		}
+	}
 	state, err := j.State()
 	must(t, err)
 	same(t, state, &journalv1.AgentRecord{Epoch: 7, ControllerId: "c", Generation: 2, Fenced: true, FormatVersion: 1})

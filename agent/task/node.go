@@ -103,6 +103,9 @@ func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (res
 
 // doRestore does what is about the data directory and etcd's process.
 func (n *Node) doRestore(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv1.TaskResult, error) {
+	if err := n.refuseEnded(task); err != nil {
+		return nil, err
+	}
 	switch spec := task.GetSpec().(type) {
 	case *agentv1.Task_Stage:
 		return n.stage(ctx, spec.Stage, p)

@@ -538,6 +538,26 @@ func TestRestore(t *testing.T) {
 	wrong.ClusterId = "1"
 	n.refuses(verifyTask(rt, wrong), agentv1.TaskErrorCode_TASK_ERROR_CODE_REFUSED, "cluster ID")
 	n.finishes(old)
+	n.refusesWhatUndoes("r1")
+}
+
+// refusesWhatUndoes tries everything that a controller from an older copy would do to a restore that has ended.
+func (n *testNode) refusesWhatUndoes(id string) {
+	n.t.Helper()
+	for _, task := range []*agentv1.Task{
+		{Spec: &agentv1.Task_Stage{Stage: &agentv1.Stage{RestoreId: id, Learner: true}}},
+		{Spec: &agentv1.Task_Unstage{Unstage: &agentv1.Unstage{RestoreId: id}}},
+		{Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{RestoreId: id}}},
+		{Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{RestoreId: id, ControlPlaneOnly: true}}},
+		{Spec: &agentv1.Task_Swap{Swap: &agentv1.Swap{RestoreId: id}}},
+		{Spec: &agentv1.Task_SwapBack{SwapBack: &agentv1.SwapBack{RestoreId: id}}},
+		{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: id}}},
+	} {
+		n.refuses(task, agentv1.TaskErrorCode_TASK_ERROR_CODE_REFUSED, "restore "+id+" has ended on this node")
+	}
+	n.do(&agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: id}}})
+	n.do(&agentv1.Task{Spec: &agentv1.Task_Finish{Finish: &agentv1.Finish{RestoreId: id, Generation: 6}}})
+	n.do(&agentv1.Task{Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{RestoreId: "another"}}})
 }
 
 func stageTask(rt *fakeRuntime, m *requorumv1.Manifest) *agentv1.Task {

@@ -242,6 +242,10 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish) error {
 	if err != nil {
 		return err
 	}
+	// First of all: from now on nothing that undoes the restore may be done any more.
+	if err := n.Journal.SetFinished(spec.GetRestoreId()); err != nil {
+		return err
+	}
 	if err := d.Unstage(ctx); err != nil {
 		return err
 	}
