@@ -33,6 +33,7 @@ type Member struct {
 	UID, GID int    // owner that the data must have
 	Version  string // of the binary that Start runs; empty if unknown
 	Running  bool   // an etcd process lives; it need not serve
+	Wanted   bool   // etcd should run, whether it lives at the moment or not
 }
 
 // ListenURLs returns every URL that the member listens on.

@@ -54,7 +54,7 @@ func (n *Node) status(ctx context.Context, conf runtime.Member) *requorumv1.Memb
 // inspect tells everything that a restore of this node depends on.
 func (n *Node) inspect(ctx context.Context, spec *agentv1.InspectNode) (*agentv1.TaskResult, error) {
 	member, conf, err := n.Describe(ctx)
-	f := &agentv1.NodeFacts{Member: member, Running: conf.Running, EtcdVersion: conf.Version, Uid: uint32(conf.UID), Gid: uint32(conf.GID)}
+	f := &agentv1.NodeFacts{Member: member, Running: conf.Running || conf.Wanted, EtcdVersion: conf.Version, Uid: uint32(conf.UID), Gid: uint32(conf.GID)}
 	state, stateErr := n.Journal.State()
 	if stateErr != nil {
 		return nil, stateErr

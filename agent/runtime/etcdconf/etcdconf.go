@@ -36,7 +36,7 @@ type Source struct {
 	ReadFile func(path string) ([]byte, error)
 }
 
-// Read returns the member's configuration. UID, GID, Version and Running are left empty.
+// Read returns the member's configuration. UID, GID, Version, Running and Wanted are left empty.
 func Read(s Source) (runtime.Member, error) {
 	flags, err := parseFlags(s.Args)
 	if err != nil {

@@ -91,6 +91,7 @@ func (r *Runtime) Inspect(ctx context.Context) (runtime.Member, error) {
 		}
 	}
 	m.Running, _, err = r.status(ctx)
+	m.Wanted = m.Running // the commands tell no more
 	return m, err
 }
 

@@ -106,8 +106,8 @@ func TestStatusExitCodes(t *testing.T) {
 		"echo $REQUORUM_DATA_DIR; exit 1": {says: os.TempDir()},
 	} {
 		m, err := open(t, options(t, sh(script)...)).Inspect(t.Context())
-		if m.Running != want.running {
-			t.Errorf("%q: running %v", script, m.Running)
+		if m.Running != want.running || m.Wanted != want.running {
+			t.Errorf("%q: running %v, wanted %v", script, m.Running, m.Wanted)
 		}
 		if (err != nil) != (want.says != "") || err != nil && !strings.Contains(err.Error(), want.says) {
 			t.Errorf("%q: error %v, expected it to say %q", script, err, want.says)

@@ -86,7 +86,7 @@ func New(o Options) (*Runtime, error) {
 // Name returns "process".
 func (r *Runtime) Name() string { return "process" }
 
-// Inspect reads etcd's configuration and looks whether its process lives.
+// Inspect reads etcd's configuration and looks whether its process lives and whether it should.
 func (r *Runtime) Inspect(ctx context.Context) (runtime.Member, error) {
 	m, err := r.configured()
 	if err != nil {
@@ -96,8 +96,12 @@ func (r *Runtime) Inspect(ctx context.Context) (runtime.Member, error) {
 		return runtime.Member{}, err
 	}
 	m.Version = r.version.get(ctx, r.o)
-	running, err := r.find()
-	m.Running = running != nil
+	d, err := r.readDesired()
+	if err != nil {
+		return runtime.Member{}, err
+	}
+	rec, err := r.find()
+	m.Running, m.Wanted = rec != nil, d.State == running
 	return m, err
 }
 

@@ -352,6 +352,7 @@ func TestRunKeepsEtcdRunning(t *testing.T) {
 	}
 	wait(t, func() bool { return pid() != 0 }) // as after a boot
 	first := pid()
+	wantedIs(t, r, true)
 	if err := r.Alive(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -369,6 +370,20 @@ func TestRunKeepsEtcdRunning(t *testing.T) {
 	end()
 	if pid() == 0 {
 		t.Error("etcd ended with the agent")
+	}
+	if err := syscall.Kill(pid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, func() bool { return pid() == 0 })
+	wantedIs(t, r, true) // between its end and the next start
+	stop(t, r)
+	wantedIs(t, r, false)
+}
+
+func wantedIs(t *testing.T, r *process.Runtime, want bool) {
+	t.Helper()
+	if m, err := r.Inspect(t.Context()); err != nil || m.Wanted != want {
+		t.Errorf("wanted %v, expected %v: %v", m.Wanted, want, err)
 	}
 }
 
