@@ -121,7 +121,7 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	a.node = &task.Node{
 		Vault: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
 		Fetcher:   transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),
-		StartWait: cfg.StartWait.Std(), Log: log.Named("task"),
+		StartWait: cfg.StartWait.Std(), StopWait: cfg.runtimeWait(), LaunchWait: cfg.runtimeWait(), Log: log.Named("task"),
 	}
 	a.server = transfer.NewServer(v, grants, log.Named("transfer"), transfer.WithPeer(creds.Identity().Cluster, peerNode))
 	return a, nil

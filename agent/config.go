@@ -14,6 +14,7 @@ import (
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/process"
+	"github.com/requorum/requorum/agent/task"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/names"
 )
@@ -187,4 +188,16 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 		ControlPlaneStop: e.ControlPlaneStop, ControlPlaneStart: e.ControlPlaneStart,
 		CommandTimeout: time.Duration(e.CommandTimeout), Log: log.Named("exec"),
 	})
+}
+
+// runtimeWait is how long stopping or starting etcd may take: what was configured for a part of it comes on top.
+func (c *Config) runtimeWait() time.Duration {
+	wait := task.DefaultRuntimeWait
+	if p := c.Runtime.Process; p != nil {
+		wait += p.Grace.Std()
+	}
+	if e := c.Runtime.Exec; e != nil {
+		wait += e.CommandTimeout.Std()
+	}
+	return wait
 }

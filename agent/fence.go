@@ -49,7 +49,7 @@ func (a *agent) enforceFence(ctx context.Context, stopped bool) (bool, error) {
 		}
 		a.log.Warn("etcd was started although this node missed a restore; it is stopped again")
 	}
-	if err := a.runtime.Stop(ctx); err != nil {
+	if err := a.node.StopEtcd(ctx); err != nil {
 		return false, err
 	}
 	return true, nil

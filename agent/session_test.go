@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -178,6 +179,7 @@ type fakeRuntime struct {
 	inspect func(context.Context) error
 	stops   chan struct{}
 	stopped func() error
+	hangs   bool // Stop, until it is given up
 }
 
 func (r *fakeRuntime) Name() string { return "fake" }
@@ -191,8 +193,12 @@ func (r *fakeRuntime) Inspect(ctx context.Context) (runtime.Member, error) {
 	return r.conf, nil
 }
 
-func (r *fakeRuntime) Stop(context.Context) error {
+func (r *fakeRuntime) Stop(ctx context.Context) error {
 	r.stops <- struct{}{}
+	if r.hangs {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	if r.stopped != nil {
 		return r.stopped()
 	}
@@ -493,6 +499,16 @@ func TestFencedNodesEtcdIsStoppedAndStaysSo(t *testing.T) {
 	for !within(t, c.beats, "heartbeat").GetFenced() {
 	}
 	within(t, a.runtime.stops, "second try")
+}
+
+func TestFenceGivesUpAStopThatHangs(t *testing.T) {
+	a := newAgent(t, startController(t))
+	a.runtime.hangs, a.node.StopWait = true, 50*time.Millisecond
+	must(t, a.journal.Update(func(s *journalv1.AgentRecord) error { s.Fenced = true; return nil }))
+	stopped, err := a.enforceFence(t.Context(), false)
+	if stopped || err == nil || !strings.Contains(err.Error(), "did not stop in time") {
+		t.Errorf("stopped %v, %v", stopped, err)
+	}
 }
 
 func TestFenceLeavesRestoredDataAlone(t *testing.T) {

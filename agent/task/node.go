@@ -39,6 +39,10 @@ type Node struct {
 	StartWait time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
 	Log       hclog.Logger
 
+	// How long the runtime may take to stop, or to start, etcd or the control plane; DefaultRuntimeWait
+	// if 0. The tasks tick meanwhile, so that nobody else would notice that they hang.
+	StopWait, LaunchWait time.Duration
+
 	clusterGeneration atomic.Uint64
 
 	mu      sync.Mutex

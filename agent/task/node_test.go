@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -37,6 +38,7 @@ type fakeRuntime struct {
 	mu    sync.Mutex
 	conf  runtime.Member
 	dead  error // what Alive says
+	hangs bool  // whatever stops or starts
 	fails error // what Inspect says
 }
 
@@ -54,7 +56,22 @@ func (r *fakeRuntime) set(change func(*fakeRuntime)) {
 	change(r)
 }
 
-func (r *fakeRuntime) Stop(context.Context) error {
+// hang waits for ctx's end if the runtime hangs, and says what it waits for.
+func (r *fakeRuntime) hang(ctx context.Context) error {
+	r.mu.Lock()
+	hangs := r.hangs
+	r.mu.Unlock()
+	if !hangs {
+		return nil
+	}
+	<-ctx.Done()
+	return fmt.Errorf("member/snap/db is held by etcd: %w", context.Cause(ctx))
+}
+
+func (r *fakeRuntime) Stop(ctx context.Context) error {
+	if err := r.hang(ctx); err != nil {
+		return err
+	}
 	if r.etcd != nil {
 		r.etcd.Stop(0)
 	}
@@ -62,7 +79,16 @@ func (r *fakeRuntime) Stop(context.Context) error {
 	return nil
 }
 
-func (r *fakeRuntime) Start(context.Context) error {
+func (r *fakeRuntime) ControlPlane() []string { return nil }
+
+func (r *fakeRuntime) StopControlPlane(ctx context.Context) error { return r.hang(ctx) }
+
+func (r *fakeRuntime) StartControlPlane(ctx context.Context) error { return r.hang(ctx) }
+
+func (r *fakeRuntime) Start(ctx context.Context) error {
+	if err := r.hang(ctx); err != nil {
+		return err
+	}
 	if r.etcd != nil {
 		r.etcd.Restart(0)
 	}
@@ -254,6 +280,11 @@ func TestInspectOfAMemberThatDoesNotRun(t *testing.T) {
 	if f.GetRunning() || f.GetMember().GetServing() || f.GetMember().GetError() == "" || !f.GetHasData() || f.GetMember().GetDbSize() == 0 || f.GetMember().GetName() != "m1" {
 		t.Errorf("not running: %v", f)
 	}
+	n.runtime.set(func(r *fakeRuntime) { r.conf.Wanted = true })
+	if f = n.do(inspect()).GetNode(); !f.GetRunning() || f.GetMember().GetError() != "etcd does not run" {
+		t.Errorf("between its end and the next start: %v", f)
+	}
+	n.runtime.set(func(r *fakeRuntime) { r.conf.Wanted = false })
 	must(t, os.RemoveAll(n.runtime.conf.DataDir))
 	if f = n.do(inspect()).GetNode(); f.GetHasData() || f.GetProblem() != "" || f.GetDataFreeBytes() == 0 {
 		t.Errorf("data gone: %v", f)
@@ -664,6 +695,21 @@ func TestVerify(t *testing.T) {
 		n.member = &fakeMember{verify: func() (*agentv1.Verified, error) { return nil, notReady }}
 		n.refuses(task(), agentv1.TaskErrorCode_TASK_ERROR_CODE_UNSPECIFIED, "took too long to serve: etcd at e is not ready yet: it sees no leader")
 	})
+}
+
+func TestARuntimeThatHangsIsGivenUp(t *testing.T) {
+	rt := stopped(t)
+	rt.hangs = true
+	n := nodeOf(t, "etcd-1", rt)
+	n.StopWait, n.LaunchWait = 50*time.Millisecond, 50*time.Millisecond
+	for late, task := range map[string]*agentv1.Task{
+		"etcd did not stop in time":               {Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{}}},
+		"the control plane did not stop in time":  {Spec: &agentv1.Task_Stop{Stop: &agentv1.Stop{ControlPlaneOnly: true}}},
+		"etcd did not start in time":              {Spec: &agentv1.Task_Start{Start: &agentv1.Start{}}},
+		"the control plane did not start in time": {Spec: &agentv1.Task_Open{Open: &agentv1.Open{}}},
+	} {
+		n.refuses(task, agentv1.TaskErrorCode_TASK_ERROR_CODE_UNSPECIFIED, "member/snap/db is held by etcd: "+late)
+	}
 }
 
 func TestLearner(t *testing.T) {

@@ -16,6 +16,9 @@ import (
 	"github.com/requorum/requorum/internal/etcdfile"
 )
 
+// DefaultRuntimeWait is how long stopping or starting etcd, or the control plane, may take.
+const DefaultRuntimeWait = 2 * time.Minute
+
 const (
 	defaultStartWait = 2 * time.Minute
 	waitPerGiB       = time.Minute
@@ -89,8 +92,10 @@ func (n *Node) stop(ctx context.Context, spec *agentv1.Stop, p *Progress) error 
 	stop := p.tickWhile(ctx)
 	defer stop()
 	if !spec.GetControlPlaneOnly() {
-		return n.Runtime.Stop(ctx)
+		return n.StopEtcd(ctx)
 	}
+	ctx, cancel := bounded(ctx, n.StopWait, "the control plane did not stop in time")
+	defer cancel()
 	cp, ok := n.Runtime.(runtime.ControlPlane)
 	if !ok {
 		return nil
@@ -99,6 +104,21 @@ func (n *Node) stop(ctx context.Context, spec *agentv1.Stop, p *Progress) error 
 		return fmt.Errorf("stop the control plane: %w", err)
 	}
 	return nil
+}
+
+// StopEtcd stops etcd until nothing holds the data directory. It gives up after StopWait and then says
+// what still holds it.
+func (n *Node) StopEtcd(ctx context.Context) error {
+	ctx, cancel := bounded(ctx, n.StopWait, "etcd did not stop in time")
+	defer cancel()
+	return n.Runtime.Stop(ctx)
+}
+
+func bounded(ctx context.Context, wait time.Duration, late string) (context.Context, context.CancelFunc) {
+	if wait == 0 {
+		wait = DefaultRuntimeWait
+	}
+	return context.WithTimeoutCause(ctx, wait, errors.New(late))
 }
 
 func (n *Node) swap(ctx context.Context, restoreID string) (*agentv1.TaskResult, error) {
@@ -154,6 +174,8 @@ func (n *Node) start(ctx context.Context, spec *agentv1.Start, p *Progress) erro
 func (n *Node) startEtcd(ctx context.Context, joinCluster string, p *Progress) error {
 	stop := p.tickWhile(ctx)
 	defer stop()
+	ctx, cancel := bounded(ctx, n.LaunchWait, "etcd did not start in time")
+	defer cancel()
 	if joinCluster == "" {
 		return n.Runtime.Start(ctx)
 	}
@@ -174,6 +196,8 @@ func (n *Node) startControlPlane(ctx context.Context, p *Progress) error {
 	}
 	stop := p.tickWhile(ctx)
 	defer stop()
+	ctx, cancel := bounded(ctx, n.LaunchWait, "the control plane did not start in time")
+	defer cancel()
 	if err := cp.StartControlPlane(ctx); err != nil {
 		return fmt.Errorf("start the control plane: %w", err)
 	}

@@ -61,5 +61,8 @@ func (r *Runtime) outlast(ctx context.Context, h *handle) error {
 	if err := h.kill(); err != nil {
 		return err
 	}
-	return h.wait(ctx)
+	if err := h.wait(ctx); err != nil {
+		return fmt.Errorf("process %d does not end although it was killed: %w", h.rec.PID, err)
+	}
+	return nil
 }
