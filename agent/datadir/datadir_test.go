@@ -291,3 +291,87 @@ func TestRemoveQuarantineRemovesOnlyQuarantines(t *testing.T) {
 		t.Errorf("%s is still there: %v", kept, err)
 	}
 }
+
+func TestRemoveQuarantineRefusesWhatSomebodyUses(t *testing.T) {
+	for name, file := range map[string]string{
+		"a database":             "member/snap/db",
+		"a log in the data":      "member/wal/0.wal",
+		"a log of its directory": "0.wal",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "etcd")
+			kept := dir + ".quarantine-" + id
+			write(t, filepath.Join(kept, file), "old")
+			write(t, filepath.Join(kept, "requorum-quarantine.json"), `{"restore_id":"`+id+`","from":"`+dir+`"}`)
+			held, err := os.Open(filepath.Join(kept, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Close()
+			if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+			var holder *datadir.HeldError
+			if err := datadir.RemoveQuarantine(t.Context(), kept); !errors.As(err, &holder) || !strings.Contains(err.Error(), kept) {
+				t.Fatalf("error %v", err)
+			}
+			if _, err := os.Stat(filepath.Join(kept, file)); err != nil {
+				t.Error(err)
+			}
+			if err := unix.Flock(int(held.Fd()), unix.LOCK_UN); err != nil {
+				t.Fatal(err)
+			}
+			if err := datadir.RemoveQuarantine(t.Context(), kept); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestRemoveQuarantineEndsARemovalThatBrokeOff(t *testing.T) {
+	root := t.TempDir()
+	for name, removed := range map[string]bool{
+		"etcd.quarantine-" + id: true, ".requorum-quarantine-" + id: true,
+		"etcd": false, ".quarantine-" + id: false, "etcd.quarantine-": false, "etcd.staging-" + id: false,
+	} {
+		path := filepath.Join(root, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		err := datadir.RemoveQuarantine(t.Context(), path)
+		if _, statErr := os.Stat(path); (err == nil) != removed || errors.Is(statErr, os.ErrNotExist) != removed {
+			t.Errorf("%s: %v, then %v", name, err, statErr)
+		}
+	}
+}
+
+func TestEmpty(t *testing.T) {
+	for name, test := range map[string]struct {
+		file  string // below the directory that holds etcd's; none if empty
+		empty bool
+	}{
+		"nothing is there":         {empty: true},
+		"only what is not etcd's":  {file: "etcd/lost+found/f", empty: true},
+		"another directory's data": {file: "etcd2.quarantine-r1/member/f", empty: true},
+		"live data":                {file: "etcd/member/snap/db"},
+		"an empty member":          {file: "etcd/member/f"},
+		"a log":                    {file: "wal/0.wal"},
+		"old data":                 {file: "etcd.quarantine-r1/member/snap/db"},
+		"staged data":              {file: "etcd.staging-r1/member/f"},
+		"an old log":               {file: "wal.quarantine-r1/0.wal"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			if test.file != "" {
+				write(t, filepath.Join(root, test.file), "x")
+			}
+			m := member(filepath.Join(root, "etcd"), filepath.Join(root, "wal"))
+			if empty, err := datadir.Empty(m); err != nil || empty != test.empty {
+				t.Errorf("%v, %v", empty, err)
+			}
+		})
+	}
+	if empty, err := datadir.Empty(member("relative", "")); err == nil || empty {
+		t.Errorf("%v, %v", empty, err)
+	}
+}

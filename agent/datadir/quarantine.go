@@ -10,11 +10,12 @@ import (
 	"strings"
 
 	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/names"
 )
 
 // RemoveQuarantine deletes a quarantine directory, which may be gone already. It refuses any directory
-// that is not named like one or that does not hold the marker of a complete one. A removal that broke off is
-// taken up again: the marker goes last.
+// that is not named like one or that does not hold the marker of a complete one, and one that somebody uses. A
+// removal that broke off is taken up again: the marker goes last, and an empty directory needs none.
 func RemoveQuarantine(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -25,6 +26,9 @@ func RemoveQuarantine(ctx context.Context, path string) error {
 	}
 	if err := checkQuarantine(path, info); err != nil {
 		return err
+	}
+	if err := unused(ctx, path); err != nil {
+		return fmt.Errorf("%s is not removed: %w", path, err)
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -47,6 +51,14 @@ func RemoveQuarantine(ctx context.Context, path string) error {
 	return durable.RemoveAll(path)
 }
 
+// unused fails with a *HeldError if somebody runs an etcd on the old data: a person who brings it back by hand.
+func unused(ctx context.Context, path string) error {
+	if err := Free(ctx, path, "", nil); err != nil {
+		return err
+	}
+	return Free(ctx, path, path, nil) // that of a WAL directory holds the log itself
+}
+
 func checkQuarantine(path string, info fs.FileInfo) error {
 	refuse := func(reason string) error {
 		return fmt.Errorf("%s %s; it is not removed", path, reason)
@@ -59,6 +71,9 @@ func checkQuarantine(path string, info fs.FileInfo) error {
 		return err
 	}
 	if m == nil {
+		if left, err := os.ReadDir(path); err != nil || len(left) == 0 && named(filepath.Base(path)) {
+			return err // the marker was removed and the directory was to follow
+		}
 		return refuse("does not hold " + markerName)
 	}
 	base := filepath.Base(path)
@@ -68,4 +83,13 @@ func checkQuarantine(path string, info fs.FileInfo) error {
 		return refuse(fmt.Sprintf("is not named as the quarantine of restore %q", m.RestoreID))
 	}
 	return nil
+}
+
+// named tells whether base is a name of some restore's quarantine directory.
+func named(base string) bool {
+	from, id, found := strings.Cut(base, quarantineInfix)
+	if hidden, is := strings.CutPrefix(base, hiddenQuarantine); is {
+		from, id, found = base, hidden, true
+	}
+	return found && from != "" && names.Check("restore", id) == nil
 }
