@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -171,11 +172,26 @@ func TestQuorumLeftOut(t *testing.T) {
 	command := []string{"restore", "--snapshot", "before", "--nodes", "etcd-1", "--yes"}
 	refused(t, c, 3, command, "2 of the old cluster's 3 voting members are left out: etcd-2, etcd-3", "--left-out-destroyed")
 	refused(t, c, 3, append(command, "--plan"), "etcd-2, etcd-3", "--left-out-destroyed")
+	refused(t, c, 3, append(command, "--left-out-destroyed"), "its member serves, so it is not destroyed")
 	was.same(t, c)
 	nothingLeft(t, c)
 
+	gone := []string{"etcd-2", "etcd-3"}
+	for _, node := range gone {
+		must(t, c.Process(node).Kill())
+		c.KillEtcd(node)
+	}
+	eventually(t, "the two are gone", func(ctx context.Context) error {
+		if r := c.CLI(append(command, "--left-out-destroyed", "--plan")...); r.Code != 0 {
+			return fmt.Errorf("%s", r)
+		}
+		return ctx.Err()
+	})
 	restore(t, c, "before", "--nodes", "etcd-1", "--left-out-destroyed")
 	holds(t, c, saved, "etcd-1")
+	for _, node := range gone { // not destroyed after all
+		must(t, c.Process(node).Start())
+	}
 	keptOut(t, c, "etcd-2")
 	keptOut(t, c, "etcd-3")
 	c.Write(1)

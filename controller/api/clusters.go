@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -115,9 +114,8 @@ func (s clusters) node(rec *journalv1.NodeRecord, facts *agentv1.NodeFacts) *req
 	if !info.Seen.IsZero() {
 		n.LastSeen = timestamppb.New(info.Seen)
 	}
-	if !info.Connected && n.GetMember() != nil { // what it was last seen as is not what it is
-		n.Member = proto.CloneOf(n.GetMember())
-		n.Member.Serving, n.Member.Leader, n.Member.Error = false, "", "its agent is not connected"
+	if !info.Connected { // what was last seen is not what is
+		n.Member, n.VaultFreeBytes, n.DataFreeBytes = nil, 0, 0
 	}
 	if facts != nil {
 		n.Generation, n.Fenced = facts.GetGeneration(), facts.GetFenced()

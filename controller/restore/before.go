@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -23,6 +24,9 @@ func (w within) AskNode(ctx context.Context, _, node string, task *agentv1.Task)
 func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 	p, err := j.prepare(ctx, within{run}, run.Restore().GetSpec())
 	if err != nil {
+		return err
+	}
+	if err := j.noteCopies(run, p.copies); err != nil {
 		return err
 	}
 	if err := p.refusal(); err != nil {
@@ -57,11 +61,24 @@ func (j *Jobs) dropPartial(ctx context.Context, run *operation.Run, node string)
 	return snapshot.Drop(ctx, run, node, &agentv1.DropCopy{Name: run.Operation().GetSnapshot(), PartialOnly: true})
 }
 
+// noteCopies notes in the catalog what the nodes found. What is known of other nodes stays.
+func (j *Jobs) noteCopies(run *operation.Run, copies []*requorumv1.Copy) error {
+	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+		for _, c := range copies {
+			s.Copies = append(slices.DeleteFunc(s.GetCopies(), func(old *requorumv1.Copy) bool { return old.GetNode() == c.GetNode() }), c)
+		}
+		slices.SortFunc(s.Copies, func(a, b *requorumv1.Copy) int { return strings.Compare(a.GetNode(), b.GetNode()) })
+	})
+}
+
 // agree makes sure that every node's copy is the same file, by reading it back from disk.
 func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
 	copies, err := snapshot.HashAll(ctx, run, job.GetSpec().GetNodes(), job.GetManifest())
 	if err != nil {
+		return err
+	}
+	if err := j.noteCopies(run, copies); err != nil {
 		return err
 	}
 	disagreement := snapshot.Agree(job.GetManifest(), copies)

@@ -179,10 +179,17 @@ func (p *prepared) findMembers() {
 	}
 }
 
-// find returns the row of the member list that is about m.
+// find returns the row of the member list that is about m: the one with its ID, otherwise the one with
+// its name and a peer URL of its own, as for a member that lost its disk and began anew.
 func find(list []*requorumv1.ListedMember, m *requorumv1.Member) *requorumv1.ListedMember {
 	for _, l := range list {
-		if m.GetId() != "" && l.GetId() == m.GetId() || m.GetId() == "" && l.GetName() != "" && l.GetName() == m.GetName() {
+		if m.GetId() != "" && l.GetId() == m.GetId() {
+			return l
+		}
+	}
+	for _, l := range list {
+		shared := slices.ContainsFunc(l.GetPeerUrls(), func(u string) bool { return slices.Contains(m.GetPeerUrls(), u) })
+		if l.GetName() != "" && l.GetName() == m.GetName() && shared {
 			return l
 		}
 	}

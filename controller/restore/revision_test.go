@@ -39,3 +39,24 @@ func TestRevisionIsRaisedAboveAllThatWasSeen(t *testing.T) {
 		})
 	}
 }
+
+// A member that lost its disk and began anew is still the voter that it was; a new one is not.
+func TestWipedMemberTakesPart(t *testing.T) {
+	listed := []*requorumv1.ListedMember{
+		{Id: "1", Name: "a", PeerUrls: []string{"http://a:2380"}}, {Id: "2", Name: "b", PeerUrls: []string{"http://b:2380"}},
+	}
+	for _, tc := range []struct {
+		member *requorumv1.Member
+		want   string
+	}{
+		{&requorumv1.Member{Id: "2", Name: "renamed", PeerUrls: []string{"http://elsewhere:2380"}}, "2"},
+		{&requorumv1.Member{Id: "77", Name: "b", PeerUrls: []string{"http://b:2380"}}, "2"},
+		{&requorumv1.Member{Name: "b", PeerUrls: []string{"http://b:2380"}}, "2"},
+		{&requorumv1.Member{Id: "77", Name: "b", PeerUrls: []string{"http://new:2380"}}, ""},
+		{&requorumv1.Member{Id: "77", Name: "c", PeerUrls: []string{"http://b:2380"}}, ""},
+	} {
+		if got := find(listed, tc.member).GetId(); got != tc.want {
+			t.Errorf("%v is taken for member %q, want %q", tc.member, got, tc.want)
+		}
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -90,7 +92,7 @@ func (j *Jobs) allConnected(ctx context.Context, cluster string, nodes []string)
 	for _, node := range nodes {
 		if info := j.Fleet.Info(dispatch.Key{Cluster: cluster, Node: node}); !info.Connected {
 			return failure.On(node, "its agent is not connected"+lastSeen(info),
-				"start the agent, remove the node if it is gone for good (requorum cluster remove-node), or save without it (--allow-degraded)")
+				"start the agent, or remove the node if it is gone for good (requorum cluster remove-node); a snapshot can be saved without it (snapshot save --allow-degraded)")
 		}
 	}
 	return nil
@@ -118,6 +120,9 @@ func healthy(facts map[string]*agentv1.NodeFacts, nodes []string, degraded bool)
 		if !m.GetServing() {
 			if degraded {
 				continue
+			}
+			if facts[node].GetFenced() {
+				return nil, failure.On(node, "it missed a restore and keeps etcd stopped", "include it in the next restore, or save without it (--allow-degraded)")
 			}
 			return nil, failure.On(node, "its member does not answer: "+m.GetError(), "repair it, or save without it (--allow-degraded)")
 		}
@@ -260,11 +265,15 @@ func sign(d int64) int {
 	return 1
 }
 
+// headroom is what nodes keep free on the file system of their snapshots, where etcd may live too.
+const headroom = 64 << 20
+
 // spaceForCopies refuses before anything is written when a node cannot hold a file of that size.
 func spaceForCopies(facts map[string]*agentv1.NodeFacts, nodes []string, size int64) error {
 	for _, node := range nodes {
-		if free := facts[node].GetVaultFreeBytes(); size > 0 && free < uint64(size) {
-			return failure.On(node, fmt.Sprintf("%d bytes are free where snapshots are kept, %d are needed", free, size),
+		if free := facts[node].GetVaultFreeBytes(); size > 0 && free < uint64(size)+headroom {
+			return failure.On(node, fmt.Sprintf("%s are free where snapshots are kept (snapshots_dir), %s are needed, of which %s stay free",
+				humanize.IBytes(free), humanize.IBytes(uint64(size)+headroom), humanize.IBytes(headroom)),
 				"free space there, or remove old snapshots (requorum snapshot rm)")
 		}
 	}

@@ -88,6 +88,9 @@ func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
+	if err := j.noteCopies(run, copies); err != nil {
+		return err
+	}
 	holders := GoodOn(copies)
 	if len(holders) == 0 {
 		return &failure.Error{Message: "no node holds a good copy: " + describeBad(copies), Advice: "import the file from elsewhere (requorum snapshot import)"}
@@ -219,8 +222,15 @@ func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	err = j.Catalog.Update(run.Cluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) { s.Copies, s.Manifest = copies, job.GetManifest() })
+	err = j.noteCopies(run, copies)
 	return errors.Join(err, Agree(job.GetManifest(), copies))
+}
+
+// noteCopies notes in the catalog what the nodes found.
+func (j *Jobs) noteCopies(run *operation.Run, copies []*requorumv1.Copy) error {
+	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+		s.Copies, s.Manifest = copies, run.Snapshot().GetManifest()
+	})
 }
 
 // record makes the snapshot READY: it is verified, and the nodes agree.

@@ -54,7 +54,7 @@ func TestSaveIsRefusedWhenTheClusterIsNotFitForIt(t *testing.T) {
 			"b|member id-c has raised the alarm CORRUPT|replace the corrupt member",
 		},
 		"followers differ":          {func(f *fleet) { f.hashes["c"].Hash = 43 }, "c|its data differs from that of b: HashKV at revision 98 is 43, there 42"},
-		"a node has no space":       {func(f *fleet) { f.facts["c"].VaultFreeBytes = 5 }, "c|5 bytes are free where snapshots are kept, 1048576 are needed"},
+		"a node has no space":       {func(f *fleet) { f.facts["c"].VaultFreeBytes = 5 }, "c|5 B are free where snapshots are kept (snapshots_dir), 65 MiB are needed"},
 		"a node keeps another file": {func(f *fleet) { f.vaults["c"]["s"] = &requorumv1.Manifest{Name: "s"} }, "c|it keeps a snapshot s already, which the catalog does not know|choose another name"},
 		"a node fails": {func(f *fleet) {
 			f.answer = func(node string, _ *agentv1.Task) (*agentv1.TaskResult, error) {
