@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/requorum/requorum/agent/datadir"
+	"github.com/requorum/requorum/agent/journal"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	"github.com/requorum/requorum/internal/durable"
@@ -27,6 +29,8 @@ const (
 	openTimeout  = 20 * time.Second // for the controller's first message
 	leastAnswer  = 5 * time.Second  // the least that the answer to a heartbeat may take
 	observeEvery = 2 * time.Second
+
+	inspectTimeout = 10 * time.Second // for the runtime to say whether a new node has data
 )
 
 // errRenewed ends a session whose connection shows an old certificate.
@@ -120,7 +124,7 @@ func (a *agent) open(ctx context.Context, cancel context.CancelCauseFunc, client
 	if opened := first.GetOpened(); opened.GetSessionId() == "" || opened.GetHeartbeatInterval().AsDuration() <= 0 {
 		return nil, nil, errors.New("the controller did not begin the session")
 	}
-	if err := a.obey(first.GetOpened()); err != nil {
+	if err := a.obey(ctx, first.GetOpened()); err != nil {
 		return nil, nil, err
 	}
 	return stream, first, nil
@@ -143,29 +147,33 @@ func (a *agent) introduction(ctx context.Context) (*agentv1.OpenSessionRequest, 
 
 // obey stores the controller's epoch, refuses one that is presumed dead, and fences a node whose data
 // is older than the cluster's generation.
-func (a *agent) obey(opened *agentv1.SessionOpened) error {
+func (a *agent) obey(ctx context.Context, opened *agentv1.SessionOpened) error {
 	restored, err := a.journal.Restored()
 	if err != nil {
 		return err
 	}
-	fenced := false
+	adopts := opened.GetAdoptGeneration() || restored == nil && a.replaced(ctx, opened) // it has no old data
+	goesOn := restored != nil && restored.ClusterGeneration == opened.GetGeneration()
+	fenced, judged := false, false
 	err = a.journal.Update(func(s *journalv1.AgentRecord) error {
 		same := opened.GetEpoch() == s.GetEpoch() && opened.GetControllerId() == s.GetControllerId()
 		if opened.GetEpoch() <= s.GetEpoch() && !same {
 			return fmt.Errorf("the controller has epoch %d; this node obeys epoch %d of another one", opened.GetEpoch(), s.GetEpoch())
 		}
 		s.Epoch, s.ControllerId = opened.GetEpoch(), opened.GetControllerId()
+		judged = opened.GetGeneration() > s.GetGeneration() && (adopts || !goesOn)
 		switch {
-		case opened.GetGeneration() <= s.GetGeneration():
-		case opened.GetAdoptGeneration(): // it was enrolled anew, so it has no old data
+		case judged && adopts:
 			s.Generation, s.Fenced = opened.GetGeneration(), false
-		case restored != nil && restored.ClusterGeneration == opened.GetGeneration(): // the restore goes on
-		default:
+		case judged:
 			fenced, s.Fenced = !s.GetFenced(), true
 		}
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := a.forget(restored, judged, opened); err != nil {
 		return err
 	}
 	if fenced {
@@ -175,6 +183,36 @@ func (a *agent) obey(opened *agentv1.SessionOpened) error {
 	a.node.SetClusterGeneration(opened.GetGeneration())
 	a.wakeFence()
 	return nil
+}
+
+// forget removes the note of a restore that has ended without this node: it would switch the fence off.
+// That it is older than the cluster tells so too, after a crash in between.
+func (a *agent) forget(restored *journal.Restored, judged bool, opened *agentv1.SessionOpened) error {
+	if restored == nil || !judged && restored.ClusterGeneration >= opened.GetGeneration() {
+		return nil
+	}
+	return a.journal.SetRestored(nil)
+}
+
+// replaced tells whether this is a new machine under the name of one that the cluster knew: the agent has
+// never obeyed a controller, and etcd neither runs nor has data. Without the former, a file system that is
+// not mounted yet would hide old data and end the fence for good. Where it cannot be told, it is not one.
+func (a *agent) replaced(ctx context.Context, opened *agentv1.SessionOpened) bool {
+	state, err := a.journal.State()
+	if err != nil || state.GetEpoch() != 0 || state.GetFenced() || opened.GetGeneration() <= state.GetGeneration() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	m, err := a.runtime.Inspect(ctx)
+	empty := false
+	if err == nil && !m.Running {
+		empty, err = datadir.Empty(m)
+	}
+	if err != nil {
+		a.log.Warn("it cannot be told whether this node has data; it is taken to have some", "error", err)
+	}
+	return empty && err == nil
 }
 
 // receive hands tasks to the runner until the stream ends.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -342,7 +343,7 @@ func TestControllerOfALowerEpochIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := startController(t)
 			a := newAgent(t, c)
-			must(t, a.obey(&agentv1.SessionOpened{Epoch: 3, ControllerId: "a"}))
+			must(t, a.obey(t.Context(), &agentv1.SessionOpened{Epoch: 3, ControllerId: "a"}))
 			stale.SessionId, stale.HeartbeatInterval = "s", durationpb.New(time.Second)
 			c.set(func(c *controller) {
 				c.opened = stale
@@ -460,26 +461,76 @@ func TestObeyFencesNodesThatMissedARestore(t *testing.T) {
 		restored   *journal.Restored
 		expect     *journalv1.AgentRecord
 	}{
-		"as the cluster":                   {generation: own, expect: &journalv1.AgentRecord{Generation: own}},
-		"ahead of it":                      {generation: older, expect: &journalv1.AgentRecord{Generation: own}},
-		"behind it":                        {generation: newer, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
-		"enrolled anew":                    {generation: newer, adopt: true, expect: &journalv1.AgentRecord{Generation: newer}},
-		"enrolled anew, was fenced":        {generation: newer, adopt: true, fenced: true, expect: &journalv1.AgentRecord{Generation: newer}},
-		"fenced stays fenced":              {generation: own, fenced: true, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
-		"in a restore that goes on":        {generation: newer, restored: &journal.Restored{ClusterGeneration: newer}, expect: &journalv1.AgentRecord{Generation: own}},
-		"left in a restore that was ended": {generation: newer, restored: &journal.Restored{ClusterGeneration: own}, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
+		"as the cluster":                    {generation: own, expect: &journalv1.AgentRecord{Generation: own}},
+		"ahead of it":                       {generation: older, expect: &journalv1.AgentRecord{Generation: own}},
+		"behind it":                         {generation: newer, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
+		"enrolled anew":                     {generation: newer, adopt: true, expect: &journalv1.AgentRecord{Generation: newer}},
+		"enrolled anew, was fenced":         {generation: newer, adopt: true, fenced: true, expect: &journalv1.AgentRecord{Generation: newer}},
+		"fenced stays fenced":               {generation: own, fenced: true, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
+		"in a restore that goes on":         {generation: newer, restored: &journal.Restored{ClusterGeneration: newer}, expect: &journalv1.AgentRecord{Generation: own}},
+		"fenced, in a restore that goes on": {generation: newer, fenced: true, restored: &journal.Restored{ClusterGeneration: newer}, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
+		"left when it was fenced already":   {generation: newer, fenced: true, restored: &journal.Restored{ClusterGeneration: own}, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
+		"left, then enrolled anew":          {generation: newer, adopt: true, restored: &journal.Restored{ClusterGeneration: own}, expect: &journalv1.AgentRecord{Generation: newer}},
+		"finished but for the note":         {generation: own, restored: &journal.Restored{ClusterGeneration: older}, expect: &journalv1.AgentRecord{Generation: own}},
+		"left in a restore that was ended":  {generation: newer, restored: &journal.Restored{ClusterGeneration: own}, expect: &journalv1.AgentRecord{Generation: own, Fenced: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAgent(t, startController(t))
+			a.hasData(t)
 			must(t, a.journal.Update(func(s *journalv1.AgentRecord) error { s.Generation, s.Fenced = own, c.fenced; return nil }))
 			must(t, a.journal.SetRestored(c.restored))
-			must(t, a.obey(&agentv1.SessionOpened{Epoch: 1, ControllerId: "a", Generation: c.generation, AdoptGeneration: c.adopt}))
+			must(t, a.obey(t.Context(), &agentv1.SessionOpened{Epoch: 1, ControllerId: "a", Generation: c.generation, AdoptGeneration: c.adopt}))
 			state, err := a.journal.State()
 			must(t, err)
 			if state.GetGeneration() != c.expect.GetGeneration() || state.GetFenced() != c.expect.GetFenced() {
 				t.Errorf("%v, expected %v", state, c.expect)
 			}
+			noted, err := a.journal.Restored()
+			must(t, err)
+			if goesOn := c.restored != nil && c.restored.ClusterGeneration == c.generation; (noted != nil) != goesOn {
+				t.Errorf("noted %v", noted)
+			}
 		})
+	}
+}
+
+// TestARestoreGoesOnOverABrokenSession restores a fenced node: from the swap to the end the fence lets it
+// be, also when the session begins anew; once the restore has ended without the node, it does not.
+func TestARestoreGoesOnOverABrokenSession(t *testing.T) {
+	const cluster = 5
+	for name, ends := range map[string]bool{"and finishes": true, "and ends without the node": false} {
+		t.Run(name, func(t *testing.T) {
+			a := newAgent(t, startController(t))
+			a.hasData(t)
+			session := func(generation uint64) {
+				must(t, a.obey(t.Context(), &agentv1.SessionOpened{Epoch: 1, ControllerId: "a", Generation: generation}))
+			}
+			do := func(spec *agentv1.Task) {
+				_, err := a.node.Do(t.Context(), spec, nil)
+				must(t, err)
+			}
+			session(cluster)
+			a.expectFence(t, true)
+			do(&agentv1.Task{Spec: &agentv1.Task_Stage{Stage: &agentv1.Stage{RestoreId: "r1", Learner: true}}})
+			a.expectFence(t, true)
+			do(&agentv1.Task{Spec: &agentv1.Task_Swap{Swap: &agentv1.Swap{RestoreId: "r1"}}})
+			a.expectFence(t, false)
+			session(cluster)
+			a.expectFence(t, false)
+			if ends {
+				do(&agentv1.Task{Spec: &agentv1.Task_Finish{Finish: &agentv1.Finish{RestoreId: "r1", Generation: cluster + 1}}})
+			}
+			session(cluster + 1)
+			a.expectFence(t, !ends)
+		})
+	}
+}
+
+// expectFence looks whether the fence stops etcd.
+func (a *testAgent) expectFence(t *testing.T, stops bool) {
+	t.Helper()
+	if stopped, err := a.enforceFence(t.Context(), false); err != nil || stopped != stops {
+		t.Errorf("stopped %v, %v", stopped, err)
 	}
 }
 
@@ -487,6 +538,7 @@ func TestFencedNodesEtcdIsStoppedAndStaysSo(t *testing.T) {
 	c := startController(t)
 	c.opened.Generation = 1
 	a := newAgent(t, c)
+	a.hasData(t)
 	var tries atomic.Int32
 	a.runtime.stopped = func() error {
 		if tries.Add(1) == 1 {
@@ -499,6 +551,43 @@ func TestFencedNodesEtcdIsStoppedAndStaysSo(t *testing.T) {
 	for !within(t, c.beats, "heartbeat").GetFenced() {
 	}
 	within(t, a.runtime.stops, "second try")
+}
+
+// hasData gives the member a data directory.
+func (a *testAgent) hasData(t *testing.T) {
+	t.Helper()
+	must(t, os.MkdirAll(filepath.Join(a.runtime.conf.DataDir, "member"), 0o700))
+}
+
+func TestAReplacedMachineTakesTheGenerationOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil  func(t *testing.T, a *testAgent)
+		adopts bool
+	}{
+		"without data":  {func(*testing.T, *testAgent) {}, true},
+		"with data":     {func(t *testing.T, a *testAgent) { a.hasData(t) }, false},
+		"with old data": {func(t *testing.T, a *testAgent) { must(t, os.Mkdir(a.runtime.conf.DataDir+".quarantine-r1", 0o700)) }, false},
+		"while it runs": {func(_ *testing.T, a *testAgent) { a.runtime.conf.Running = true }, false},
+		"unknown to us": {func(_ *testing.T, a *testAgent) {
+			a.runtime.inspect = func(context.Context) error { return errors.New("no unit file") }
+		}, false},
+		"not the first session": {func(t *testing.T, a *testAgent) {
+			must(t, a.obey(t.Context(), &agentv1.SessionOpened{Epoch: 1, ControllerId: "a"}))
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAgent(t, startController(t))
+			c.spoil(t, a)
+			for range 2 { // the second session changes nothing
+				must(t, a.obey(t.Context(), &agentv1.SessionOpened{Epoch: 1, ControllerId: "a", Generation: 3}))
+				state, err := a.journal.State()
+				must(t, err)
+				if state.GetFenced() == c.adopts || (state.GetGeneration() == 3) != c.adopts {
+					t.Errorf("%v", state)
+				}
+			}
+		})
+	}
 }
 
 func TestFenceGivesUpAStopThatHangs(t *testing.T) {
