@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -43,11 +46,71 @@ func TestRestoreAsksAndRestoresWhatWasConfirmed(t *testing.T) {
 	}
 }
 
+func TestWhatWasTypedBeforeTheQuestionIsNoAnswer(t *testing.T) {
+	for _, line := range []string{"restore --snapshot pre-1.31", "snapshot rm pre-1.31"} {
+		f := newFake(t)
+		s := inTest().onTerminal("y\n")
+		s.forget = func() error {
+			s.in = strings.NewReader("n\n")
+			return nil
+		}
+		r := s.command(t.Context(), f, strings.Fields(line)...)
+		if r.code != ExitError || len(f.got()) > 0 || !strings.Contains(r.err, "not confirmed; nothing was changed") {
+			t.Errorf("%s: exit %d, asked for %v\n%s", line, r.code, f.got(), r.err)
+		}
+	}
+}
+
+func TestDiscardingDropsWhatATerminalHolds(t *testing.T) {
+	keyboard, terminal := pseudoTerminal(t)
+	if _, err := keyboard.WriteString("y\n"); err != nil {
+		t.Fatal(err)
+	}
+	// What is typed reaches the other end a little later.
+	waiting := []unix.PollFd{{Fd: int32(terminal.Fd()), Events: unix.POLLIN}}
+	if n, err := unix.Poll(waiting, 5000); err != nil || n != 1 {
+		t.Fatalf("nothing arrived: %d, %v", n, err)
+	}
+	if err := discardTyped(terminal); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keyboard.WriteString("n\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(terminal).ReadString('\n'); err != nil || line != "n\n" {
+		t.Errorf("read %q, %v", line, err)
+	}
+}
+
+// pseudoTerminal opens both ends of a terminal.
+func pseudoTerminal(t *testing.T) (keyboard, terminal *os.File) {
+	t.Helper()
+	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no pseudo terminals here: %v", err)
+	}
+	t.Cleanup(func() { _ = keyboard.Close() })
+	if err := unix.IoctlSetPointerInt(int(keyboard.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(keyboard.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = terminal.Close() })
+	return keyboard, terminal
+}
+
 func TestRestoreOnATerminalLooksAsWritten(t *testing.T) {
 	f := newFake(t)
 	f.op = restored()
 	r := inTest().onTerminal("y\n").command(t.Context(), f, "restore", "--snapshot", "pre-1.31")
-	r.out = strings.NewReplacer("\x1b", "^[", "\r", "^M").Replace(r.out)
+	visible := strings.NewReplacer("\x1b", "^[", "\r", "^M")
+	r.out, r.err = visible.Replace(r.out), visible.Replace(r.err)
 	golden(t, f, "restore-terminal", "restore --snapshot pre-1.31", r)
 }
 

@@ -169,7 +169,9 @@ func inTest() *surroundings {
 		now:      func() time.Time { return noon },
 		newID:    func() string { return requestID },
 		asks:     func() bool { return false },
+		forget:   func() error { return nil },
 		terminal: func() (live.Terminal, bool) { return live.Terminal{}, false },
+		notices:  func() (live.Terminal, bool) { return live.Terminal{}, false },
 		pace:     live.Pace{Tick: 5 * time.Millisecond, Quiet: 10 * time.Second, Lost: 5 * time.Second, Retry: 5 * time.Millisecond},
 		patience: time.Second, stall: 5 * time.Second,
 		settings: settings{format: output.Table},
@@ -184,6 +186,7 @@ func (s *surroundings) onTerminal(answer string) *surroundings {
 	s.terminal = func() (live.Terminal, bool) {
 		return live.Terminal{Size: func() (int, int) { return 80, 24 }}, true
 	}
+	s.notices = s.terminal
 	return s
 }
 

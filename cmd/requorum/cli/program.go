@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/requorum/requorum/cmd/requorum/cli/live"
@@ -26,7 +28,9 @@ type program struct {
 	now      func() time.Time
 	newID    func() string                // a new request ID
 	asks     func() bool                  // whether somebody can be asked on in
+	forget   func() error                 // discards what was typed on in and not yet read
 	terminal func() (live.Terminal, bool) // the terminal behind out, if there is one
+	notices  func() (live.Terminal, bool) // the terminal behind err, if there is one
 	pace     live.Pace
 	patience time.Duration // how long a changing call is retried while the controller does not answer
 	stall    time.Duration // how long an export may stand still
@@ -55,7 +59,9 @@ func system(version string) *program {
 		now:      time.Now,
 		newID:    func() string { return ulid.Make().String() },
 		asks:     func() bool { return term.IsTerminal(int(os.Stdin.Fd())) },
-		terminal: stdoutTerminal,
+		forget:   func() error { return discardTyped(os.Stdin) },
+		terminal: func() (live.Terminal, bool) { return terminalBehind(os.Stdout) },
+		notices:  func() (live.Terminal, bool) { return terminalBehind(os.Stderr) },
 		pace:     live.DefaultPace,
 		patience: 30 * time.Second,
 		stall:    time.Minute,
@@ -63,8 +69,16 @@ func system(version string) *program {
 	}
 }
 
-func stdoutTerminal() (live.Terminal, bool) {
-	fd := int(os.Stdout.Fd())
+// discardTyped drops what was typed on a terminal and not yet read.
+func discardTyped(terminal *os.File) error {
+	if err := unix.IoctlSetInt(int(terminal.Fd()), unix.TCFLSH, unix.TCIFLUSH); err != nil {
+		return fmt.Errorf("discard what was typed ahead on %s: %w", terminal.Name(), err)
+	}
+	return nil
+}
+
+func terminalBehind(file *os.File) (live.Terminal, bool) {
+	fd := int(file.Fd())
 	if !term.IsTerminal(fd) || os.Getenv("TERM") == "dumb" {
 		return live.Terminal{}, false
 	}

@@ -80,21 +80,23 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 	if !f.plan && !f.yes && !p.asks() {
 		return usagef("nobody can be asked to confirm the restore, as stdin is not a terminal; look at it with --plan, go ahead without being asked with --yes")
 	}
+	checked := p.checking()
 	planned, err := ask(ctx, c.PlanRestore, &requorumv1.PlanRestoreRequest{Spec: f.spec}, planLimit)
+	checked()
 	if err != nil {
 		return err
 	}
 	if err := p.showPlan(planned, f); err != nil || f.plan {
 		return err
 	}
-	if !f.yes {
-		if err := p.confirm(ctx, "Go ahead?"); err != nil {
-			return err
-		}
-	}
 	// What was confirmed is what is restored, even if a newer snapshot became the latest meanwhile.
 	if name := planned.GetPlan().GetSnapshot().GetName(); name != "" {
 		f.spec.Snapshot = name
+	}
+	if !f.yes {
+		if err := p.confirm(ctx, fmt.Sprintf("Restore %s from %s?", f.spec.GetCluster(), f.spec.GetSnapshot())); err != nil {
+			return err
+		}
 	}
 	started, err := change(ctx, c, c.StartRestore, &requorumv1.StartRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec})
 	if err != nil {
@@ -103,6 +105,21 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 	return p.carryOut(ctx, c, started.GetOperation(), f.job, func(op *requorumv1.Operation) proto.Message {
 		return &requorumv1.StartRestoreResponse{Operation: op}
 	})
+}
+
+// checking tells a person before the terminal that the nodes are being asked; what it returns erases that.
+func (p *program) checking() (done func()) {
+	term, ok := p.notices()
+	if !ok {
+		return func() {}
+	}
+	dots := "…"
+	if term.ASCII {
+		dots = "..."
+	}
+	// A notice that cannot be written is no loss.
+	_, _ = fmt.Fprint(p.err, "checking "+dots)
+	return func() { _, _ = fmt.Fprint(p.err, "\r\x1b[K") }
 }
 
 // showPlan prints the plan, and refuses if the plan does. For a program the plan stands on stdout only

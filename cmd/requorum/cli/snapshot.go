@@ -325,7 +325,11 @@ func (p *program) confirm(ctx context.Context, question string) error {
 	if !p.asks() {
 		return usagef("nobody can be asked to confirm, as stdin is not a terminal; to go ahead without being asked give --yes")
 	}
-	if _, err := fmt.Fprint(p.err, question+" [y/N] "); err != nil {
+	// An answer given before the question was seen is none.
+	if err := p.forget(); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprint(p.err, output.Clean(question)+" [y/N] "); err != nil {
 		return err
 	}
 	answered := make(chan string, 1)
