@@ -129,7 +129,7 @@ func (c *Cluster) end() {
 	case <-time.After(stopGrace):
 		c.t.Errorf("the cluster did not stop within %s", stopGrace)
 		c.killAll()
-		<-done
+		_ = <-done // why it did not stop was said
 	}
 	for _, p := range c.processes() {
 		c.t.Errorf("still running after the end: %s", p)
