@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/transfer"
@@ -695,6 +696,24 @@ func TestVerify(t *testing.T) {
 		n.member = &fakeMember{verify: func() (*agentv1.Verified, error) { return nil, notReady }}
 		n.refuses(task(), agentv1.TaskErrorCode_TASK_ERROR_CODE_UNSPECIFIED, "took too long to serve: etcd at e is not ready yet: it sees no leader")
 	})
+}
+
+func TestFinishingAgainEndsNoFence(t *testing.T) {
+	n := nodeOf(t, "etcd-1", stopped(t))
+	finish := func() {
+		n.do(&agentv1.Task{Spec: &agentv1.Task_Finish{Finish: &agentv1.Finish{RestoreId: "r1", Generation: 6}}})
+	}
+	finish()
+	must(t, n.Journal.Update(func(s *journalv1.AgentRecord) error { s.Fenced = true; return nil })) // it missed r2
+	must(t, n.Journal.SetRestored(&journal.Restored{RestoreID: "r3"}))
+	finish()
+	state, err := n.Journal.State()
+	must(t, err)
+	restored, err := n.Journal.Restored()
+	must(t, err)
+	if state.GetGeneration() != 6 || !state.GetFenced() || restored == nil {
+		t.Errorf("%v, noted %v", state, restored)
+	}
 }
 
 func TestARuntimeThatHangsIsGivenUp(t *testing.T) {

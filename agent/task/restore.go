@@ -284,10 +284,16 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish) error {
 		}
 	}
 	err = n.Journal.Update(func(s *journalv1.AgentRecord) error {
-		s.Generation, s.Fenced = spec.GetGeneration(), false
+		if spec.GetGeneration() > s.GetGeneration() { // otherwise it was done, and the node may have missed a later restore
+			s.Generation, s.Fenced = spec.GetGeneration(), false
+		}
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	restored, err := n.Journal.Restored()
+	if err != nil || restored == nil || restored.RestoreID != spec.GetRestoreId() {
 		return err
 	}
 	return n.Journal.SetRestored(nil)
