@@ -73,6 +73,12 @@ func TestEveryOutcomeHasItsExitCodeAndSaysWhatToDo(t *testing.T) {
 	}{
 		"outcome-refused":             {"restore --snapshot pre-1.31 --yes", outcome(requorumv1.OperationState_OPERATION_STATE_REFUSED, ""), 3},
 		"outcome-reverted":            {"restore --snapshot pre-1.31 --yes", outcome(requorumv1.OperationState_OPERATION_STATE_REVERTED, ""), 4},
+		"outcome-abandoned":           {"restore --snapshot pre-1.31 --yes", func(f *fake) { f.op = abandoned() }, 5},
+		"outcome-abandoned-watch":     {"operation watch " + opID, func(f *fake) { f.op = abandoned() }, 5},
+		"outcome-abandoned-show":      {"operation show " + opID, func(f *fake) { f.op = abandoned() }, 0},
+		"outcome-abandoned-ls":        {"operation ls", func(f *fake) { f.op = abandoned() }, 0},
+		"outcome-save-reverted":       {"snapshot save --name pre-1.31", saveReverted, 4},
+		"outcome-distribute-reverted": {"snapshot distribute pre-1.31", distributeReverted, 4},
 		"outcome-attention":           {"restore --snapshot pre-1.31 --yes", outcome(requorumv1.OperationState_OPERATION_STATE_RUNNING, "start etcd on etcd-2 by hand"), 5},
 		"outcome-attention-reverting": {"operation watch " + opID + " -o json", outcome(requorumv1.OperationState_OPERATION_STATE_REVERTING, "bring etcd-2 back"), 5},
 		"outcome-reverted-json":       {"operation watch " + opID + " -o json", outcome(requorumv1.OperationState_OPERATION_STATE_REVERTED, ""), 4},
@@ -100,6 +106,35 @@ func TestEveryOutcomeHasItsExitCodeAndSaysWhatToDo(t *testing.T) {
 			}
 			golden(t, f, name, c.line, r)
 		})
+	}
+}
+
+func abandoned() *requorumv1.Operation {
+	op := failed(requorumv1.OperationState_OPERATION_STATE_ABANDONED, "")
+	op.Phase = requorumv1.Phase_PHASE_FAILED
+	op.Failure = &requorumv1.Failure{Message: "the controller came back from an older copy of its data", Advice: "look at the nodes (requorum cluster status)"}
+	op.Warnings = []string{"etcd-2 was slow"}
+	return op
+}
+
+func saveReverted(f *fake) {
+	f.op = failed(requorumv1.OperationState_OPERATION_STATE_REVERTED, "")
+	f.op.Kind = requorumv1.OperationKind_OPERATION_KIND_SAVE
+	f.op.Warnings = []string{"foretold, and not so any more"}
+}
+
+func distributeReverted(f *fake) {
+	saveReverted(f)
+	f.op.Kind = requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE
+}
+
+func TestCancellingAnAbandonedOperationDoesNotClaimThatAllIsWell(t *testing.T) {
+	var b strings.Builder
+	if err := writeEnded(&b, abandoned()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(b.String(), "it has ended already (abandoned), and a person has to look at what it left\n") {
+		t.Error(b.String())
 	}
 }
 

@@ -26,7 +26,7 @@ const (
 	ExitUsage          = 2 // called wrongly
 	ExitRefused        = 3 // refused before anything was changed
 	ExitReverted       = 4 // failed, and everything is as it was
-	ExitNeedsAttention = 5 // failed, and a person is needed
+	ExitNeedsAttention = 5 // failed, or was abandoned, and a person is needed
 )
 
 // UsageError says that a command was called wrongly; it ends with ExitUsage and a hint at the help.
@@ -62,13 +62,16 @@ func (e *OperationError) Error() string {
 	}
 	failure := op.GetFailure()
 	if failure == nil {
-		return live.Subject(op) + ": " + live.State(op.GetState())
+		return strings.TrimSuffix(live.Subject(op)+": "+live.State(op.GetState())+": "+op.GetAttention(), ": ")
 	}
 	at := failure.GetStep()
 	message := failure.GetMessage()
 	if failure.GetNode() != "" {
-		at += " on " + failure.GetNode()
+		at = strings.TrimSpace(at + " on " + failure.GetNode())
 		message = strings.TrimPrefix(message, failure.GetNode()+": ")
+	}
+	if at == "" {
+		return live.Subject(op) + ": " + message
 	}
 	return fmt.Sprintf("%s: %s: %s", live.Subject(op), at, message)
 }
@@ -82,6 +85,11 @@ func (e *OperationError) Advice() []string {
 		lines = append(lines, "nothing was stopped or changed")
 	case op.GetState() == requorumv1.OperationState_OPERATION_STATE_REVERTED:
 		lines = append(lines, "everything is as it was before")
+	case op.GetState() == requorumv1.OperationState_OPERATION_STATE_ABANDONED:
+		lines = append(lines, "it was abandoned: requorum does nothing more about it, and a person has to look at what it left")
+		if op.GetAttention() != "" && op.GetFailure() != nil {
+			lines = append(lines, op.GetAttention())
+		}
 	case op.GetAttention() != "":
 		lines = append(lines, "requorum keeps trying; follow it with: requorum operation watch "+op.GetId())
 		if f := op.GetFailure(); f != nil {

@@ -114,6 +114,12 @@ func outcome(op *requorumv1.Operation) error {
 func (p *program) conclude(ctx context.Context, c *client, op *requorumv1.Operation) error {
 	succeeded := outcome(op) == nil
 	var err error
+	if !succeeded && live.Ended(op) {
+		_, err = fmt.Fprintln(p.out, output.Clean(live.Title(op)+": "+live.State(op.GetState())))
+	}
+	if err != nil {
+		return errors.Join(outcome(op), err)
+	}
 	switch op.GetKind() {
 	case requorumv1.OperationKind_OPERATION_KIND_RESTORE:
 		err = writeRestored(p.out, op, succeeded)
@@ -127,12 +133,24 @@ func (p *program) conclude(ctx context.Context, c *client, op *requorumv1.Operat
 	default:
 		err = p.concludeSnapshot(ctx, c, op, succeeded)
 	}
-	for _, warning := range op.GetWarnings() {
-		if err == nil {
-			_, err = fmt.Fprintf(p.out, "  ! %s\n", output.Clean(warning))
-		}
+	if err == nil {
+		err = writeWarnings(p.out, op)
 	}
 	return errors.Join(outcome(op), err)
+}
+
+// writeWarnings leaves out what was foretold of an operation that then changed nothing.
+func writeWarnings(w io.Writer, op *requorumv1.Operation) error {
+	switch op.GetState() {
+	case requorumv1.OperationState_OPERATION_STATE_REFUSED, requorumv1.OperationState_OPERATION_STATE_REVERTED:
+		return nil
+	}
+	for _, warning := range op.GetWarnings() {
+		if _, err := fmt.Fprintf(w, "  ! %s\n", output.Clean(warning)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *program) concludeSnapshot(ctx context.Context, c *client, op *requorumv1.Operation, show bool) error {
@@ -147,7 +165,21 @@ func (p *program) concludeSnapshot(ctx context.Context, c *client, op *requorumv
 		}
 		return fmt.Errorf("%s succeeded, but the snapshot cannot be shown: %w", live.Subject(op), err)
 	}
+	if outcome(op) != nil {
+		return writeFound(p.out, resp.GetSnapshot())
+	}
 	return writeReady(p.out, resp.GetSnapshot(), tookOf(op))
+}
+
+// writeFound shows what is known of a snapshot's copies, whatever the catalog says of the snapshot.
+func writeFound(w io.Writer, s *requorumv1.Snapshot) error {
+	if len(s.GetCopies()) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintf(w, "copies of %s:\n", output.Clean(s.GetName())); err != nil {
+		return err
+	}
+	return writeCopies(w, s)
 }
 
 func tookOf(op *requorumv1.Operation) string {
@@ -169,6 +201,10 @@ func writeReady(w io.Writer, s *requorumv1.Snapshot, took string) error {
 	if _, err := fmt.Fprintln(w, output.Clean(line)); err != nil {
 		return err
 	}
+	return writeCopies(w, s)
+}
+
+func writeCopies(w io.Writer, s *requorumv1.Snapshot) error {
 	list := output.NewList(2)
 	for _, copied := range s.GetCopies() {
 		sum := "MD5 " + copied.GetMd5()

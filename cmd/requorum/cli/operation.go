@@ -190,6 +190,16 @@ one line.`,
 	}
 }
 
+// writeEnded answers that there is nothing left to cancel.
+func writeEnded(w io.Writer, op *requorumv1.Operation) error {
+	now := "everything is as it was before"
+	if op.GetState() == requorumv1.OperationState_OPERATION_STATE_ABANDONED {
+		now = "a person has to look at what it left"
+	}
+	_, err := fmt.Fprintf(w, "%s: it has ended already (%s), and %s\n", live.Title(op), live.State(op.GetState()), now)
+	return err
+}
+
 func (p *program) operationCancel() *cobra.Command {
 	var requestID string
 	command := &cobra.Command{
@@ -214,8 +224,7 @@ operation has passed the step after which there is no way back.`,
 					return output.Message(p.out, p.settings.format, resp)
 				}
 				if live.Ended(op) {
-					_, err := fmt.Fprintf(p.out, "%s: it has ended already (%s), and everything is as it was before\n", live.Title(op), live.State(op.GetState()))
-					return err
+					return writeEnded(p.out, op)
 				}
 				_, err = fmt.Fprintf(p.out, "%s: cancellation was asked for; everything is being put back\n", live.Title(op))
 				p.hint("follow it with: requorum operation watch %s", args[0])

@@ -40,7 +40,8 @@ const exitCodes = `Exit codes:
   3  refused: by a check before anything was changed, by a restore's plan, or
      by the controller (not found, name taken, not allowed, not now)
   4  failed, and everything is as it was before
-  5  failed, and a person is needed; requorum keeps trying meanwhile`
+  5  failed, or was abandoned, and a person is needed; requorum keeps trying
+     meanwhile, unless the operation was abandoned`
 
 func (p *program) root(extra ...*cobra.Command) *cobra.Command {
 	root := &cobra.Command{
