@@ -127,7 +127,7 @@ func (p *program) writeCluster(cluster *requorumv1.Cluster) error {
 		m := node.GetMember()
 		revision, size := "", ""
 		if m.GetServing() {
-			revision, size = output.Grouped(m.GetRevision()), output.Bytes(m.GetDbSize())
+			revision, size = p.number(m.GetRevision()), output.Bytes(m.GetDbSize())
 		}
 		table.Row(node.GetName(), p.agentOf(node), memberRole(m), revision, size, m.GetVersion(), node.GetRuntime(),
 			output.Bytes(int64(node.GetDataFreeBytes())), notes(node))

@@ -95,7 +95,7 @@ func (p *program) completeSnapshots(c *cobra.Command, _ []string, _ string) ([]s
 		resp, err := cl.ListSnapshots(ctx, &requorumv1.ListSnapshotsRequest{Cluster: flagValue(c, "cluster")})
 		var found []string
 		for _, s := range resp.GetSnapshots() {
-			size, _ := manifestCells(s.GetManifest())
+			size, _ := p.manifestCells(s.GetManifest())
 			found = append(found, strings.TrimSpace(fmt.Sprintf("%s\t%s %s %s", s.GetName(), snapshotState(s.GetState()), size, output.Ago(s.GetCreated(), p.now()))))
 		}
 		return found, err

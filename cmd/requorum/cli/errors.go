@@ -159,7 +159,7 @@ func readable(controller string, err error) error {
 	if err == nil || !ok {
 		return err
 	}
-	e := &rpcError{status: st, message: onNode(st), hints: hints(st)}
+	e := &rpcError{status: st, message: onItsNode(st), hints: hints(st)}
 	switch {
 	case st.Code() == codes.Unavailable && brokenLink(st.Message()):
 		e.message = fmt.Sprintf("controller %s does not answer: %s", controller, innermost(st.Message()))
@@ -175,14 +175,11 @@ func readable(controller string, err error) error {
 	return e
 }
 
-// onNode is a status' message that begins with the node it is about, where the status names one.
-func onNode(st *status.Status) string {
+// onItsNode is a status' message that begins with the node it is about, where the status names one.
+func onItsNode(st *status.Status) string {
 	for _, detail := range st.Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok {
-			node := info.GetMetadata()["node"]
-			if node != "" && !strings.Contains(st.Message(), node) {
-				return node + ": " + st.Message()
-			}
+			return onNode(info.GetMetadata()["node"], st.Message())
 		}
 	}
 	return st.Message()

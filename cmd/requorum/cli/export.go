@@ -95,7 +95,7 @@ func (p *program) exported(m *requorumv1.Manifest, path string) error {
 		return output.Message(p.out, p.settings.format, &requorumv1.ExportSnapshotResponse{Part: &requorumv1.ExportSnapshotResponse_Manifest{Manifest: m}})
 	}
 	_, err := fmt.Fprintf(p.out, "Snapshot %s of %s is in %s: %s, revision %s\n  MD5      %s\n  SHA-256  %s\n",
-		output.Clean(m.GetName()), output.Clean(m.GetCluster()), path, output.Bytes(m.GetSize()), output.Grouped(m.GetRevision()), output.Clean(m.GetMd5()), output.Clean(m.GetSha256()))
+		output.Clean(m.GetName()), output.Clean(m.GetCluster()), path, output.Bytes(m.GetSize()), p.number(m.GetRevision()), output.Clean(m.GetMd5()), output.Clean(m.GetSha256()))
 	return err
 }
 

@@ -91,6 +91,39 @@ func TestPlanNamesTheFullestNodeAndEveryDifferenceBetweenNodes(t *testing.T) {
 	}
 }
 
+func TestTextsBeginWithTheNodeTheyAreAbout(t *testing.T) {
+	for text, want := range map[string]string{
+		"its copy is missing (there is no file /vault/etcd-1/x.db)": "etcd-1: its copy is missing (there is no file /vault/etcd-1/x.db)",
+		"etcd-1: its copy is missing":                               "etcd-1: its copy is missing",
+		"etcd-1 does not answer":                                    "etcd-1 does not answer",
+		"etcd-1's disk is full":                                     "etcd-1's disk is full",
+		"etcd-10 is another":                                        "etcd-1: etcd-10 is another",
+		"etcd-1.db is missing":                                      "etcd-1: etcd-1.db is missing",
+		"etcd-1":                                                    "etcd-1",
+	} {
+		if got := onNode("etcd-1", text); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		check := &requorumv1.Check{Node: "etcd-1", State: requorumv1.CheckState_CHECK_STATE_WARNING, Message: text}
+		if got := checkText(check, false); got != "! "+want {
+			t.Errorf("got %s, want ! %s", got, want)
+		}
+	}
+	if got := onNode("", "all is well"); got != "all is well" {
+		t.Error(got)
+	}
+}
+
+func TestNumbersAreGroupedOnATerminalOnly(t *testing.T) {
+	s := inTest()
+	if got := s.number(4812004); got != "4812004" {
+		t.Errorf("%q", got)
+	}
+	if got := s.onTerminal("").number(4812004); got != "4\u202f812\u202f004" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestLinesAreFoldedBetweenWords(t *testing.T) {
 	if got := folded("Stops: kube-apiserver, etcd on etcd-1, etcd-2", 24); got != "Stops: kube-apiserver,\n    etcd on etcd-1,\n    etcd-2\n" {
 		t.Errorf("%q", got)

@@ -168,7 +168,7 @@ func (p *program) concludeSnapshot(ctx context.Context, c *client, op *requorumv
 	if outcome(op) != nil {
 		return writeFound(p.out, resp.GetSnapshot())
 	}
-	return writeReady(p.out, resp.GetSnapshot(), tookOf(op))
+	return p.writeReady(resp.GetSnapshot(), tookOf(op))
 }
 
 // writeFound shows what is known of a snapshot's copies, whatever the catalog says of the snapshot.
@@ -189,19 +189,19 @@ func tookOf(op *requorumv1.Operation) string {
 	return output.Took(op.GetEnded().AsTime().Sub(op.GetCreated().AsTime()))
 }
 
-func writeReady(w io.Writer, s *requorumv1.Snapshot, took string) error {
+func (p *program) writeReady(s *requorumv1.Snapshot, took string) error {
 	m := s.GetManifest()
 	line := fmt.Sprintf("Snapshot %s of %s is %s", s.GetName(), s.GetCluster(), snapshotState(s.GetState()))
 	if m != nil {
-		line += fmt.Sprintf(": %s, revision %s", output.Bytes(m.GetSize()), output.Grouped(m.GetRevision()))
+		line += fmt.Sprintf(": %s, revision %s", output.Bytes(m.GetSize()), p.number(m.GetRevision()))
 	}
 	if took != "" {
 		line += ", took " + took
 	}
-	if _, err := fmt.Fprintln(w, output.Clean(line)); err != nil {
+	if _, err := fmt.Fprintln(p.out, output.Clean(line)); err != nil {
 		return err
 	}
-	return writeCopies(w, s)
+	return writeCopies(p.out, s)
 }
 
 func writeCopies(w io.Writer, s *requorumv1.Snapshot) error {

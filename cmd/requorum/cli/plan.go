@@ -28,7 +28,7 @@ func (p *program) writePlan(w io.Writer, plan *requorumv1.RestorePlan) error {
 		writeQuarantine(&b, plan, columns)
 		writeSpace(&b, plan)
 		if plan.GetRevision() > 0 {
-			fmt.Fprintf(&b, "The revision will be %s\n", output.Grouped(plan.GetRevision()))
+			fmt.Fprintf(&b, "The revision will be %s\n", p.number(plan.GetRevision()))
 		}
 	}
 	_, err := io.WriteString(w, b.String())
@@ -73,7 +73,7 @@ func (p *program) planTitle(plan *requorumv1.RestorePlan) string {
 			taken = s.GetCreated()
 		}
 		title += fmt.Sprintf(" (taken %s on %s, revision %s, %s, MD5 %s)", output.Ago(taken, p.now()), m.GetNode(),
-			output.Grouped(m.GetRevision()), output.Bytes(m.GetSize()), md5)
+			p.number(m.GetRevision()), output.Bytes(m.GetSize()), md5)
 	}
 	return output.Clean(title)
 }
@@ -134,10 +134,19 @@ func checkText(check *requorumv1.Check, ascii bool) string {
 	if text == "" {
 		text = check.GetName()
 	}
-	if check.GetNode() != "" && !strings.Contains(text, check.GetNode()) {
-		text = check.GetNode() + ": " + text
+	return mark + " " + output.Clean(onNode(check.GetNode(), text))
+}
+
+// onNode is a text that begins with the node it is about, if it is about one.
+func onNode(node, text string) string {
+	if node == "" {
+		return text
 	}
-	return mark + " " + output.Clean(text)
+	// A longer name may begin with this one, and so may a path.
+	if rest, begins := strings.CutPrefix(text, node); begins && (rest == "" || strings.ContainsAny(rest[:1], " :,;'")) {
+		return text
+	}
+	return node + ": " + text
 }
 
 // grouped joins the nodes of which something is the same, in order of first appearance.

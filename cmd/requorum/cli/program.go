@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -89,6 +90,14 @@ func terminalBehind(file *os.File) (live.Terminal, bool) {
 		return 80, 24
 	}
 	return live.Terminal{Size: size, Color: os.Getenv("NO_COLOR") == "", ASCII: !unicodeLocale()}, true
+}
+
+// number writes a number with its digits in groups for people who look at it, and plainly for programs.
+func (p *program) number(n int64) string {
+	if term, ok := p.terminal(); ok && !term.ASCII {
+		return output.Grouped(n)
+	}
+	return strconv.FormatInt(n, 10)
 }
 
 // unicodeLocale tells whether the terminal is said to show UTF-8. Nothing said is taken for yes.

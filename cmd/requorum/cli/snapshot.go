@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -94,7 +93,7 @@ func (p *program) snapshotLs() *cobra.Command {
 				}
 				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "KIND")
 				for _, s := range resp.GetSnapshots() {
-					size, revision := manifestCells(s.GetManifest())
+					size, revision := p.manifestCells(s.GetManifest())
 					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), snapshotKind(s.GetKind()))
 				}
 				_, err = table.WriteTo(p.out)
@@ -107,11 +106,11 @@ func (p *program) snapshotLs() *cobra.Command {
 	return command
 }
 
-func manifestCells(m *requorumv1.Manifest) (size, revision string) {
+func (p *program) manifestCells(m *requorumv1.Manifest) (size, revision string) {
 	if m == nil {
 		return "", ""
 	}
-	return output.Bytes(m.GetSize()), output.Grouped(m.GetRevision())
+	return output.Bytes(m.GetSize()), p.number(m.GetRevision())
 }
 
 func copies(s *requorumv1.Snapshot) string {
@@ -158,7 +157,7 @@ func (p *program) snapshotShow() *cobra.Command {
 				if p.settings.format != output.Table {
 					return output.Message(p.out, p.settings.format, resp)
 				}
-				return writeSnapshot(p.out, resp.GetSnapshot())
+				return p.writeSnapshot(resp.GetSnapshot())
 			})
 		},
 	}
@@ -166,7 +165,7 @@ func (p *program) snapshotShow() *cobra.Command {
 	return command
 }
 
-func writeSnapshot(w io.Writer, s *requorumv1.Snapshot) error {
+func (p *program) writeSnapshot(s *requorumv1.Snapshot) error {
 	fields := output.NewFields()
 	fields.Add("Snapshot", "%s", s.GetName())
 	fields.Add("Cluster", "%s", s.GetCluster())
@@ -176,30 +175,30 @@ func writeSnapshot(w io.Writer, s *requorumv1.Snapshot) error {
 	fields.Add("Created", "%s", output.Time(s.GetCreated()))
 	fields.Add("Operation", "%s", s.GetOperationId())
 	if s.GetManifest() != nil {
-		addManifest(fields, s.GetManifest())
+		p.addManifest(fields, s.GetManifest())
 	}
-	if _, err := fields.WriteTo(w); err != nil || len(s.GetCopies()) == 0 {
+	if _, err := fields.WriteTo(p.out); err != nil || len(s.GetCopies()) == 0 {
 		return err
 	}
 	table := output.NewTable("NODE", "COPY", "CHECKED", "MD5", "WHERE")
 	for _, c := range s.GetCopies() {
 		table.Row(c.GetNode(), copyState(c.GetState()), output.Time(c.GetChecked()), c.GetMd5(), strings.TrimSpace(c.GetPath()+" "+c.GetDetail()))
 	}
-	if _, err := fmt.Fprintln(w); err != nil {
+	if _, err := fmt.Fprintln(p.out); err != nil {
 		return err
 	}
-	_, err := table.WriteTo(w)
+	_, err := table.WriteTo(p.out)
 	return err
 }
 
-func addManifest(fields *output.Fields, m *requorumv1.Manifest) {
+func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
 	fields.Add("Saved by", "%s", m.GetNode())
 	fields.Add("Size", "%s (%d bytes)", output.Bytes(m.GetSize()), m.GetSize())
 	fields.Add("MD5", "%s", m.GetMd5())
 	fields.Add("SHA-256", "%s", m.GetSha256())
-	fields.Add("Revision", "%s", output.Grouped(m.GetRevision()))
-	fields.Add("Compacted to", "%s", output.Grouped(m.GetCompactRevision()))
-	fields.Add("Keys", "%s", output.Grouped(m.GetKeys()))
+	fields.Add("Revision", "%s", p.number(m.GetRevision()))
+	fields.Add("Compacted to", "%s", p.number(m.GetCompactRevision()))
+	fields.Add("Keys", "%s", p.number(m.GetKeys()))
 	fields.Add("HashKV", "%d", m.GetHashKv())
 	fields.Add("etcd", "%s", m.GetEtcdVersion())
 	fields.Add("Cluster ID", "%s", m.GetClusterId())
