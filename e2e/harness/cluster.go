@@ -129,7 +129,9 @@ func (c *Cluster) end() {
 	case <-time.After(stopGrace):
 		c.t.Errorf("the cluster did not stop within %s", stopGrace)
 		c.killAll()
-		_ = <-done // why it did not stop was said
+		if err := <-done; err != nil {
+			c.t.Errorf("stop the cluster: %v", err)
+		}
 	}
 	for _, p := range c.processes() {
 		c.t.Errorf("still running after the end: %s", p)
