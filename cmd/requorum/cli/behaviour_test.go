@@ -293,7 +293,7 @@ func TestConfigurationIsFoundInOrder(t *testing.T) {
 		t.Errorf("usual place: exit %d\n%s", r.code, r.err)
 	}
 	t.Setenv("REQUORUM_CONFIG", "/nowhere.yaml")
-	if r := inTest().command(t.Context(), nil, "cluster", "ls"); r.code != ExitError || !strings.Contains(r.err, "there is no configuration file /nowhere.yaml") {
+	if r := inTest().command(t.Context(), nil, "cluster", "ls"); r.code != ExitUsage || !strings.Contains(r.err, "there is no configuration file /nowhere.yaml") {
 		t.Errorf("environment: exit %d\n%s", r.code, r.err)
 	}
 	if r := f.command(t, "cluster", "ls"); r.code != ExitDone {
@@ -304,8 +304,15 @@ func TestConfigurationIsFoundInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = inTest().command(t.Context(), nil, "--config", misspelt, "cluster", "ls")
-	if r.code != ExitError || r.err != misspelt+":1: unknown key controler; did you mean controller?\n" {
+	if r.code != ExitUsage || !strings.HasPrefix(r.err, misspelt+":1: unknown key controler; did you mean controller?\n") {
 		t.Errorf("misspelt: exit %d\n%s", r.code, r.err)
+	}
+	if err := os.WriteFile(misspelt, []byte("controller: [\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = inTest().command(t.Context(), nil, "--config", misspelt, "cluster", "ls")
+	if r.code != ExitUsage || !strings.Contains(r.err, misspelt) {
+		t.Errorf("broken: exit %d\n%s", r.code, r.err)
 	}
 }
 

@@ -125,12 +125,14 @@ func (p *program) writeCluster(cluster *requorumv1.Cluster) error {
 	table := output.NewTable("NODE", "AGENT", "MEMBER", "REVISION", "DB", "ETCD", "RUNTIME", "FREE", "NOTES")
 	for _, node := range cluster.GetNodes() {
 		m := node.GetMember()
-		revision, size := "", ""
-		if m.GetServing() {
+		revision, size, free := "", "", ""
+		if known(node) {
+			free = output.Bytes(int64(node.GetDataFreeBytes()))
+		}
+		if known(node) && m.GetServing() {
 			revision, size = p.number(m.GetRevision()), output.Bytes(m.GetDbSize())
 		}
-		table.Row(node.GetName(), p.agentOf(node), memberRole(m), revision, size, m.GetVersion(), node.GetRuntime(),
-			output.Bytes(int64(node.GetDataFreeBytes())), notes(node))
+		table.Row(node.GetName(), p.agentOf(node), memberRole(node), revision, size, m.GetVersion(), node.GetRuntime(), free, notes(node))
 	}
 	if _, err := fmt.Fprintln(p.out); err != nil {
 		return err
@@ -149,9 +151,13 @@ func (p *program) agentOf(node *requorumv1.Node) string {
 	return "never seen"
 }
 
-func memberRole(m *requorumv1.Member) string {
+// known tells whether what is told of the node and its member is of now.
+func known(node *requorumv1.Node) bool { return node.GetConnected() && node.GetMember() != nil }
+
+func memberRole(node *requorumv1.Node) string {
+	m := node.GetMember()
 	switch {
-	case m == nil:
+	case !known(node):
 		return "unknown"
 	case !m.GetServing():
 		return "down"

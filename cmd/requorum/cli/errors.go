@@ -23,7 +23,7 @@ import (
 const (
 	ExitDone           = 0 // done; nothing else ends with 0
 	ExitError          = 1 // any other error
-	ExitUsage          = 2 // called wrongly
+	ExitUsage          = 2 // called or configured wrongly
 	ExitRefused        = 3 // refused before anything was changed
 	ExitReverted       = 4 // failed, and everything is as it was
 	ExitNeedsAttention = 5 // failed, or was abandoned, and a person is needed

@@ -61,8 +61,13 @@ func TestMembersAreDescribed(t *testing.T) {
 		"unknown": nil, "down": {Id: "a"}, "learner": {Serving: true, Learner: true, Id: "a", Leader: "b"},
 		"no leader": {Serving: true, Id: "a"}, "leader": {Serving: true, Id: "a", Leader: "a"}, "follower": {Serving: true, Id: "a", Leader: "b"},
 	} {
-		if got := memberRole(m); got != want {
+		node := &requorumv1.Node{Connected: true, Member: m}
+		if got := memberRole(node); got != want {
 			t.Errorf("got %s, want %s", got, want)
+		}
+		node.Connected = false
+		if got := memberRole(node); got != "unknown" {
+			t.Errorf("not connected: got %s", got)
 		}
 	}
 	node := &requorumv1.Node{Fenced: true, Problem: "missed a restore", Member: &requorumv1.Member{Id: "a", Error: "stopped", Alarms: []*requorumv1.Alarm{{MemberId: "a", Type: "NOSPACE"}, {MemberId: "b", Type: "CORRUPT"}}}}

@@ -21,7 +21,7 @@ of the whole cluster either finishes or puts the cluster back as it was.
 The operator's commands ask the controller. Where it is and how to prove who
 you are stands in a file that "requorum access create" writes:
 
-  controller: requorum.example.org:9443
+  controller: requorum.example.org:7079
   ca: ca.crt
   cert: client.crt
   key: client.key
@@ -34,9 +34,10 @@ It is found by --config, $REQUORUM_CONFIG, ~/.config/requorum/requorum.yaml or
 // exitCodes is part of the root command's help and a help topic of its own.
 const exitCodes = `Exit codes:
   0  done; nothing else ends with 0
-  1  any other error: the controller does not answer, a broken file, Ctrl-C
+  1  any other error: the controller does not answer, a full disk, Ctrl-C
      (which ends the command, not the operation)
-  2  usage: an unknown command or flag, something missing, nobody to confirm
+  2  usage: an unknown command or flag, something missing, nobody to confirm, a
+     configuration file that is not there or cannot be understood
   3  refused: by a check before anything was changed, by a restore's plan, or
      by the controller (not found, name taken, not allowed, not now)
   4  failed, and everything is as it was before

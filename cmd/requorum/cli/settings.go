@@ -45,12 +45,12 @@ func (s *settings) resolve() (clientConfig, error) {
 	resolved := s.clientConfig
 	path, err := s.find()
 	if err != nil {
-		return resolved, err
+		return resolved, &UsageError{Err: err}
 	}
 	if path != "" {
 		var file clientConfig
 		if err := config.Load(path, &file); err != nil {
-			return resolved, err
+			return resolved, &UsageError{Err: err}
 		}
 		resolved = resolved.or(file.relativeTo(filepath.Dir(path)))
 	}
