@@ -77,6 +77,9 @@ func TestEveryOutcomeHasItsExitCodeAndSaysWhatToDo(t *testing.T) {
 		"outcome-abandoned-watch":     {"operation watch " + opID, func(f *fake) { f.op = abandoned() }, 5},
 		"outcome-abandoned-show":      {"operation show " + opID, func(f *fake) { f.op = abandoned() }, 0},
 		"outcome-abandoned-ls":        {"operation ls", func(f *fake) { f.op = abandoned() }, 0},
+		"outcome-log":                 {"snapshot save --name pre-1.31", withLogTail(requorumv1.OperationState_OPERATION_STATE_REVERTED, ""), 4},
+		"outcome-log-show":            {"operation show " + opID, withLogTail(requorumv1.OperationState_OPERATION_STATE_REVERTED, ""), 0},
+		"outcome-log-attention":       {"operation watch " + opID, withLogTail(requorumv1.OperationState_OPERATION_STATE_RUNNING, "start etcd on etcd-2; its last lines:\n"+logLines), 5},
 		"outcome-save-reverted":       {"snapshot save --name pre-1.31", saveReverted, 4},
 		"outcome-distribute-reverted": {"snapshot distribute pre-1.31", distributeReverted, 4},
 		"outcome-attention":           {"restore --snapshot pre-1.31 --yes", outcome(requorumv1.OperationState_OPERATION_STATE_RUNNING, "start etcd on etcd-2 by hand"), 5},
@@ -121,6 +124,21 @@ func saveReverted(f *fake) {
 	f.op = failed(requorumv1.OperationState_OPERATION_STATE_REVERTED, "")
 	f.op.Kind = requorumv1.OperationKind_OPERATION_KIND_SAVE
 	f.op.Warnings = []string{"foretold, and not so any more"}
+}
+
+const logLines = `{"msg":"1"}` + "\n" + `{"msg":"2"}` + "\n" + `{"msg":"3"}` + "\n" + `{"msg":"4"}` + "\n" + `{"msg":"5"}` + "\n" + `{"msg":"6"}`
+
+// withLogTail is an operation that failed on a node whose etcd left a log.
+func withLogTail(state requorumv1.OperationState, attention string) func(*fake) {
+	return func(f *fake) {
+		f.op = failed(state, attention)
+		f.op.Failure.Message = "etcd-2: etcd has ended; its last lines:\n" + logLines
+		f.op.Steps = append(f.op.Steps, &requorumv1.Step{
+			Name: "start", State: requorumv1.StepState_STEP_STATE_FAILED, Attempt: 1,
+			Tasks: []*requorumv1.TaskProgress{{Step: "start", Node: "etcd-2", State: requorumv1.StepState_STEP_STATE_FAILED, Detail: f.op.Failure.Message}},
+		})
+		f.op.Warnings = []string{"etcd-2 was slow:\n" + logLines}
+	}
 }
 
 func distributeReverted(f *fake) {

@@ -58,14 +58,18 @@ type OperationError struct{ Operation *requorumv1.Operation }
 func (e *OperationError) Error() string {
 	op := e.Operation
 	if op.GetAttention() != "" && !live.Ended(op) {
-		return live.Subject(op) + " needs a person: " + op.GetAttention()
+		attention, log := withLog(op.GetAttention())
+		if len(log) > 0 {
+			attention += " …"
+		}
+		return live.Subject(op) + " needs a person: " + attention
 	}
 	failure := op.GetFailure()
 	if failure == nil {
 		return strings.TrimSuffix(live.Subject(op)+": "+live.State(op.GetState())+": "+op.GetAttention(), ": ")
 	}
 	at := failure.GetStep()
-	message := failure.GetMessage()
+	message, _ := withLog(failure.GetMessage())
 	if failure.GetNode() != "" {
 		at = strings.TrimSpace(at + " on " + failure.GetNode())
 		message = strings.TrimPrefix(message, failure.GetNode()+": ")
@@ -93,13 +97,43 @@ func (e *OperationError) Advice() []string {
 	case op.GetAttention() != "":
 		lines = append(lines, "requorum keeps trying; follow it with: requorum operation watch "+op.GetId())
 		if f := op.GetFailure(); f != nil {
-			lines = append(lines, "it began with "+strings.TrimSpace(f.GetStep()+" "+f.GetNode())+": "+f.GetMessage())
+			began, _ := withLog(strings.TrimPrefix(f.GetMessage(), f.GetNode()+": "))
+			lines = append(lines, "it began with "+strings.TrimSpace(f.GetStep()+" "+f.GetNode())+": "+began)
 		}
 	}
+	lines = append(lines, logged(op)...)
 	if advice := op.GetFailure().GetAdvice(); advice != "" {
 		lines = append(lines, advice)
 	}
 	return lines
+}
+
+// logTail is how many lines of a log an error shows.
+const logTail = 5
+
+// logged returns the last lines of the log that came with an operation's failure, which what it asks of a
+// person may repeat.
+func logged(op *requorumv1.Operation) []string {
+	_, log := withLog(op.GetFailure().GetMessage())
+	if len(log) == 0 && !live.Ended(op) {
+		_, log = withLog(op.GetAttention())
+	}
+	var lines []string
+	for _, line := range log[max(0, len(log)-logTail):] {
+		lines = append(lines, "  "+line)
+	}
+	return lines
+}
+
+// withLog separates a message from the lines of a log beneath it.
+func withLog(message string) (first string, log []string) {
+	lines := strings.Split(strings.TrimSpace(message), "\n")
+	for _, line := range lines[1:] {
+		if line = strings.TrimSpace(line); line != "" {
+			log = append(log, line)
+		}
+	}
+	return strings.TrimSpace(lines[0]), log
 }
 
 func (e *OperationError) exit() int {

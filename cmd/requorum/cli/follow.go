@@ -146,7 +146,7 @@ func writeWarnings(w io.Writer, op *requorumv1.Operation) error {
 		return nil
 	}
 	for _, warning := range op.GetWarnings() {
-		if _, err := fmt.Fprintf(w, "  ! %s\n", output.Clean(warning)); err != nil {
+		if _, err := fmt.Fprintf(w, "  ! %s\n", output.Clean(output.Brief(warning))); err != nil {
 			return err
 		}
 	}

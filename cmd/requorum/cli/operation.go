@@ -100,6 +100,10 @@ func writeOperation(w io.Writer, op *requorumv1.Operation) error {
 		fields.Add("Failure", "%s", (&OperationError{&requorumv1.Operation{
 			Kind: op.GetKind(), Cluster: op.GetCluster(), Snapshot: op.GetSnapshot(), Failure: op.GetFailure(),
 		}}).Error())
+		_, logged := withLog(op.GetFailure().GetMessage())
+		for _, line := range logged {
+			fields.Add("Log", "%s", line)
+		}
 		fields.Add("Advice", "%s", op.GetFailure().GetAdvice())
 	}
 	fields.Add("Asked for by", "%s", op.GetRequestedBy())
@@ -115,7 +119,7 @@ func writeOperation(w io.Writer, op *requorumv1.Operation) error {
 		fields.Add("Old data", "of %s", line)
 	}
 	for _, warning := range op.GetWarnings() {
-		fields.Add("Warning", "%s", warning)
+		fields.Add("Warning", "%s", output.Brief(warning))
 	}
 	if _, err := fields.WriteTo(w); err != nil || len(op.GetSteps()) == 0 {
 		return err
@@ -150,7 +154,7 @@ func stepTable(op *requorumv1.Operation) *output.Rows {
 		}
 		table.Row(step.GetName(), " ", live.StepState(step.GetState()), blank(took), blank(detail))
 		for _, task := range step.GetTasks() {
-			detail := task.GetDetail()
+			detail := output.Brief(task.GetDetail())
 			if task.GetTotalBytes() > 0 && task.GetState() != requorumv1.StepState_STEP_STATE_DONE {
 				detail = strings.TrimSpace(output.Of(task.GetDoneBytes(), task.GetTotalBytes()) + " " + detail)
 			}

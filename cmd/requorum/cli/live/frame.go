@@ -167,7 +167,7 @@ func (s *Screen) task(task *requorumv1.TaskProgress, width int) line {
 		}
 	}
 	if task.GetDetail() != "" {
-		l = append(l, span{"  " + output.Clean(task.GetDetail()), dim})
+		l = append(l, span{"  " + output.Clean(output.Brief(task.GetDetail())), dim})
 	}
 	return l
 }
@@ -237,7 +237,7 @@ func (s *Screen) notices() []line {
 		lines = append(lines, line{{"  ! cancellation was asked for", yellow}})
 	}
 	if s.lost != nil {
-		lines = append(lines, line{{"  ! lost sight of it (it goes on), trying again: " + output.Clean(s.lost.Error()), yellow}})
+		lines = append(lines, line{{"  ! lost sight of it (it goes on), trying again: " + output.Clean(output.Brief(s.lost.Error())), yellow}})
 	}
 	return lines
 }

@@ -92,7 +92,7 @@ func (l *Lines) task(step *requorumv1.Step, task *requorumv1.TaskProgress) {
 	}
 	detail := ""
 	if task.GetDetail() != "" {
-		detail = " (" + task.GetDetail() + ")"
+		detail = " (" + output.Brief(task.GetDetail()) + ")"
 	}
 	l.write("%s: %s %s%s", step.GetName(), where(task), StepState(state), detail)
 }
@@ -129,7 +129,7 @@ func (l *Lines) progress(step *requorumv1.Step) string {
 func (l *Lines) Lost(err error) {
 	if !l.lost {
 		l.lost = true
-		l.write("lost sight of the operation, which goes on (%v); trying again", err)
+		l.write("lost sight of the operation, which goes on (%v); trying again", output.Brief(err.Error()))
 	}
 }
 

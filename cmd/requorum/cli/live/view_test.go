@@ -288,6 +288,27 @@ func TestControlCharactersDoNotReachTheTerminal(t *testing.T) {
 	}
 }
 
+func TestALogIsCutToItsFirstLine(t *testing.T) {
+	clock := newStory()
+	now := func() time.Time { return clock.now }
+	for name, view := range map[string]func(*bytes.Buffer) View{
+		"lines": func(out *bytes.Buffer) View { return NewLines(out, now) },
+		"screen": func(out *bytes.Buffer) View {
+			return NewScreen(out, Terminal{Size: func() (int, int) { return 400, 24 }}, now)
+		},
+	} {
+		var out bytes.Buffer
+		s := newStory()
+		s.view = view(&out)
+		s.set("start", doing, "etcd-2")
+		s.progress("start", "etcd-2", requorumv1.StepState_STEP_STATE_FAILED, 0, 0, "etcd has ended; its last lines:\n{\"msg\":\"1\"}\n{\"msg\":\"2\"}")
+		s.after(time.Second)
+		if !strings.Contains(out.String(), "its last lines: …") || strings.Contains(out.String(), "msg") {
+			t.Errorf("%s: %s", name, out.String())
+		}
+	}
+}
+
 func TestRateIsThatOfTheLastSeconds(t *testing.T) {
 	at := time.Unix(0, 0)
 	r := make(rates)

@@ -38,6 +38,21 @@ func TestRevisionsAreGrouped(t *testing.T) {
 	}
 }
 
+func TestBriefLeavesWhatCanBeReadAtAGlance(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                        "",
+		"etcd has ended":          "etcd has ended",
+		"etcd has ended\n":        "etcd has ended",
+		"its last lines:\n{}\n{}": "its last lines: …",
+		strings.Repeat("ä", 300):  strings.Repeat("ä", 300),
+		strings.Repeat("ä", 301):  strings.Repeat("ä", 300) + " …",
+	} {
+		if got := output.Brief(text); got != want {
+			t.Errorf("%q: got %q", text, got)
+		}
+	}
+}
+
 func TestTimesReadAsPeopleSayThem(t *testing.T) {
 	for passed, want := range map[time.Duration]string{
 		0: "just now", 5 * time.Second: "5s ago", 41 * time.Minute: "41m ago", 36 * time.Hour: "36h ago", 72 * time.Hour: "3d ago", -time.Hour: "just now",

@@ -57,6 +57,22 @@ func Grouped(n int64) string {
 	return sign + strings.Join(append([]string{digits}, groups...), thin)
 }
 
+// longest is how many characters Brief leaves of a text.
+const longest = 300
+
+// Brief is a text's first line, or as much of it as can be read at a glance, with " …" for the rest.
+func Brief(text string) string {
+	line, rest, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	line = strings.TrimSpace(line)
+	if runes := []rune(line); len(runes) > longest {
+		line, rest = string(runes[:longest]), "cut"
+	}
+	if rest != "" {
+		line += " …"
+	}
+	return line
+}
+
 // Ago writes how long before now t was: 41m ago; empty if t is unset.
 func Ago(t *timestamppb.Timestamp, now time.Time) string {
 	if t == nil {
