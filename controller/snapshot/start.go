@@ -172,11 +172,14 @@ func addEntry(kind requorumv1.SnapshotKind) func(store.Tx, *journalv1.OperationR
 	}
 }
 
-// ended notes in the catalog that a snapshot could not be made.
+// ended notes in the catalog that a snapshot could not be made. Of one that was refused there is nothing.
 func (j *Jobs) ended(tx store.Tx, rec *journalv1.OperationRecord) error {
 	op := rec.GetOperation()
-	if op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+	switch op.GetState() {
+	case requorumv1.OperationState_OPERATION_STATE_SUCCEEDED:
 		return nil
+	case requorumv1.OperationState_OPERATION_STATE_REFUSED:
+		return catalog.Remove(tx, op.GetCluster(), op.GetSnapshot())
 	}
 	return catalog.Update(tx, op.GetCluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) {
 		s.State, s.Error = requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED, op.GetFailure().GetMessage()
