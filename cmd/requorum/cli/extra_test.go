@@ -119,6 +119,22 @@ func TestTextsBeginWithTheNodeTheyAreAbout(t *testing.T) {
 	}
 }
 
+func TestASafetySnapshotOnOneNodeNamesTheNode(t *testing.T) {
+	good := &requorumv1.Copy{Node: "etcd-2", State: requorumv1.CopyState_COPY_STATE_GOOD}
+	missing := &requorumv1.Copy{Node: "etcd-3", State: requorumv1.CopyState_COPY_STATE_MISSING}
+	safety, onDemand := requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND
+	for want, s := range map[string]*requorumv1.Snapshot{
+		"only on etcd-2": {Kind: safety, Copies: []*requorumv1.Copy{good}},
+		"1 of 2 good":    {Kind: safety, Copies: []*requorumv1.Copy{good, missing}},
+		"0 of 1 good":    {Kind: safety, Copies: []*requorumv1.Copy{missing}},
+		"1 of 1 good":    {Kind: onDemand, Copies: []*requorumv1.Copy{good}},
+	} {
+		if got := copies(s); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 func TestNumbersAreGroupedOnATerminalOnly(t *testing.T) {
 	s := inTest()
 	if got := s.number(4812004); got != "4812004" {

@@ -123,6 +123,9 @@ func copies(s *requorumv1.Snapshot) string {
 			good++
 		}
 	}
+	if s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY && good == 1 && len(s.GetCopies()) == 1 {
+		return "only on " + s.GetCopies()[0].GetNode() // of 1 would read as if every node had it
+	}
 	return fmt.Sprintf("%d of %d good", good, len(s.GetCopies()))
 }
 
