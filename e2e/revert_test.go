@@ -74,11 +74,26 @@ func failsAt(t *testing.T, c *harness.Cluster, p place) {
 	if !p.inController() && p.node != "" {
 		says(t, r, p.node)
 	}
-	if len(op.GetQuarantines()) > 0 || op.GetSafetySnapshot() != "" {
+	if len(op.GetQuarantines()) > 0 {
 		t.Errorf("people are told of what is not there any more: %s", format(op))
 	}
+	safetyStaysFromStopOn(t, c, op)
 	untouched(t, c, id, now)
 	c.Do("snapshot", "distribute", "before")
+}
+
+// safetyStaysFromStopOn makes sure that the safety snapshot is there once anything was stopped, and only then.
+func safetyStaysFromStopOn(t *testing.T, c *harness.Cluster, op *requorumv1.Operation) {
+	t.Helper()
+	stopped := slices.ContainsFunc(op.GetSteps(), func(s *requorumv1.Step) bool { return s.GetName() == "stop" && s.GetAttempt() > 0 })
+	name := op.GetSafetySnapshot()
+	// A controller that fails as the step begins has stopped nothing yet.
+	if name != "" && !stopped || name == "" && stopped && op.GetFailure().GetStep() != "stop" {
+		t.Errorf("the safety snapshot is %q: %s", name, format(op))
+	}
+	if name != "" && show(t, c, name).GetState() != requorumv1.SnapshotState_SNAPSHOT_STATE_READY {
+		t.Errorf("the safety snapshot is not there: %s", format(op))
+	}
 }
 
 // pointsBeforePivot makes every point tell that it was passed, restores once and returns those that were passed before the
@@ -210,8 +225,9 @@ func TestSaveLeavesNothingWhereverItFails(t *testing.T) {
 		if r.Code != want {
 			t.Errorf("%s: want exit code %d\n%s", p, want, r)
 		}
-		if state := show(t, c, name).GetState(); state != requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED {
-			t.Errorf("%s: the snapshot is %s", p, state)
+		shown := c.CLI("snapshot", "show", name)
+		if refused := want == 3; refused != (shown.Code == 3) || !refused && !strings.Contains(shown.Stdout, "failed") {
+			t.Errorf("%s: a refused snapshot is not to be found, another one has failed\n%s", p, shown)
 		}
 	}
 	untouched(t, c, id, now)
