@@ -37,14 +37,14 @@ log-outputs: [stderr]
 		want      runtime.Member
 	}{
 		"defaults": {want: runtime.Member{
-			Name: "default", DataDir: "/work/default.etcd",
+			Name: "default", DataDir: "/srv/default.etcd",
 			AdvertiseClientURLs: []string{"http://localhost:2379"}, ListenClientURLs: []string{"http://localhost:2379"},
 			AdvertisePeerURLs: []string{"http://localhost:2380"}, ListenPeerURLs: []string{"http://localhost:2380"},
 		}},
 		"every way to write a flag": {
 			args: []string{"--name=m1", "-data-dir", "/d", "--enable-pprof", "--quota-backend-bytes", "-1", "-wal-dir=/w", "--client-cert-auth", "--cert-file", "c.pem", "--name", "m2"},
 			want: runtime.Member{
-				Name: "m2", DataDir: "/d", WALDir: "/w", QuotaBytes: -1, ClientCertAuth: true, CertFile: "/work/c.pem",
+				Name: "m2", DataDir: "/d", WALDir: "/w", QuotaBytes: -1, ClientCertAuth: true, CertFile: "/srv/c.pem",
 				AdvertiseClientURLs: []string{"http://localhost:2379"}, ListenClientURLs: []string{"http://localhost:2379"},
 				AdvertisePeerURLs: []string{"http://localhost:2380"}, ListenPeerURLs: []string{"http://localhost:2380"},
 			},
@@ -53,7 +53,7 @@ log-outputs: [stderr]
 			args: []string{"--name=flag", "--listen-client-urls", "http://a:1,http://b:2"},
 			env:  []string{"ETCD_NAME=env", "ETCD_DATA_DIR=rel", "ETCD_LISTEN_PEER_URLS=", "ETCD_TRUSTED_CA_FILE=/ca", "ETCD_AUTO_TLS=true", "PATH=/bin"},
 			want: runtime.Member{
-				Name: "flag", DataDir: "/work/rel", ClientCertAuth: true, TrustedCAFile: "/ca", ClientAutoTLS: true,
+				Name: "flag", DataDir: "/srv/rel", ClientCertAuth: true, TrustedCAFile: "/ca", ClientAutoTLS: true,
 				ListenClientURLs:  []string{"http://a:1", "http://b:2"}, // and no default to advertise
 				AdvertisePeerURLs: []string{"http://localhost:2380"}, ListenPeerURLs: []string{"http://localhost:2380"},
 			},
@@ -66,7 +66,7 @@ log-outputs: [stderr]
 		"a file named by a variable": {env: []string{"ETCD_CONFIG_FILE=/etc/etcd.yaml", "ETCD_NAME=env"}, want: fromFile},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := etcdconf.Read(etcdconf.Source{Args: test.args, Env: test.env, Dir: "/work", ReadFile: func(path string) ([]byte, error) {
+			got, err := etcdconf.Read(etcdconf.Source{Args: test.args, Env: test.env, Dir: "/srv", ReadFile: func(path string) ([]byte, error) {
 				if files[path] == "" {
 					return nil, fs.ErrNotExist
 				}
@@ -90,7 +90,7 @@ var fromFile = runtime.Member{
 	AdvertisePeerURLs:   []string{"https://10.0.0.1:2380"},
 	ListenOtherURLs:     []string{"http://127.0.0.1:2381"},
 	QuotaBytes:          8 << 30,
-	ClientCertAuth:      true, TrustedCAFile: "/pki/ca.crt", CertFile: "/work/server.crt", KeyFile: "/pki/server.key",
+	ClientCertAuth:      true, TrustedCAFile: "/pki/ca.crt", CertFile: "/srv/server.crt", KeyFile: "/pki/server.key",
 }
 
 func TestReadRefuses(t *testing.T) {
