@@ -42,13 +42,13 @@ func must(t *testing.T, err error) {
 // within returns what comes from a channel soon.
 func within[T any](t *testing.T, c <-chan T, what string) T {
 	t.Helper()
+	var v T
 	select {
-	case v := <-c:
-		return v
+	case v = <-c:
 	case <-time.After(soon):
 		t.Fatalf("%s did not come", what)
-		panic("unreachable")
 	}
+	return v
 }
 
 // controller is a fake one. Each session that an agent opens appears in sessions.

@@ -1,11 +1,6 @@
 package datadir
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -46,7 +41,7 @@ func isMarker(name string) bool {
 // readMarker returns nil if there is none.
 func readMarker(dir string) (*marker, error) {
 	m := new(marker)
-	found, err := readJSON(filepath.Join(dir, markerName), m)
+	found, err := durable.ReadJSON(filepath.Join(dir, markerName), m)
 	if !found {
 		return nil, err
 	}
@@ -56,31 +51,9 @@ func readMarker(dir string) (*marker, error) {
 // readCompletion returns nil if there is none.
 func readCompletion(dir string) (*completion, error) {
 	c := new(completion)
-	found, err := readJSON(filepath.Join(dir, completionName), c)
+	found, err := durable.ReadJSON(filepath.Join(dir, completionName), c)
 	if !found {
 		return nil, err
 	}
 	return c, nil
-}
-
-func readJSON(path string, into any) (found bool, err error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return false, fmt.Errorf("%s is not readable as JSON: %w", path, err)
-	}
-	return true, nil
-}
-
-func writeJSON(path string, value any) error {
-	data, err := json.MarshalIndent(value, "", "  ")
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(path, append(data, '\n'), 0o600)
 }

@@ -246,7 +246,7 @@ func (d *Dirs) complete() error {
 		if err != nil {
 			return err
 		}
-		if err := writeJSON(filepath.Join(s.staging, completionName), completion{RestoreID: d.restoreID, Entries: staged}); err != nil {
+		if err := durable.WriteJSON(filepath.Join(s.staging, completionName), completion{RestoreID: d.restoreID, Entries: staged}); err != nil {
 			return fmt.Errorf("mark staging directory complete: %w", err)
 		}
 	}

@@ -157,7 +157,7 @@ func (d *Dirs) quarantineOld(s *slot) (*marker, error) {
 		RestoreID: d.restoreID, From: s.dir, Quarantined: time.Now().UTC(),
 		Missing: missing, Old: old, Restored: c.Entries,
 	}
-	return m, d.step("mark "+s.quarantine, func() error { return writeJSON(filepath.Join(s.quarantine, markerName), m) })
+	return m, d.step("mark "+s.quarantine, func() error { return durable.WriteJSON(filepath.Join(s.quarantine, markerName), m) })
 }
 
 // SwapBack puts the old data back and the restored data to staging. etcd must be stopped, or it fails
@@ -225,7 +225,7 @@ func (d *Dirs) removeRestored(s *slot, m *marker) error {
 		return err
 	}
 	c := completion{RestoreID: d.restoreID, Entries: staged}
-	if err := d.step("mark "+s.staging, func() error { return writeJSON(filepath.Join(s.staging, completionName), c) }); err != nil {
+	if err := d.step("mark "+s.staging, func() error { return durable.WriteJSON(filepath.Join(s.staging, completionName), c) }); err != nil {
 		return err
 	}
 	if m.Missing {

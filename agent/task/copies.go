@@ -14,6 +14,7 @@ import (
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/etcdfile"
+	"github.com/requorum/requorum/internal/tasks"
 )
 
 const pushChunk = 256 << 10
@@ -141,7 +142,7 @@ func (n *Node) releaseGrants(task *agentv1.Task) {
 	n.granted = slices.DeleteFunc(n.granted, func(g heldGrant) bool {
 		sameOperation := g.operation == task.GetOperationId()
 		sameStep := sameOperation && g.step == task.GetStep()
-		over := sameOperation && !sameStep || changes(task) && (!fetches || !sameStep)
+		over := sameOperation && !sameStep || !tasks.Question(task) && (!fetches || !sameStep)
 		if over {
 			g.release()
 		}

@@ -18,6 +18,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	"github.com/requorum/requorum/internal/fault"
+	"github.com/requorum/requorum/internal/tasks"
 )
 
 // Handler does a task. It may be called again for the same task after a crash, so it looks at the node,
@@ -155,7 +156,7 @@ func (r *Runner) begin(task *agentv1.Task, cancelled *execution) {
 	r.known[task.GetId()] = e
 	r.mark(e)
 	before := []*execution{cancelled}
-	if changes(task) {
+	if !tasks.Question(task) {
 		before = append(before, r.changer)
 		r.changer = e
 	}
@@ -176,16 +177,6 @@ func (r *Runner) begin(task *agentv1.Task, cancelled *execution) {
 	})
 }
 
-// changes tells whether a task changes something on the node, as opposed to looking or serving.
-func changes(task *agentv1.Task) bool {
-	switch task.GetSpec().(type) {
-	case *agentv1.Task_InspectNode, *agentv1.Task_HashKv, *agentv1.Task_InspectCopy, *agentv1.Task_HashCopy,
-		*agentv1.Task_Verify, *agentv1.Task_ListCopies, *agentv1.Task_PushCopy, *agentv1.Task_ServeCopy:
-		return false
-	}
-	return true
-}
-
 func (r *Runner) run(e *execution) {
 	log := r.log.With("task", e.task.GetId())
 	result, err := r.journaled(e, log)
@@ -193,7 +184,7 @@ func (r *Runner) run(e *execution) {
 	if err != nil {
 		report = failed(e.task, err)
 	}
-	if e.ctx.Err() == nil && changes(e.task) { // a task that was cut short is done again if it is delivered again
+	if e.ctx.Err() == nil && !tasks.Question(e.task) { // a task that was cut short is done again if it is delivered again
 		if err := r.note(e.task, report); err != nil {
 			log.Error("task cannot be journaled", "error", err)
 			report = failed(e.task, fmt.Errorf("journal the task's end: %w", err))
@@ -239,7 +230,7 @@ func (r *Runner) journaled(e *execution, log hclog.Logger) (*agentv1.TaskResult,
 	if err := e.ctx.Err(); err != nil {
 		return nil, err
 	}
-	if changes(e.task) {
+	if !tasks.Question(e.task) {
 		log.Info("task begins")
 		if err := r.note(e.task, &agentv1.TaskReport{TaskId: e.task.GetId(), State: agentv1.TaskState_TASK_STATE_RUNNING}); err != nil {
 			return nil, err
@@ -291,7 +282,7 @@ func (r *Runner) Resume(wanted []*agentv1.Task) {
 	defer r.mu.Unlock()
 	clear(r.dirty)
 	for id, e := range r.known {
-		if !ids[id] && !e.hasEnded() && (!changes(e.task) || !e.begun) {
+		if !ids[id] && !e.hasEnded() && (tasks.Question(e.task) || !e.begun) {
 			e.cancel(errNotWanted)
 			continue
 		}

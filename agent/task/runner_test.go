@@ -23,6 +23,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	"github.com/requorum/requorum/internal/etcdfile"
+	"github.com/requorum/requorum/internal/tasks"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -302,11 +303,11 @@ func TestNewerChangeCancelsTheOlderAndWaits(t *testing.T) {
 	p := newProcess(t, obeying(t, file(t)))
 	handle := p.Runner.handle
 	p.Runner.handle = func(ctx context.Context, task *agentv1.Task, progress *Progress) (*agentv1.TaskResult, error) {
-		if changes(task) && inside.Add(1) > 1 {
+		if !tasks.Question(task) && inside.Add(1) > 1 {
 			t.Error("two changes at the same time")
 		}
 		defer func() {
-			if changes(task) {
+			if !tasks.Question(task) {
 				inside.Add(-1)
 			}
 		}()
@@ -508,7 +509,7 @@ func TestEveryKindOfTaskHasANameAndPoints(t *testing.T) {
 		if strings.Contains(pointBefore(kind), "_") {
 			t.Errorf("%s: package fault takes no underscores", pointBefore(kind))
 		}
-		if !changes(task) {
+		if tasks.Question(task) {
 			questions++
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/internal/tasks"
 )
 
 var (
@@ -166,7 +167,7 @@ func (w *world) poll(id string) (*requorumv1.Operation, error) {
 // chance is the same for the same task, however often the model is run with its seed.
 func (m *model) chance(what, node string, t *agentv1.Task) float64 {
 	_, place, _ := strings.Cut(t.GetId(), "/")
-	if operation.Question(t) {
+	if tasks.Question(t) {
 		place = fmt.Sprintf("%s/%d", t.GetStep(), t.GetAttempt())
 	}
 	key := what + node + place

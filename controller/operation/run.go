@@ -21,6 +21,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/store"
+	"github.com/requorum/requorum/internal/tasks"
 )
 
 // Nodes gives tasks to nodes. Do returns when the node has answered, cannot be reached any more or
@@ -226,7 +227,7 @@ func (r *Run) AskAll(ctx context.Context, nodes []string, task func(node string)
 // controller. Questions get a name of their own each time: an old answer is of no use.
 func taskID(operation, step string, pos position, node string, task *agentv1.Task) string {
 	prefix := fmt.Sprintf("%s/%s/%s/%s/%s/", operation, step, pos.direction, pos.attempt, node)
-	if Question(task) {
+	if tasks.Question(task) {
 		return prefix + ulid.Make().String()
 	}
 	spec := &agentv1.Task{Spec: task.GetSpec()}
@@ -236,16 +237,6 @@ func taskID(operation, step string, pos position, node string, task *agentv1.Tas
 	}
 	sum := sha256.Sum256(data)
 	return prefix + hex.EncodeToString(sum[:6])
-}
-
-// Question tells whether a task only looks, so that it may be done any number of times.
-func Question(task *agentv1.Task) bool {
-	switch task.GetSpec().(type) {
-	case *agentv1.Task_InspectNode, *agentv1.Task_HashKv, *agentv1.Task_InspectCopy, *agentv1.Task_HashCopy,
-		*agentv1.Task_Verify, *agentv1.Task_ListCopies, *agentv1.Task_PushCopy, *agentv1.Task_ServeCopy:
-		return true
-	}
-	return false
 }
 
 // progress shows how a node's part of a step stands. It is not journaled.

@@ -3,6 +3,7 @@
 package durable
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,6 +37,30 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 		return errors.Join(err, removeIfThere(part))
 	}
 	return nil
+}
+
+// WriteJSON replaces the file at path by value as indented JSON with permission 0600.
+func WriteJSON(path string, value any) error {
+	data, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	return WriteFile(path, append(data, '\n'), 0o600)
+}
+
+// ReadJSON reads what WriteJSON wrote into what into points to. found is false where there is no file.
+func ReadJSON(path string, into any) (found bool, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return false, fmt.Errorf("%s is not readable as JSON; look at it and remove it: %w", path, err)
+	}
+	return true, nil
 }
 
 // Rename renames a file or directory and fsyncs both parent directories.

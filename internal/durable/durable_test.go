@@ -66,3 +66,23 @@ func TestFreeBytesOfPathThatIsNotThereYet(t *testing.T) {
 		t.Fatalf("SameFileSystem = %v, %v", same, err)
 	}
 }
+
+func TestJSONComesBackAsItWasWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f.json")
+	var got map[string]int
+	if found, err := durable.ReadJSON(path, &got); found || err != nil {
+		t.Errorf("a file that is not there: %v, %v", found, err)
+	}
+	if err := durable.WriteJSON(path, map[string]int{"pid": 7}); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := durable.ReadJSON(path, &got); !found || err != nil || got["pid"] != 7 {
+		t.Errorf("read %v, %v, %v", got, found, err)
+	}
+	if err := os.WriteFile(path, []byte("{\"pid\""), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := durable.ReadJSON(path, &got); err == nil {
+		t.Error("a file that was cut off is taken for whole")
+	}
+}

@@ -2,10 +2,8 @@ package process
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -38,12 +36,12 @@ type desired struct {
 // readDesired returns the wish. On a node where nobody ever stopped or started etcd, it should run.
 func (r *Runtime) readDesired() (desired, error) {
 	d := desired{State: running}
-	_, err := readJSON(filepath.Join(r.o.Dir, desiredFile), &d)
+	_, err := durable.ReadJSON(filepath.Join(r.o.Dir, desiredFile), &d)
 	return d, err
 }
 
 func (r *Runtime) writeDesired(d desired) error {
-	if err := writeJSON(filepath.Join(r.o.Dir, desiredFile), d); err != nil {
+	if err := durable.WriteJSON(filepath.Join(r.o.Dir, desiredFile), d); err != nil {
 		return fmt.Errorf("note that etcd should be %s: %w", d.State, err)
 	}
 	return nil
@@ -61,7 +59,7 @@ type record struct {
 // readRecord returns nil if there is none.
 func (r *Runtime) readRecord() (*record, error) {
 	rec := new(record)
-	found, err := readJSON(filepath.Join(r.o.Dir, pidFile), rec)
+	found, err := durable.ReadJSON(filepath.Join(r.o.Dir, pidFile), rec)
 	if !found {
 		return nil, err
 	}
@@ -69,32 +67,10 @@ func (r *Runtime) readRecord() (*record, error) {
 }
 
 func (r *Runtime) writeRecord(rec record) error {
-	if err := writeJSON(filepath.Join(r.o.Dir, pidFile), rec); err != nil {
+	if err := durable.WriteJSON(filepath.Join(r.o.Dir, pidFile), rec); err != nil {
 		return fmt.Errorf("note etcd's process: %w", err)
 	}
 	return nil
-}
-
-func readJSON(path string, into any) (found bool, err error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return false, fmt.Errorf("%s is not readable as JSON; look at it and remove it: %w", path, err)
-	}
-	return true, nil
-}
-
-func writeJSON(path string, value any) error {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(path, append(data, '\n'), 0o600)
 }
 
 // lockInterval is how often a lock that another agent holds is tried.
