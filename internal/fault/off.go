@@ -15,3 +15,6 @@ func Names() []string { return nil }
 
 // At returns nil.
 func At(context.Context, string) error { return nil }
+
+// WithHook returns ctx.
+func WithHook(ctx context.Context, _ func(context.Context, string) error) context.Context { return ctx }

@@ -260,3 +260,18 @@ func TestWaitSaysHowFarItCame(t *testing.T) {
 		t.Errorf("Wait: %v", err)
 	}
 }
+
+func TestHookTakesThePlaceOfFiles(t *testing.T) {
+	refused := errors.New("refused")
+	var asked []string
+	ctx := fault.WithHook(t.Context(), func(_ context.Context, point string) error {
+		asked = append(asked, point)
+		return refused
+	})
+	if err := fault.At(ctx, "test/never/declared"); !errors.Is(err, refused) {
+		t.Errorf("At returned %v, want what the hook returned", err)
+	}
+	if want := []string{"test/never/declared"}; !slices.Equal(asked, want) {
+		t.Errorf("the hook was asked for %q, want %q", asked, want)
+	}
+}
