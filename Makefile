@@ -25,6 +25,8 @@ CC_WORKS = $(shell echo 'int main(void){return 0;}' | $$($(GO) env CC) -pthread 
 RACE     = $(if $(CC_WORKS),-race,)
 CGO      = CGO_ENABLED=$(if $(CC_WORKS),1,0)
 
+comma := ,
+
 TEST_TIMEOUT ?= 15m
 E2E_TIMEOUT  ?= 25m
 FUZZ_TIME    ?= 5s
@@ -36,8 +38,8 @@ build: ## bin/requorum, static
 	$(STATIC) -o bin/requorum ./cmd/requorum
 
 .PHONY: build-faults
-build-faults: ## bin/requorum-faults, with the fault points that e2e uses
-	$(CGO) $(GO) build $(RACE) -tags faultinject -ldflags '$(LDFLAGS)' -o bin/requorum-faults ./cmd/requorum
+build-faults: ## bin/requorum-faults, with the fault points that e2e uses and a clock that can be set off
+	$(CGO) $(GO) build $(RACE) -tags faultinject,faultclock -overlay "$$($(GO) run ./internal/fault/skewtime bin/skew)" -ldflags '$(LDFLAGS)' -o bin/requorum-faults ./cmd/requorum
 
 .PHONY: generate
 generate: ## gen/ from proto/
@@ -150,6 +152,10 @@ fuzz: ## Every fuzz target for FUZZ_TIME (5s) each
 .PHONY: demo
 demo: ## A cluster on this machine, a snapshot and a restore to watch
 	$(GO) run ./e2e/demo
+
+.PHONY: bench
+bench: ## What requorum costs beside what people use today, at 1 GiB; BENCH=full at 0.1, 1 and 4 GiB
+	@$(GO) run ./e2e/bench -size $(if $(filter full,$(BENCH)),0.1$(comma)1$(comma)4,1) $(BENCH_FLAGS)
 
 ##@ Help
 

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Section is a part of the benchmark that can be run by itself. It has either Run or RunOn.
+type Section struct {
+	Name  string // as in -only
+	About string // in a few words
+	// Takes estimates how long it takes with so many GiB of data on two cores; it is only shown.
+	Takes func(gib float64) time.Duration
+	// Run measures, and adds rows to the report.
+	Run func(ctx context.Context, r *Report) error
+	// RunOn does so once for every size, on a cluster with that much data.
+	RunOn func(ctx context.Context, r *Report, b *Bed) error
+}
+
+// sections lists all there is, in the order in which it runs; those with RunOn come first.
+func sections() []Section {
+	return []Section{
+		{Name: "growth", About: "unavailability at the largest size against the others", Takes: fixed(0), Run: growth},
+	}
+}
+
+func fixed(d time.Duration) func(float64) time.Duration {
+	return func(float64) time.Duration { return d }
+}
+
+// choose returns the sections with these names, or all of them if none is named.
+func choose(all []Section, names []string) ([]Section, error) {
+	if len(names) == 0 {
+		return all, nil
+	}
+	var known []string
+	var chosen []Section
+	for _, s := range all {
+		known = append(known, s.Name)
+		if slices.Contains(names, s.Name) {
+			chosen = append(chosen, s)
+		}
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("there is no section %q; there are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return chosen, nil
+}
+
+// estimate adds up how long sections take.
+func estimate(chosen []Section, sizes []Size) time.Duration {
+	var sum time.Duration
+	for _, s := range chosen {
+		if s.RunOn == nil {
+			sum += s.Takes(0)
+			continue
+		}
+		for _, size := range sizes {
+			sum += s.Takes(size.GiB())
+		}
+	}
+	return sum
+}
