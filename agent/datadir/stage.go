@@ -103,6 +103,9 @@ func (d *Dirs) stage(ctx context.Context, spec StageSpec, tick func(done, total 
 	if err := d.restore(ctx, spec, m); err != nil {
 		return nil, err
 	}
+	if err := d.raiseGate(staged.GetGate()); err != nil {
+		return nil, err
+	}
 	if err := d.checkWAL(spec.Log, staged); err != nil {
 		return nil, err
 	}
@@ -184,7 +187,7 @@ func identify(spec StageSpec) (*agentv1.Staged, error) {
 	if member == nil {
 		return nil, fmt.Errorf("member %q is not in the initial cluster %q", spec.Task.GetMemberName(), spec.Task.GetInitialCluster())
 	}
-	return &agentv1.Staged{MemberId: hexID(uint64(member.ID)), ClusterId: hexID(uint64(cluster.ID()))}, nil
+	return &agentv1.Staged{MemberId: hexID(uint64(member.ID)), ClusterId: hexID(uint64(cluster.ID())), Gate: gateOf(cluster.MemberIDs())}, nil
 }
 
 // restore runs etcd's restore. That takes no context, so when ctx ends it is waited for before anybody

@@ -7,10 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 
@@ -63,6 +66,7 @@ func TestRestoreOfALiveMemberAndBack(t *testing.T) {
 			}
 			c.Restart(0)
 			checkServes(t, c, "before", staged)
+			checkGate(t, c, staged)
 			if _, err := d.Swap(t.Context()); err != nil {
 				t.Fatalf("swap what is swapped, etcd serving: %v", err)
 			}
@@ -125,6 +129,37 @@ func checkServes(t *testing.T, c *etcdtest.Cluster, want string, staged *agentv1
 	}
 	if h.GetRevision() < 1000 {
 		t.Errorf("revision %d was not bumped", h.GetRevision())
+	}
+}
+
+// checkGate fails if etcd takes a write before the gate is lifted, or none afterwards.
+func checkGate(t *testing.T, c *etcdtest.Cluster, staged *agentv1.Staged) {
+	t.Helper()
+	ctx, client := timeout(t), c.Client(t)
+	write := func() map[string]error {
+		_, put := client.Put(ctx, "gate", "v")
+		_, del := client.Delete(ctx, "gate")
+		_, txn := client.Txn(ctx).Then(clientv3.OpPut("gate", "v")).Commit()
+		_, lease := client.Grant(ctx, 60)
+		_, compact := client.Compact(ctx, 2000)
+		return map[string]error{"put": put, "delete": del, "transaction": txn, "lease": lease, "compaction": compact}
+	}
+	for what, err := range write() {
+		if !errors.Is(err, rpctypes.ErrCorrupt) {
+			t.Errorf("%s while the gate is closed: %v", what, err)
+		}
+	}
+	gate, err := strconv.ParseUint(staged.GetGate(), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.AlarmDisarm(ctx, &clientv3.AlarmMember{MemberID: gate, Alarm: pb.AlarmType_CORRUPT}); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range write() {
+		if errors.Is(err, rpctypes.ErrCorrupt) {
+			t.Errorf("%s once the gate is lifted: %v", what, err)
+		}
 	}
 }
 

@@ -20,8 +20,8 @@ import (
 // Where a test may let the process fail: the old data is in quarantine and nothing restored is live yet,
 // or the restored data is out and nothing old is back yet.
 var (
-	halfSwapped     = fault.Declare("agent/datadir/swap/half")
-	halfSwappedBack = fault.Declare("agent/datadir/swap-back/half")
+	halfSwapped     = fault.Declare("agent/datadir/swap/half", "old data is in quarantine, restored data is not live yet")
+	halfSwappedBack = fault.Declare("agent/datadir/swap-back/half", "restored data is taken out, old data is not live yet")
 )
 
 // ErrNotStaged says that there is no complete staged data to swap in.

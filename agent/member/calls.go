@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/dustin/go-humanize"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -132,6 +133,24 @@ func disarm(ctx context.Context, conn *grpc.ClientConn) error {
 		}
 	}
 	return nil
+}
+
+// nobody is the ID of no member, in hexadecimal.
+const nobody = "0"
+
+// Disarm clears the alarm of one kind that the member of this ID, in hexadecimal, has raised. An alarm that is not
+// there is no error; the request goes through a quorum all the same.
+func (m *Member) Disarm(ctx context.Context, kind pb.AlarmType, memberID string) error {
+	id, err := strconv.ParseUint(memberID, 16, 64)
+	if err != nil {
+		return fmt.Errorf("member ID %q: %w", memberID, err)
+	}
+	return m.call(ctx, "disarm "+kind.String(), func(ctx context.Context, conn *grpc.ClientConn) error {
+		ctx, cancel := context.WithTimeout(requireLeader(ctx), consensusTimeout)
+		defer cancel()
+		_, err := pb.NewMaintenanceClient(conn).Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: id, Alarm: kind})
+		return err
+	})
 }
 
 // AddLearner adds a learner with these peer URLs; one that is there already is left alone. etcd refuses for

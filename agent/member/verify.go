@@ -32,7 +32,7 @@ func (m *Member) Verify(ctx context.Context, want *agentv1.Verify) (*agentv1.Ver
 	}
 	got := &agentv1.Verified{}
 	for _, step := range []func(context.Context, *agentv1.Verify, *agentv1.Verified) error{
-		m.verifyNoSpace, m.verifyConsensus, m.verifyHash, m.addLearners,
+		m.verifyNoSpace, m.liftGate, m.verifyConsensus, m.verifyHash, m.addLearners,
 	} {
 		if err := step(ctx, want, got); err != nil {
 			return nil, m.unready(err)
@@ -54,9 +54,9 @@ func (m *Member) checkIdentity(state *requorumv1.Member, want *agentv1.Verify) e
 	return nil
 }
 
-func (m *Member) checkCorrupt(state *requorumv1.Member, _ *agentv1.Verify) error {
+func (m *Member) checkCorrupt(state *requorumv1.Member, want *agentv1.Verify) error {
 	for _, a := range state.Alarms {
-		if a.Type == pb.AlarmType_CORRUPT.String() {
+		if a.Type == pb.AlarmType_CORRUPT.String() && (want.Gate == "" || a.MemberId != want.Gate) {
 			return m.mismatch("alarm CORRUPT of member %s: members hold different data; use another snapshot", a.MemberId)
 		}
 	}
@@ -138,11 +138,22 @@ func (m *Member) verifyNoSpace(ctx context.Context, want *agentv1.Verify, got *a
 	return nil
 }
 
+// liftGate lets clients write again, where asked to.
+func (m *Member) liftGate(ctx context.Context, want *agentv1.Verify, _ *agentv1.Verified) error {
+	if !want.LiftGate || want.Gate == "" {
+		return nil
+	}
+	return m.Disarm(ctx, pb.AlarmType_CORRUPT, want.Gate)
+}
+
 // verifyConsensus takes a refusal for lack of space as the quorum's answer, which it is: it comes out of the
-// raft log.
-func (m *Member) verifyConsensus(ctx context.Context, _ *agentv1.Verify, got *agentv1.Verified) error {
+// raft log. As long as the gate refuses writes, what goes through the log is a request that changes nothing.
+func (m *Member) verifyConsensus(ctx context.Context, want *agentv1.Verify, got *agentv1.Verified) error {
 	if err := m.LinearizableRead(ctx); err != nil {
 		return err
+	}
+	if want.Gate != "" && !want.LiftGate {
+		return m.Disarm(ctx, pb.AlarmType_NOSPACE, nobody)
 	}
 	err := m.ConsensusWrite(ctx)
 	if isAny(err, rpctypes.ErrNoSpace) {

@@ -121,6 +121,32 @@ func TestCorruptIsNeverCleared(t *testing.T) {
 	}
 }
 
+// A restore's own alarm keeps writes out until it is lifted. That of anybody else stays what it is.
+func TestTheGateIsKnownAndLifted(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{})
+	m := of(c, 0)
+	raise(t, c, 0xabc, pb.AlarmType_CORRUPT)
+	want := expected(c, 1)
+	want.Gate = "abc"
+	_, err := m.Verify(t.Context(), want)
+	must(t, err)
+	if alarms := m.Status(t.Context()).Alarms; len(alarms) != 1 {
+		t.Fatalf("looking has changed the alarms: %v", alarms)
+	}
+	if err := m.ConsensusWrite(t.Context()); !errors.Is(err, rpctypes.ErrCorrupt) {
+		t.Errorf("a write while the gate is closed: %v", err)
+	}
+	want.LiftGate = true
+	for range 2 { // the second time there is nothing left to lift
+		_, err = m.Verify(t.Context(), want)
+		must(t, err)
+	}
+	must(t, m.ConsensusWrite(t.Context()))
+	raise(t, c, 0xdef, pb.AlarmType_CORRUPT)
+	_, err = m.Verify(t.Context(), want)
+	checkKind(t, err, false, "CORRUPT of member def")
+}
+
 // An alarm comes back with a snapshot, raised by a member of the old cluster.
 func TestNoSpaceOfAMemberThatIsGone(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Options{})

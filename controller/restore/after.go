@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -15,11 +16,29 @@ import (
 	"github.com/requorum/requorum/controller/operation"
 )
 
-// open starts the control plane: clients may write, and there is no way back.
+// open lets clients write: from here on there is no way back. The control plane follows.
 func (j *Jobs) open(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	err := askOneVoter(ctx, run, job, &agentv1.Verify{
+		ClusterId: job.GetClusterId(), Revision: job.GetRevision(), ClearNoSpace: true, Gate: job.GetGate(), LiftGate: true,
+	})
+	if err != nil {
+		return err
+	}
+	if err := run.Journal(noteOpened); err != nil {
+		return err
+	}
 	return askPresent(ctx, run, run.Operation().GetNodes(), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID()}}}
 	})
+}
+
+func noteOpened(rec *journalv1.OperationRecord) {
+	job := rec.GetRestore()
+	if job.GetOpened() == nil {
+		job.Opened = timestamppb.New(time.Now())
+	}
+	rec.GetOperation().Unavailability = between(job.GetStopped(), job.GetOpened())
 }
 
 // addLearners lets the members join again that were learners. It comes after open because etcd takes
@@ -42,14 +61,21 @@ func (j *Jobs) addLearners(ctx context.Context, run *operation.Run) error {
 	})
 }
 
-// addThrough adds the learners through the first voter that can. Which members there are is not
-// compared any more: people may have changed that since the cluster was opened.
+// addThrough adds the learners. Which members there are is not compared any more: people may have changed that
+// since the cluster was opened.
 func addThrough(ctx context.Context, run *operation.Run, job *journalv1.RestoreJob, joining []*journalv1.RestoreNode) error {
+	return askOneVoter(ctx, run, job, &agentv1.Verify{
+		ClusterId: job.GetClusterId(), Revision: job.GetRevision(), AddLearners: memberURLs(joining),
+	})
+}
+
+// askOneVoter asks the voting members, one after the other, until one can do what is asked of the cluster.
+func askOneVoter(ctx context.Context, run *operation.Run, job *journalv1.RestoreJob, ask *agentv1.Verify) error {
 	var errs []error
 	for _, voter := range voters(job) {
-		_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
-			ClusterId: job.GetClusterId(), MemberId: voter.GetMemberId(), Revision: job.GetRevision(), AddLearners: memberURLs(joining),
-		}}})
+		ask := proto.CloneOf(ask)
+		ask.MemberId = voter.GetMemberId()
+		_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: ask}})
 		if err == nil {
 			return nil
 		}

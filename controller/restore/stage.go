@@ -32,6 +32,7 @@ func (j *Jobs) stage(ctx context.Context, run *operation.Run) error {
 		}
 		first := results[voters(job)[0].GetNode()].GetStaged()
 		job.ClusterId, job.Revision = first.GetClusterId(), first.GetRevision()
+		job.Gate = first.GetGate()
 		job.StartedHashKv, job.StartedCompactRevision = first.GetStartedHashKv(), first.GetStartedCompactRevision()
 	})
 }
@@ -69,6 +70,8 @@ func oneCluster(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResul
 		switch {
 		case s.GetClusterId() != first.GetClusterId():
 			return differs("cluster ID")
+		case s.GetGate() != first.GetGate():
+			return differs("gate against writes")
 		case s.GetRevision() != first.GetRevision():
 			return differs("revision")
 		case s.GetHashKv() != first.GetHashKv() || s.GetStartedHashKv() != first.GetStartedHashKv():

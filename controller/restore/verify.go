@@ -44,7 +44,11 @@ func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
 			}
 		}
 	}
-	return run.Journal(noteServing)
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		if rec.GetRestore().GetVerified() == nil {
+			rec.GetRestore().Verified = timestamppb.New(time.Now())
+		}
+	})
 }
 
 // verifyAll asks every voting member, again where an election fell between their answers.
@@ -55,7 +59,7 @@ func verifyAll(ctx context.Context, run *operation.Run, job *journalv1.RestoreJo
 		results, err := run.AskAll(ctx, nodes, func(node string) *agentv1.Task {
 			return &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
 				ClusterId: job.GetClusterId(), MemberId: nodeOf(job, node).GetMemberId(), Revision: job.GetRevision(), HashRevision: job.GetRevision(),
-				Members: memberURLs(voters(job)), ClearNoSpace: true,
+				Members: memberURLs(voters(job)), ClearNoSpace: true, Gate: job.GetGate(),
 			}}}
 		})
 		if err != nil {
@@ -86,9 +90,9 @@ func memberURLs(nodes []*journalv1.RestoreNode) map[string]string {
 	return members
 }
 
-// sameData compares the HashKV of the started members with what was computed from the staged data. A
-// client that has compacted in the meantime makes that comparison meaningless; the members' own
-// answers are compared all the same.
+// sameData compares the HashKV of the started members with what was computed from the staged data. Should
+// somebody have compacted in the meantime, that comparison is meaningless; the members' own answers are
+// compared all the same.
 func sameData(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResult) error {
 	nodes := names(voters(job))
 	first := results[nodes[0]].GetVerified().GetHashKv()
@@ -103,12 +107,4 @@ func sameData(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResult)
 		}
 	}
 	return nil
-}
-
-func noteServing(rec *journalv1.OperationRecord) {
-	job := rec.GetRestore()
-	if job.GetVerified() == nil {
-		job.Verified = timestamppb.New(time.Now())
-	}
-	rec.GetOperation().Unavailability = between(job.GetStopped(), job.GetVerified())
 }

@@ -2,6 +2,7 @@ package etcdfile
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -17,7 +18,7 @@ import (
 
 // Inspect checks the file's structure and fills the manifest's fields that the file itself tells: sizes,
 // has_trailer (from the size alone; Trailer verifies it), revisions, live keys, HashKV, storage version,
-// members, alarms, authentication and leases. etcd does not keep the cluster ID in the file; that field stays
+// applied raft index, members, alarms, authentication and leases. etcd does not keep the cluster ID in the file; that field stays
 // empty. A damaged file gives a *CorruptError.
 func Inspect(ctx context.Context, path string, tick func(n int64)) (*requorumv1.Manifest, error) {
 	info, err := os.Stat(path)
@@ -58,6 +59,7 @@ func inspectRest(path string, tx *bolt.Tx, m *requorumv1.Manifest) (err error) {
 	if v := schema.ReadStorageVersionFromSnapshot(tx); v != nil {
 		m.StorageVersion = fmt.Sprintf("%d.%d", v.Major, v.Minor)
 	}
+	m.AppliedIndex = appliedIndex(tx)
 	if m.Members, err = readMembers(tx); err != nil {
 		return corrupt(path, "members: %v", err)
 	}
@@ -69,6 +71,19 @@ func inspectRest(path string, tx *bolt.Tx, m *requorumv1.Manifest) (err error) {
 		m.AuthEnabled = len(on) == 1 && on[0] == 1
 	}
 	return each(tx, schema.Lease.Name(), func(_, _ []byte) error { m.Leases++; return nil })
+}
+
+// appliedIndex returns the raft index of the last change in the file; 0 if the file does not tell.
+func appliedIndex(tx *bolt.Tx) uint64 {
+	b := tx.Bucket(schema.Meta.Name())
+	if b == nil {
+		return 0
+	}
+	v := b.Get(schema.MetaConsistentIndexKeyName)
+	if len(v) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(v)
 }
 
 func readMembers(tx *bolt.Tx) (list []*requorumv1.ListedMember, err error) {

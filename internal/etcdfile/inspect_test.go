@@ -64,14 +64,18 @@ func TestInspectTellsWhatIsInTheFile(t *testing.T) {
 	must(err)
 	hash, _ := liveHash(t, client, 6)
 
+	applied := c.Member(0).Server().Server.AppliedIndex()
 	path := c.SaveSnapshot(t, 0)
 	got, err := etcdfile.Inspect(ctx, path, nil)
 	must(err)
+	if got.AppliedIndex < applied {
+		t.Errorf("the file holds what was applied up to %d, the member had applied %d before", got.AppliedIndex, applied)
+	}
 	info, err := os.Stat(path)
 	must(err)
 	want := &requorumv1.Manifest{
 		Size: info.Size(), HasTrailer: true, Revision: 6, CompactRevision: 3, Keys: 2, HashKv: hash,
-		StorageVersion: "3.7", AuthEnabled: true, Leases: 1, SizeInUse: got.SizeInUse,
+		StorageVersion: "3.7", AuthEnabled: true, Leases: 1, SizeInUse: got.SizeInUse, AppliedIndex: got.AppliedIndex,
 		Alarms: []*requorumv1.Alarm{{MemberId: hex(id), Type: "NOSPACE"}},
 	}
 	for _, m := range list.Members {

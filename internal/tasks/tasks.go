@@ -9,7 +9,8 @@ import agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 func Question(task *agentv1.Task) bool {
 	switch task.GetSpec().(type) {
 	case *agentv1.Task_InspectNode, *agentv1.Task_HashKv, *agentv1.Task_InspectCopy, *agentv1.Task_HashCopy,
-		*agentv1.Task_Verify, *agentv1.Task_ListCopies, *agentv1.Task_PushCopy, *agentv1.Task_ServeCopy:
+		*agentv1.Task_Verify, *agentv1.Task_ListCopies, *agentv1.Task_PushCopy, *agentv1.Task_ServeCopy,
+		*agentv1.Task_InspectOld:
 		return true
 	}
 	return false

@@ -1345,7 +1345,9 @@ type Manifest struct {
 	// Version of requorum that wrote the manifest.
 	RequorumVersion string `protobuf:"bytes,23,opt,name=requorum_version,json=requorumVersion,proto3" json:"requorum_version,omitempty"`
 	// Bytes of the file's database that are in use.
-	SizeInUse     int64 `protobuf:"varint,24,opt,name=size_in_use,json=sizeInUse,proto3" json:"size_in_use,omitempty"`
+	SizeInUse int64 `protobuf:"varint,24,opt,name=size_in_use,json=sizeInUse,proto3" json:"size_in_use,omitempty"`
+	// Raft index of the last change that the file holds, read from the file; 0 if the file does not tell.
+	AppliedIndex  uint64 `protobuf:"varint,25,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1548,6 +1550,13 @@ func (x *Manifest) GetSizeInUse() int64 {
 	return 0
 }
 
+func (x *Manifest) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
 // Copy is a snapshot's file on one node.
 type Copy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1738,7 +1747,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12)\n" +
 	"\x06copies\x18\a \x03(\v2\x11.requorum.v1.CopyR\x06copies\x12!\n" +
 	"\foperation_id\x18\b \x01(\tR\voperationId\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"\xf3\x06\n" +
+	"\x05error\x18\t \x01(\tR\x05error\"\x98\a\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1766,7 +1775,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x06labels\x18\x15 \x03(\v2!.requorum.v1.Manifest.LabelsEntryR\x06labels\x12-\n" +
 	"\x04kind\x18\x16 \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x12)\n" +
 	"\x10requorum_version\x18\x17 \x01(\tR\x0frequorumVersion\x12\x1e\n" +
-	"\vsize_in_use\x18\x18 \x01(\x03R\tsizeInUse\x1a9\n" +
+	"\vsize_in_use\x18\x18 \x01(\x03R\tsizeInUse\x12#\n" +
+	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +

@@ -995,6 +995,8 @@ type Task struct {
 	//	*Task_Finish
 	//	*Task_ListCopies
 	//	*Task_ServeCopy
+	//	*Task_InspectOld
+	//	*Task_SaveOld
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1268,6 +1270,24 @@ func (x *Task) GetServeCopy() *ServeCopy {
 	return nil
 }
 
+func (x *Task) GetInspectOld() *InspectOld {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_InspectOld); ok {
+			return x.InspectOld
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetSaveOld() *SaveOld {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_SaveOld); ok {
+			return x.SaveOld
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1377,6 +1397,16 @@ type Task_ServeCopy struct {
 	ServeCopy *ServeCopy `protobuf:"bytes,30,opt,name=serve_copy,json=serveCopy,proto3,oneof"`
 }
 
+type Task_InspectOld struct {
+	// Tell how far the old data in quarantine goes.
+	InspectOld *InspectOld `protobuf:"bytes,31,opt,name=inspect_old,json=inspectOld,proto3,oneof"`
+}
+
+type Task_SaveOld struct {
+	// Save a snapshot of the old data in quarantine.
+	SaveOld *SaveOld `protobuf:"bytes,32,opt,name=save_old,json=saveOld,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1418,6 +1448,10 @@ func (*Task_Finish) isTask_Spec() {}
 func (*Task_ListCopies) isTask_Spec() {}
 
 func (*Task_ServeCopy) isTask_Spec() {}
+
+func (*Task_InspectOld) isTask_Spec() {}
+
+func (*Task_SaveOld) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -1609,6 +1643,7 @@ type TaskResult struct {
 	//	*TaskResult_Swapped
 	//	*TaskResult_Fetched
 	//	*TaskResult_Copies
+	//	*TaskResult_Old
 	Result        isTaskResult_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1741,6 +1776,15 @@ func (x *TaskResult) GetCopies() *CopyList {
 	return nil
 }
 
+func (x *TaskResult) GetOld() *OldData {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Old); ok {
+			return x.Old
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Result interface {
 	isTaskResult_Result()
 }
@@ -1756,7 +1800,7 @@ type TaskResult_HashKv struct {
 }
 
 type TaskResult_Copy struct {
-	// Of SaveCopy and ImportCopy.
+	// Of SaveCopy, ImportCopy and SaveOld.
 	Copy *CopyFacts `protobuf:"bytes,3,opt,name=copy,proto3,oneof"`
 }
 
@@ -1795,6 +1839,11 @@ type TaskResult_Copies struct {
 	Copies *CopyList `protobuf:"bytes,10,opt,name=copies,proto3,oneof"`
 }
 
+type TaskResult_Old struct {
+	// Of InspectOld.
+	Old *OldData `protobuf:"bytes,11,opt,name=old,proto3,oneof"`
+}
+
 func (*TaskResult_Node) isTaskResult_Result() {}
 
 func (*TaskResult_HashKv) isTaskResult_Result() {}
@@ -1814,6 +1863,8 @@ func (*TaskResult_Swapped) isTaskResult_Result() {}
 func (*TaskResult_Fetched) isTaskResult_Result() {}
 
 func (*TaskResult_Copies) isTaskResult_Result() {}
+
+func (*TaskResult_Old) isTaskResult_Result() {}
 
 // InspectNode asks for the member's configuration and state.
 type InspectNode struct {
@@ -3056,8 +3107,10 @@ type Staged struct {
 	StartedHashKv uint32 `protobuf:"varint,5,opt,name=started_hash_kv,json=startedHashKv,proto3" json:"started_hash_kv,omitempty"`
 	// Compact revision that the started member must answer with started_hash_kv.
 	StartedCompactRevision int64 `protobuf:"varint,6,opt,name=started_compact_revision,json=startedCompactRevision,proto3" json:"started_compact_revision,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// Member whose alarm CORRUPT in the staged data makes the restored cluster refuse writes until it is opened, hexadecimal.
+	Gate          string `protobuf:"bytes,7,opt,name=gate,proto3" json:"gate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Staged) Reset() {
@@ -3130,6 +3183,13 @@ func (x *Staged) GetStartedCompactRevision() int64 {
 		return x.StartedCompactRevision
 	}
 	return 0
+}
+
+func (x *Staged) GetGate() string {
+	if x != nil {
+		return x.Gate
+	}
+	return ""
 }
 
 // Unstage asks to remove a staging directory.
@@ -3452,7 +3512,11 @@ type Verify struct {
 	// Also clear NOSPACE when the database fits the quota.
 	ClearNoSpace bool `protobuf:"varint,6,opt,name=clear_no_space,json=clearNoSpace,proto3" json:"clear_no_space,omitempty"`
 	// URL-less learner members to add before the end: name to peer URLs joined by commas.
-	AddLearners   map[string]string `protobuf:"bytes,7,rep,name=add_learners,json=addLearners,proto3" json:"add_learners,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	AddLearners map[string]string `protobuf:"bytes,7,rep,name=add_learners,json=addLearners,proto3" json:"add_learners,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Member whose alarm CORRUPT is the restore's own and refuses writes until the cluster is opened, hexadecimal; empty for none.
+	Gate string `protobuf:"bytes,8,opt,name=gate,proto3" json:"gate,omitempty"`
+	// Also lift the gate, so that clients may write.
+	LiftGate      bool `protobuf:"varint,9,opt,name=lift_gate,json=liftGate,proto3" json:"lift_gate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3534,6 +3598,20 @@ func (x *Verify) GetAddLearners() map[string]string {
 		return x.AddLearners
 	}
 	return nil
+}
+
+func (x *Verify) GetGate() string {
+	if x != nil {
+		return x.Gate
+	}
+	return ""
+}
+
+func (x *Verify) GetLiftGate() bool {
+	if x != nil {
+		return x.LiftGate
+	}
+	return false
 }
 
 // Verified is what the member answered.
@@ -3646,6 +3724,207 @@ func (x *Open) GetRestoreId() string {
 	return ""
 }
 
+// InspectOld asks how far the old data of a restore goes.
+type InspectOld struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the quarantine.
+	RestoreId     string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectOld) Reset() {
+	*x = InspectOld{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectOld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectOld) ProtoMessage() {}
+
+func (x *InspectOld) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
+func (*InspectOld) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *InspectOld) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+// OldData tells how far the data of a stopped member goes.
+type OldData struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether there is a database that can be read.
+	Readable bool `protobuf:"varint,1,opt,name=readable,proto3" json:"readable,omitempty"`
+	// Why not, in words.
+	Problem string `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Raft index up to which the database holds what was applied.
+	AppliedIndex uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// Index of the last entry of the raft log.
+	LastIndex uint64 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// Term of the last entry of the raft log.
+	LastTerm      uint64 `protobuf:"varint,5,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OldData) Reset() {
+	*x = OldData{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OldData) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OldData) ProtoMessage() {}
+
+func (x *OldData) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OldData.ProtoReflect.Descriptor instead.
+func (*OldData) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *OldData) GetReadable() bool {
+	if x != nil {
+		return x.Readable
+	}
+	return false
+}
+
+func (x *OldData) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *OldData) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *OldData) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *OldData) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+// SaveOld asks to save a snapshot of the old data of a restore, with everything that the raft log holds.
+type SaveOld struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the quarantine.
+	RestoreId string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The raft log goes beyond the database: replay it on a copy first.
+	Replay bool `protobuf:"varint,3,opt,name=replay,proto3" json:"replay,omitempty"`
+	// Version of the etcd that wrote the data.
+	EtcdVersion   string `protobuf:"bytes,4,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveOld) Reset() {
+	*x = SaveOld{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveOld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveOld) ProtoMessage() {}
+
+func (x *SaveOld) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
+func (*SaveOld) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SaveOld) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *SaveOld) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SaveOld) GetReplay() bool {
+	if x != nil {
+		return x.Replay
+	}
+	return false
+}
+
+func (x *SaveOld) GetEtcdVersion() string {
+	if x != nil {
+		return x.EtcdVersion
+	}
+	return ""
+}
+
 // Finish asks to note the new generation and to schedule the removal of old data. It also ends a fence.
 type Finish struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3661,7 +3940,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3952,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3965,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -3772,8 +4051,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xf6\n" +
-	"\n" +
+	"\x10PushCopyResponse\"\xf1\v\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -3806,7 +4084,10 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vlist_copies\x18\x1d \x01(\v2\x1d.requorum.agent.v1.ListCopiesH\x00R\n" +
 	"listCopies\x12=\n" +
 	"\n" +
-	"serve_copy\x18\x1e \x01(\v2\x1c.requorum.agent.v1.ServeCopyH\x00R\tserveCopyB\x06\n" +
+	"serve_copy\x18\x1e \x01(\v2\x1c.requorum.agent.v1.ServeCopyH\x00R\tserveCopy\x12@\n" +
+	"\vinspect_old\x18\x1f \x01(\v2\x1d.requorum.agent.v1.InspectOldH\x00R\n" +
+	"inspectOld\x127\n" +
+	"\bsave_old\x18  \x01(\v2\x1a.requorum.agent.v1.SaveOldH\x00R\asaveOldB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -3823,7 +4104,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\tTaskError\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .requorum.agent.v1.TaskErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xb3\x04\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xe3\x04\n" +
 	"\n" +
 	"TaskResult\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1c.requorum.agent.v1.NodeFactsH\x00R\x04node\x12:\n" +
@@ -3836,7 +4117,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\aswapped\x18\b \x01(\v2\x1a.requorum.agent.v1.SwappedH\x00R\aswapped\x126\n" +
 	"\afetched\x18\t \x01(\v2\x1a.requorum.agent.v1.FetchedH\x00R\afetched\x125\n" +
 	"\x06copies\x18\n" +
-	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copiesB\b\n" +
+	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copies\x12.\n" +
+	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03oldB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
 	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xc3\x04\n" +
@@ -3923,7 +4205,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\rcluster_token\x18\x06 \x01(\tR\fclusterToken\x12#\n" +
 	"\rbump_revision\x18\a \x01(\x04R\fbumpRevision\x12&\n" +
 	"\x0fskip_hash_check\x18\b \x01(\bR\rskipHashCheck\x12\x18\n" +
-	"\alearner\x18\t \x01(\bR\alearner\"\xdb\x01\n" +
+	"\alearner\x18\t \x01(\bR\alearner\"\xef\x01\n" +
 	"\x06Staged\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1d\n" +
 	"\n" +
@@ -3931,7 +4213,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x17\n" +
 	"\ahash_kv\x18\x04 \x01(\rR\x06hashKv\x12&\n" +
 	"\x0fstarted_hash_kv\x18\x05 \x01(\rR\rstartedHashKv\x128\n" +
-	"\x18started_compact_revision\x18\x06 \x01(\x03R\x16startedCompactRevision\"(\n" +
+	"\x18started_compact_revision\x18\x06 \x01(\x03R\x16startedCompactRevision\x12\x12\n" +
+	"\x04gate\x18\a \x01(\tR\x04gate\"(\n" +
 	"\aUnstage\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\"S\n" +
@@ -3951,7 +4234,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12#\n" +
 	"\rcontrol_plane\x18\x02 \x01(\bR\fcontrolPlane\x12!\n" +
-	"\fjoin_cluster\x18\x03 \x01(\tR\vjoinCluster\"\xb8\x03\n" +
+	"\fjoin_cluster\x18\x03 \x01(\tR\vjoinCluster\"\xe9\x03\n" +
 	"\x06Verify\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1b\n" +
@@ -3960,7 +4243,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\rhash_revision\x18\x04 \x01(\x03R\fhashRevision\x12@\n" +
 	"\amembers\x18\x05 \x03(\v2&.requorum.agent.v1.Verify.MembersEntryR\amembers\x12$\n" +
 	"\x0eclear_no_space\x18\x06 \x01(\bR\fclearNoSpace\x12M\n" +
-	"\fadd_learners\x18\a \x03(\v2*.requorum.agent.v1.Verify.AddLearnersEntryR\vaddLearners\x1a:\n" +
+	"\fadd_learners\x18\a \x03(\v2*.requorum.agent.v1.Verify.AddLearnersEntryR\vaddLearners\x12\x12\n" +
+	"\x04gate\x18\b \x01(\tR\x04gate\x12\x1b\n" +
+	"\tlift_gate\x18\t \x01(\bR\bliftGate\x1a:\n" +
 	"\fMembersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
@@ -3973,7 +4258,24 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"%\n" +
 	"\x04Open\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"\x92\x01\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"+\n" +
+	"\n" +
+	"InspectOld\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"\xa0\x01\n" +
+	"\aOldData\x12\x1a\n" +
+	"\breadable\x18\x01 \x01(\bR\breadable\x12\x18\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\x12#\n" +
+	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12\x1b\n" +
+	"\tlast_term\x18\x05 \x01(\x04R\blastTerm\"w\n" +
+	"\aSaveOld\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06replay\x18\x03 \x01(\bR\x06replay\x12!\n" +
+	"\fetcd_version\x18\x04 \x01(\tR\vetcdVersion\"\x92\x01\n" +
 	"\x06Finish\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x1e\n" +
@@ -4017,7 +4319,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -4067,21 +4369,24 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*Verify)(nil),                // 45: requorum.agent.v1.Verify
 	(*Verified)(nil),              // 46: requorum.agent.v1.Verified
 	(*Open)(nil),                  // 47: requorum.agent.v1.Open
-	(*Finish)(nil),                // 48: requorum.agent.v1.Finish
-	nil,                           // 49: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 50: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 51: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 53: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 54: requorum.v1.Copy
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*InspectOld)(nil),            // 48: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 49: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 50: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 51: requorum.agent.v1.Finish
+	nil,                           // 52: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 53: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 54: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 56: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 57: requorum.v1.Copy
+	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	51, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	54, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	8,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	15, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
-	52, // 3: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	51, // 4: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	55, // 3: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	54, // 4: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	16, // 5: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	19, // 6: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
 	21, // 7: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
@@ -4101,53 +4406,56 @@ var file_requorum_agent_v1_session_proto_depIdxs = []int32{
 	44, // 21: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
 	45, // 22: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
 	47, // 23: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	48, // 24: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	51, // 24: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
 	35, // 25: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
 	29, // 26: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	0,  // 27: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	17, // 28: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	18, // 29: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 30: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	20, // 31: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	22, // 32: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	24, // 33: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	53, // 34: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	54, // 35: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	38, // 36: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	46, // 37: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	42, // 38: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	31, // 39: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	36, // 40: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	51, // 41: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	55, // 42: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	53, // 43: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	53, // 44: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	28, // 45: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	53, // 46: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	53, // 47: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	53, // 48: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	49, // 49: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	50, // 50: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	51, // 51: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	22, // 52: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	55, // 53: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 54: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 55: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 56: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	9,  // 57: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	11, // 58: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	13, // 59: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 60: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 61: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 62: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	10, // 63: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	12, // 64: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	14, // 65: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	60, // [60:66] is the sub-list for method output_type
-	54, // [54:60] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	48, // 27: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	50, // 28: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	0,  // 29: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	17, // 30: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	18, // 31: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 32: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	20, // 33: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	22, // 34: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	24, // 35: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	56, // 36: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	57, // 37: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	38, // 38: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	46, // 39: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	42, // 40: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	31, // 41: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	36, // 42: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	49, // 43: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	54, // 44: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	58, // 45: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	56, // 46: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	56, // 47: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	28, // 48: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	56, // 49: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	56, // 50: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	56, // 51: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	52, // 52: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	53, // 53: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	54, // 54: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	22, // 55: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	58, // 56: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 57: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 58: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 59: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	9,  // 60: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	11, // 61: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	13, // 62: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 63: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 64: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 65: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	10, // 66: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	12, // 67: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	14, // 68: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	63, // [63:69] is the sub-list for method output_type
+	57, // [57:63] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -4177,6 +4485,8 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_Finish)(nil),
 		(*Task_ListCopies)(nil),
 		(*Task_ServeCopy)(nil),
+		(*Task_InspectOld)(nil),
+		(*Task_SaveOld)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[16].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -4189,6 +4499,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*TaskResult_Swapped)(nil),
 		(*TaskResult_Fetched)(nil),
 		(*TaskResult_Copies)(nil),
+		(*TaskResult_Old)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4196,7 +4507,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   49,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -340,7 +340,17 @@ type RestoreJob struct {
 	// Nodes that held a good copy when the restore began.
 	Holders []string `protobuf:"bytes,17,rep,name=holders,proto3" json:"holders,omitempty"`
 	// Whether any member saw a leader when the restore began, so that the cluster had its quorum.
-	HadLeader     bool `protobuf:"varint,18,opt,name=had_leader,json=hadLeader,proto3" json:"had_leader,omitempty"`
+	HadLeader bool `protobuf:"varint,18,opt,name=had_leader,json=hadLeader,proto3" json:"had_leader,omitempty"`
+	// Member whose alarm keeps the restored cluster from taking writes until it is opened, hexadecimal.
+	Gate string `protobuf:"bytes,19,opt,name=gate,proto3" json:"gate,omitempty"`
+	// When clients could write again.
+	Opened *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=opened,proto3" json:"opened,omitempty"`
+	// The snapshot of the old data that holds what was written after the safety snapshot was taken; nil until one is planned.
+	Late *v1.Manifest `protobuf:"bytes,21,opt,name=late,proto3" json:"late,omitempty"`
+	// Old data is kept until a person removes it: writes are in it that no snapshot has.
+	KeepOld bool `protobuf:"varint,22,opt,name=keep_old,json=keepOld,proto3" json:"keep_old,omitempty"`
+	// Version of the etcd that ran before the restore.
+	EtcdVersion   string `protobuf:"bytes,23,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -499,6 +509,41 @@ func (x *RestoreJob) GetHadLeader() bool {
 		return x.HadLeader
 	}
 	return false
+}
+
+func (x *RestoreJob) GetGate() string {
+	if x != nil {
+		return x.Gate
+	}
+	return ""
+}
+
+func (x *RestoreJob) GetOpened() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Opened
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetLate() *v1.Manifest {
+	if x != nil {
+		return x.Late
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetKeepOld() bool {
+	if x != nil {
+		return x.KeepOld
+	}
+	return false
+}
+
+func (x *RestoreJob) GetEtcdVersion() string {
+	if x != nil {
+		return x.EtcdVersion
+	}
+	return ""
 }
 
 // RestoreNode is one node of a restore.
@@ -1191,7 +1236,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.requorum.agent.v1.CopyFactsR\x05facts\x121\n" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x18\n" +
 	"\aholders\x18\a \x03(\tR\aholders\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05force\"\xa2\x06\n" +
+	"\x05force\x18\b \x01(\bR\x05force\"\xd3\a\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1218,7 +1263,12 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"safetyName\x12\x18\n" +
 	"\aholders\x18\x11 \x03(\tR\aholders\x12\x1d\n" +
 	"\n" +
-	"had_leader\x18\x12 \x01(\bR\thadLeader\"\xc6\x01\n" +
+	"had_leader\x18\x12 \x01(\bR\thadLeader\x12\x12\n" +
+	"\x04gate\x18\x13 \x01(\tR\x04gate\x122\n" +
+	"\x06opened\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x12)\n" +
+	"\x04late\x18\x15 \x01(\v2\x15.requorum.v1.ManifestR\x04late\x12\x19\n" +
+	"\bkeep_old\x18\x16 \x01(\bR\akeepOld\x12!\n" +
+	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\"\xc6\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1332,18 +1382,20 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	19, // 14: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
 	17, // 15: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
 	2,  // 16: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	19, // 17: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	19, // 18: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	19, // 19: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	20, // 20: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	21, // 21: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	19, // 22: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	19, // 23: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	19, // 17: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	17, // 18: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	19, // 19: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	19, // 20: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	19, // 21: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	20, // 22: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	21, // 23: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	19, // 24: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	19, // 25: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
