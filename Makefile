@@ -10,6 +10,7 @@ GO    ?= go
 MODULE := github.com/requorum/requorum
 BUF   := $(GO) tool -modfile=internal/tools/buf.mod buf
 LINT  := $(GO) tool -modfile=internal/tools/lint.mod golangci-lint
+VULN  := $(GO) tool -modfile=internal/tools/vuln.mod govulncheck
 
 # What a person keeps in GOFLAGS for other work must not change this build; the rest of it is respected.
 GOFLAGS := $(strip $(filter-out -mod=% -modfile=% -tags=% -race -buildvcs=%,$(GOFLAGS)) -buildvcs=false)
@@ -115,6 +116,18 @@ check-generated:
 	$(BUF) generate -o "$$fresh"; \
 	diff -r "$$fresh/gen" gen >&2 || { echo 'gen/ is not what proto/ generates, run make generate'; exit 1; }; \
 	echo 'gen/ is fresh'
+
+# A finding fails. Where the database cannot be fetched there is nothing to compare with, and that is said; VULNDB names
+# a copy of it, as file:///path/to/it.
+.PHONY: vuln
+vuln: ## Known vulnerabilities in what is built, where the database of the Go project can be reached
+	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; status=0; \
+	$(VULN) $(if $(VULNDB),-db $(VULNDB)) ./cmd/... 2>"$$said" || status=$$?; \
+	cat "$$said" >&2; \
+	if [[ $$status -ne 0 ]] && grep -q 'fetching vulnerabilities:' "$$said"; then \
+		echo 'vuln: SKIPPED, the vulnerability database cannot be reached; nothing was compared' >&2; exit 0; \
+	fi; \
+	exit $$status
 
 ##@ Test
 
