@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -46,15 +47,30 @@ func findOrBuild() (binaries, error) {
 	}
 	if b.faults == "" {
 		b.faults = filepath.Join(dir, "requorum-faults")
-		flags := []string{"-tags", "faultinject"}
-		if raceEnabled {
-			flags = append(flags, "-race")
+		flags, err := faultFlags(root, dir)
+		if err != nil {
+			return b, err
 		}
 		if err := build(root, b.faults, flags...); err != nil {
 			return b, err
 		}
 	}
 	return b, nil
+}
+
+// faultFlags are those of make build-faults: fault points, and a clock that can be set off.
+func faultFlags(root, dir string) ([]string, error) {
+	cmd := exec.Command("go", "run", "./internal/fault/skewtime", filepath.Join(dir, "skew"))
+	cmd.Dir, cmd.Stderr = root, os.Stderr
+	overlay, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("make a clock that can be set off: %w", err)
+	}
+	flags := []string{"-tags", "faultinject,faultclock", "-overlay", strings.TrimSpace(string(overlay))}
+	if raceEnabled {
+		flags = append(flags, "-race")
+	}
+	return flags, nil
 }
 
 // build builds the command beside its place and renames it, so that a binary that runs is never written to.
