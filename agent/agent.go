@@ -119,7 +119,7 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	a := &agent{cfg: cfg, log: log, creds: creds, journal: j, runtime: rt, fence: make(chan struct{}, 1)}
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
-		Vault: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
+		Vault: task.OnDisk(v), Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
 		Fetcher:   transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),
 		StartWait: cfg.StartWait.Std(), StopWait: cfg.runtimeWait(), LaunchWait: cfg.runtimeWait(), Log: log.Named("task"),
 	}

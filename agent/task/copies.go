@@ -13,7 +13,6 @@ import (
 
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
-	"github.com/requorum/requorum/internal/etcdfile"
 	"github.com/requorum/requorum/internal/tasks"
 )
 
@@ -104,7 +103,7 @@ func (n *Node) inspectCopy(ctx context.Context, spec *agentv1.InspectCopy, p *Pr
 	if err != nil {
 		return nil, err
 	}
-	m, err := etcdfile.Inspect(ctx, path, p.read)
+	m, err := n.disk().Inspect(ctx, path, p.read)
 	if err != nil {
 		return nil, err
 	}

@@ -2,9 +2,9 @@ package task
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/requorum/requorum/agent/datadir"
 	"github.com/requorum/requorum/agent/runtime"
@@ -79,23 +79,12 @@ func (n *Node) inspect(ctx context.Context, spec *agentv1.InspectNode) (*agentv1
 
 // inspectDirs adds what is about the data directory.
 func (n *Node) inspectDirs(conf runtime.Member, size int64, f *agentv1.NodeFacts) error {
-	dirs, err := datadir.Open(conf, "preflight")
+	found, err := n.disk().Facts(conf, n.Vault.Dir(), size)
+	proto.Merge(f, found)
 	if err != nil {
 		return err
 	}
-	if f.DataFreeBytes, f.WalFreeBytes, err = dirs.FreeBytes(); err != nil {
-		return err
-	}
-	if f.DataNeededBytes, err = needed(conf, size); err != nil {
-		return err
-	}
-	if f.SharedFileSystem, err = durable.SameFileSystem(conf.DataDir, n.Vault.Dir()); err != nil {
-		return err
-	}
-	if f.QuarantinePaths, err = datadir.QuarantinePatterns(conf); err != nil {
-		return err
-	}
-	size = dbSize(conf)
+	size = n.disk().Size(conf)
 	f.HasData = size > 0
 	if f.GetMember().GetDbSize() == 0 {
 		f.Member.DbSize = size
@@ -118,15 +107,6 @@ func needed(conf runtime.Member, size int64) (int64, error) {
 		data += wal
 	}
 	return int64(data), nil
-}
-
-// dbSize returns the size of the member's database file, 0 if there is none.
-func dbSize(conf runtime.Member) int64 {
-	info, err := os.Stat(filepath.Join(conf.DataDir, "member", "snap", "db"))
-	if err != nil {
-		return 0
-	}
-	return info.Size()
 }
 
 // hashKV computes HashKV on the running member.
@@ -154,11 +134,11 @@ func (p *Progress) tickWhile(ctx context.Context) (stop func()) {
 		ticker := time.NewTicker(tickEvery)
 		defer ticker.Stop()
 		for {
+			p.Tick()
 			select {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				p.Tick()
 			}
 		}
 	}()

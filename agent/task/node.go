@@ -13,7 +13,6 @@ import (
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/transfer"
-	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 )
@@ -29,10 +28,11 @@ type Member interface {
 
 // Node does tasks on this node.
 type Node struct {
-	Vault     *vault.Vault
+	Vault     Vault
 	Runtime   runtime.Runtime
 	Member    func(context.Context) (Member, error) // connects as the member is configured now
-	Fetcher   *transfer.Fetcher
+	Disk      Disk                                  // the real one if nil
+	Fetcher   Fetcher
 	Grants    *transfer.Grants
 	Journal   *journal.Journal
 	Push      func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
@@ -118,15 +118,15 @@ func (n *Node) doRestore(ctx context.Context, task *agentv1.Task, p *Progress) (
 	case *agentv1.Task_Stop:
 		return nil, n.stop(ctx, spec.Stop, p)
 	case *agentv1.Task_Swap:
-		return n.swap(ctx, spec.Swap.GetRestoreId())
+		return n.swap(ctx, spec.Swap.GetRestoreId(), p)
 	case *agentv1.Task_SwapBack:
-		return nil, n.swapBack(ctx, spec.SwapBack.GetRestoreId())
+		return nil, n.swapBack(ctx, spec.SwapBack.GetRestoreId(), p)
 	case *agentv1.Task_Start:
 		return nil, n.start(ctx, spec.Start, p)
 	case *agentv1.Task_Open:
 		return nil, n.startControlPlane(ctx, p)
 	case *agentv1.Task_Finish:
-		return nil, n.finish(ctx, spec.Finish)
+		return nil, n.finish(ctx, spec.Finish, p)
 	}
 	return nil, errNotKnown
 }

@@ -134,7 +134,7 @@ func nodeOf(t *testing.T, name string, rt *fakeRuntime) *testNode {
 	v, err := vault.Open(filepath.Join(t.TempDir(), "vault"), hclog.NewNullLogger())
 	must(t, err)
 	n := &testNode{t: t, runtime: rt, name: name}
-	n.Node = &Node{Vault: v, Runtime: rt, Grants: &transfer.Grants{}, Journal: obeying(t, file(t)), Log: hclog.NewNullLogger()}
+	n.Node = &Node{Vault: OnDisk(v), Runtime: rt, Grants: &transfer.Grants{}, Journal: obeying(t, file(t)), Log: hclog.NewNullLogger()}
 	n.Fetcher = transfer.NewFetcher(v, n.dial, hclog.NewNullLogger(), transfer.Options{})
 	n.Member = func(ctx context.Context) (Member, error) {
 		if n.member != nil {
@@ -402,7 +402,7 @@ func (n *testNode) listen() *agentv1.Source {
 	must(n.t, err)
 	server := grpc.NewServer()
 	peer := func(context.Context) (string, string, error) { return "prod", "reader", nil }
-	agentv1.RegisterTransferServiceServer(server, transfer.NewServer(n.Vault, n.Grants, hclog.NewNullLogger(), transfer.WithPeer("prod", peer)))
+	agentv1.RegisterTransferServiceServer(server, transfer.NewServer(n.Vault.(vaultOnDisk).Vault, n.Grants, hclog.NewNullLogger(), transfer.WithPeer("prod", peer)))
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	n.t.Cleanup(func() { server.Stop(); must(n.t, <-served) })

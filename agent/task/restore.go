@@ -13,7 +13,6 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
-	"github.com/requorum/requorum/internal/etcdfile"
 )
 
 // DefaultRuntimeWait is how long stopping or starting etcd, or the control plane, may take.
@@ -25,12 +24,12 @@ const (
 	verifyEvery      = 50 * time.Millisecond
 )
 
-func (n *Node) dirs(ctx context.Context, restoreID string) (*datadir.Dirs, runtime.Member, error) {
+func (n *Node) dirs(ctx context.Context, restoreID string) (Dirs, runtime.Member, error) {
 	conf, err := n.Runtime.Inspect(ctx)
 	if err != nil {
 		return nil, conf, err
 	}
-	d, err := datadir.Open(conf, restoreID)
+	d, err := n.disk().Open(conf, restoreID)
 	return d, conf, err
 }
 
@@ -51,7 +50,7 @@ func (n *Node) stage(ctx context.Context, spec *agentv1.Stage, p *Progress) (*ag
 	}
 	if !spec.GetLearner() {
 		p.Detail("comparing")
-		if err := hashStaged(ctx, d.StagedDB(), spec.GetManifest(), staged, p); err != nil {
+		if err := n.hashStaged(ctx, d.StagedDB(), spec.GetManifest(), staged, p); err != nil {
 			return nil, err
 		}
 	}
@@ -67,11 +66,11 @@ func (n *Node) stageFrom(spec *agentv1.Stage) (string, error) {
 }
 
 // hashStaged computes what the member must answer that is started on the staged database.
-func hashStaged(ctx context.Context, db string, m *requorumv1.Manifest, staged *agentv1.Staged, p *Progress) (err error) {
-	if staged.HashKv, err = etcdfile.HashKV(ctx, db, m.GetRevision(), m.GetCompactRevision(), p.read); err != nil {
+func (n *Node) hashStaged(ctx context.Context, db string, m *requorumv1.Manifest, staged *agentv1.Staged, p *Progress) (err error) {
+	if staged.HashKv, err = n.disk().HashKV(ctx, db, m.GetRevision(), m.GetCompactRevision(), p.read); err != nil {
 		return err
 	}
-	started, err := etcdfile.StartedHash(ctx, db, p.read)
+	started, err := n.disk().StartedHash(ctx, db, p.read)
 	if err != nil {
 		return err
 	}
@@ -121,7 +120,7 @@ func bounded(ctx context.Context, wait time.Duration, late string) (context.Cont
 	return context.WithTimeoutCause(ctx, wait, errors.New(late))
 }
 
-func (n *Node) swap(ctx context.Context, restoreID string) (*agentv1.TaskResult, error) {
+func (n *Node) swap(ctx context.Context, restoreID string, p *Progress) (*agentv1.TaskResult, error) {
 	d, err := n.stoppedDirs(ctx, restoreID)
 	if err != nil {
 		return nil, err
@@ -130,6 +129,7 @@ func (n *Node) swap(ctx context.Context, restoreID string) (*agentv1.TaskResult,
 	if err != nil {
 		return nil, err
 	}
+	p.Tick()
 	// Before etcd starts: from now on an older generation is no reason to keep it stopped.
 	note := &journal.Restored{RestoreID: restoreID, ClusterGeneration: n.clusterGeneration.Load()}
 	if err := n.Journal.SetRestored(note); err != nil {
@@ -138,7 +138,7 @@ func (n *Node) swap(ctx context.Context, restoreID string) (*agentv1.TaskResult,
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Swapped{Swapped: swapped}}, nil
 }
 
-func (n *Node) swapBack(ctx context.Context, restoreID string) error {
+func (n *Node) swapBack(ctx context.Context, restoreID string, p *Progress) error {
 	d, err := n.stoppedDirs(ctx, restoreID)
 	if err != nil {
 		return err
@@ -146,16 +146,17 @@ func (n *Node) swapBack(ctx context.Context, restoreID string) error {
 	if err := n.Journal.SetRestored(nil); err != nil {
 		return err
 	}
+	p.Tick()
 	return d.SwapBack(ctx)
 }
 
 // stoppedDirs makes sure, before anything is renamed, that nothing holds the data directory.
-func (n *Node) stoppedDirs(ctx context.Context, restoreID string) (*datadir.Dirs, error) {
+func (n *Node) stoppedDirs(ctx context.Context, restoreID string) (Dirs, error) {
 	d, conf, err := n.dirs(ctx, restoreID)
 	if err != nil {
 		return nil, err
 	}
-	if err := datadir.Free(ctx, conf.DataDir, conf.WALDir, nil); err != nil {
+	if err := n.disk().Free(ctx, conf); err != nil {
 		return nil, fmt.Errorf("the data directory is in use: %w", err)
 	}
 	return d, nil
@@ -256,12 +257,12 @@ func (n *Node) startWait(conf runtime.Member) time.Duration {
 	if wait == 0 {
 		wait = defaultStartWait
 	}
-	return wait + time.Duration(float64(waitPerGiB)*float64(dbSize(conf))/(1<<30))
+	return wait + time.Duration(float64(waitPerGiB)*float64(n.disk().Size(conf))/(1<<30))
 }
 
 // finish notes where the old data is and until when it is kept, and that the node's data is of the new
 // generation.
-func (n *Node) finish(ctx context.Context, spec *agentv1.Finish) error {
+func (n *Node) finish(ctx context.Context, spec *agentv1.Finish, p *Progress) error {
 	d, _, err := n.dirs(ctx, spec.GetRestoreId())
 	if err != nil {
 		return err
@@ -270,6 +271,7 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish) error {
 	if err := n.Journal.SetFinished(spec.GetRestoreId()); err != nil {
 		return err
 	}
+	p.Tick()
 	if err := d.Unstage(ctx); err != nil {
 		return err
 	}
@@ -312,7 +314,7 @@ func (n *Node) RemoveExpired(ctx context.Context, now time.Time) error {
 		}
 		var failed error
 		for _, path := range rec.GetPaths() {
-			failed = errors.Join(failed, datadir.RemoveQuarantine(ctx, path))
+			failed = errors.Join(failed, n.disk().RemoveQuarantine(ctx, path))
 		}
 		if failed == nil {
 			n.Log.Info("old data removed: its retention has ended", "restore", rec.GetRestoreId(), "paths", rec.GetPaths())
