@@ -2,6 +2,7 @@
 package catalog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -137,8 +138,14 @@ func (c *Catalog) Snapshots(cluster string) ([]*requorumv1.Snapshot, error) {
 		prefix = cluster + "/"
 	}
 	all, err := list[requorumv1.Snapshot](c.store, store.Snapshots, prefix)
-	slices.SortStableFunc(all, func(a, b *requorumv1.Snapshot) int { return b.GetCreated().AsTime().Compare(a.GetCreated().AsTime()) })
+	slices.SortStableFunc(all, newestFirst)
 	return all, err
+}
+
+// newestFirst goes by the operations that made the snapshots, whose IDs are in the order in which they began. A clock
+// that was put back tells another story.
+func newestFirst(a, b *requorumv1.Snapshot) int {
+	return cmp.Or(strings.Compare(b.GetOperationId(), a.GetOperationId()), b.GetCreated().AsTime().Compare(a.GetCreated().AsTime()))
 }
 
 // Snapshot returns a snapshot by name, or the newest READY one for Latest. Safety snapshots and imported

@@ -124,6 +124,17 @@ func TestSnapshotsAreListedNewestFirst(t *testing.T) {
 	}
 }
 
+// A clock that was put back makes a later snapshot look older. It is the latest all the same.
+func TestLatestIsThatOfTheLatestOperation(t *testing.T) {
+	c := open(t)
+	first, second := snap("prod", "first", 0, ready), snap("prod", "second", time.Hour, ready)
+	first.OperationId, second.OperationId = "01A", "01B"
+	put(t, c, first, second)
+	if s, err := c.Snapshot("prod", catalog.Latest); err != nil || s.GetName() != "second" {
+		t.Errorf("the latest is %v, %v", s, err)
+	}
+}
+
 func TestUnknownNamesSayWhatToDo(t *testing.T) {
 	c := open(t)
 	put(t, c, snap("prod", "pre-1.31", 0, ready))

@@ -190,7 +190,11 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 	if busy := e.busy(op.GetCluster()); busy != "" {
 		return nil, &BusyError{Cluster: op.GetCluster(), Running: busy}
 	}
-	op.Id = ulid.Make().String()
+	id, err := e.nextID()
+	if err != nil {
+		return nil, err
+	}
+	op.Id = id
 	op.State, op.Phase, op.Created = requorumv1.OperationState_OPERATION_STATE_RUNNING, requorumv1.Phase_PHASE_STARTED, now()
 	run, err := e.newRun(rec)
 	if err != nil {
@@ -217,6 +221,28 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 	known := proto.CloneOf(op)
 	e.launch(e.ctx, run)
 	return known, nil
+}
+
+// nextID returns an ID that comes after that of every other operation, also when the clock was put back since: the
+// order of IDs is that in which operations began.
+func (e *Engine) nextID() (string, error) {
+	newest := ""
+	err := e.store.View(func(tx store.Tx) error {
+		return tx.Each(store.Operations, "", func(id string, _ []byte) error {
+			newest = max(newest, id)
+			return nil
+		})
+	})
+	if err != nil {
+		return "", err
+	}
+	id := ulid.Make()
+	if last, err := ulid.ParseStrict(newest); err == nil && id.Compare(last) <= 0 {
+		if err := id.SetTime(last.Time() + 1); err != nil {
+			return "", fmt.Errorf("name the operation: %w", err)
+		}
+	}
+	return id.String(), nil
 }
 
 // Repeated returns the operation that a request ID has started before, nil if there is none. snapshot is

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -53,6 +55,37 @@ func TestRequestIDMakesStartSafeToRepeat(t *testing.T) {
 		same("after a restart")
 		if ops, err := w.engine.List("", 10); err != nil || len(ops) != 1 {
 			t.Errorf("%d operations, %v", len(ops), err)
+		}
+	})
+}
+
+// An operation that began when the clock was an hour ahead is older than those that began since it was put back.
+func TestOperationsStayInOrderWhenTheClockIsPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, effect("stage"))
+		defer w.stop()
+		ahead := ulid.MustNew(ulid.Timestamp(time.Now().Add(time.Hour)), nil).String()
+		rec := record("r1")
+		rec.Operation.Id, rec.Operation.State = ahead, requorumv1.OperationState_OPERATION_STATE_SUCCEEDED
+		if err := w.journal.Update(func(tx store.Tx) error { return store.Save(tx, store.Operations, ahead, rec) }); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{ahead}
+		for _, request := range []string{"r2", "r3"} {
+			op, err := w.engine.Start(record(request), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.wait(op.GetId())
+			want = append([]string{op.GetId()}, want...)
+		}
+		ops, err := w.engine.List("", 10)
+		var got []string
+		for _, op := range ops {
+			got = append(got, op.GetId())
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("the operations are listed as %v, %v, want %v", got, err, want)
 		}
 	})
 }

@@ -23,8 +23,9 @@ import (
 
 const (
 	authorityLife = 10 * 365 * 24 * time.Hour
-	// Backdate is how far before its issue a certificate becomes valid, for nodes whose clock is late.
-	Backdate = 5 * time.Minute
+	// Backdate is how far before its issue a certificate becomes valid, for nodes whose clock is late: a clock that is
+	// set to local time where UTC was meant is wrong by hours, and must not keep a node from the controller.
+	Backdate = 24 * time.Hour
 )
 
 // Authority is the CA that signs every certificate.
