@@ -18,22 +18,46 @@ func Kind(task *agentv1.Task) string {
 	return string(field.Name())
 }
 
-// points are where a test can make an agent fail: before and after every kind of task.
-var points = declare()
+// _ makes a test able to fail every kind of task.
+var _ = declarePoints()
 
-func declare() []string {
+// declarePoints declares the fault points of every kind of task.
+func declarePoints() (declared bool) {
+	if !fault.Enabled {
+		return false
+	}
+	for i := range specs.Fields().Len() {
+		kind := string(specs.Fields().Get(i).Name())
+		fault.Declare(pointDeliver(kind), "the task comes in; \"twice\" makes it come in again")
+		fault.Declare(pointBefore(kind), "the task is journaled, and nothing has been done")
+		fault.Declare(pointAfter(kind), "the task is done, which is not journaled yet")
+		fault.Declare(pointReport(kind), "the answer is about to be sent; an error loses it together with the session")
+		if !atOnce[kind] {
+			fault.Declare(pointMiddle(kind), "the task has shown its first progress")
+		}
+	}
+	return true
+}
+
+// atOnce are the kinds of tasks that show no progress: they have no middle.
+var atOnce = map[string]bool{
+	"inspect_node": true, "list_copies": true, "drop_copy": true, "write_manifest": true, "unstage": true,
+}
+
+// Points lists the fault points at which a task can be made to fail in any case, such as "agent/save-copy/before".
+func Points() []string {
 	var names []string
 	for i := range specs.Fields().Len() {
 		kind := string(specs.Fields().Get(i).Name())
-		names = append(names, fault.Declare(pointBefore(kind)), fault.Declare(pointAfter(kind)))
+		names = append(names, pointBefore(kind), pointAfter(kind))
 	}
 	return names
 }
 
-// Points lists the fault points of this package, such as "agent/save-copy/before".
-func Points() []string { return points }
-
-func pointBefore(kind string) string { return pointOf(kind) + "/before" }
-func pointAfter(kind string) string  { return pointOf(kind) + "/after" }
+func pointDeliver(kind string) string { return pointOf(kind) + "/deliver" }
+func pointBefore(kind string) string  { return pointOf(kind) + "/before" }
+func pointMiddle(kind string) string  { return pointOf(kind) + "/middle" }
+func pointAfter(kind string) string   { return pointOf(kind) + "/after" }
+func pointReport(kind string) string  { return pointOf(kind) + "/report" }
 
 func pointOf(kind string) string { return "agent/" + strings.ReplaceAll(kind, "_", "-") }

@@ -1,9 +1,11 @@
 package task
 
 import (
+	"sync"
 	"time"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	"github.com/requorum/requorum/internal/fault"
 )
 
 const reportEvery = 200 * time.Millisecond
@@ -13,6 +15,9 @@ type Progress struct {
 	runner    *Runner
 	execution *execution
 	last      time.Time // guarded by Runner.mu
+
+	middle func() // in builds with fault points: to be called at the first progress
+	once   sync.Once
 }
 
 // Bytes tells how many bytes are done, and how many there are in all, 0 if that is not known.
@@ -29,6 +34,9 @@ func (p *Progress) Detail(text string) {
 }
 
 func (p *Progress) set(change func(*agentv1.TaskReport)) {
+	if fault.Enabled && p.middle != nil {
+		p.once.Do(p.middle)
+	}
 	p.runner.mu.Lock()
 	defer p.runner.mu.Unlock()
 	change(p.execution.report)

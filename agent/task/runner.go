@@ -17,7 +17,6 @@ import (
 	"github.com/requorum/requorum/agent/journal"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
-	"github.com/requorum/requorum/internal/fault"
 	"github.com/requorum/requorum/internal/tasks"
 )
 
@@ -80,6 +79,13 @@ func (r *Runner) Wait() { r.wg.Wait() }
 // Deliver takes a task from the controller. A task that is known is reported again; one that is new, or
 // that a crash or a cancellation interrupted, is begun. It fails only if the journal does.
 func (r *Runner) Deliver(task *agentv1.Task) error {
+	if err := r.comesIn(task); err != nil {
+		return err
+	}
+	return r.deliver(task)
+}
+
+func (r *Runner) deliver(task *agentv1.Task) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := r.known[task.GetId()]
@@ -236,15 +242,7 @@ func (r *Runner) journaled(e *execution, log hclog.Logger) (*agentv1.TaskResult,
 			return nil, err
 		}
 	}
-	kind := Kind(e.task)
-	if err := fault.At(e.ctx, pointBefore(kind)); err != nil {
-		return nil, err
-	}
-	result, err := r.handle(e.ctx, e.task, &Progress{runner: r, execution: e})
-	if err != nil {
-		return nil, err
-	}
-	return result, fault.At(e.ctx, pointAfter(kind))
+	return r.do(e)
 }
 
 func (r *Runner) note(task *agentv1.Task, report *agentv1.TaskReport) error {
@@ -299,11 +297,12 @@ func (r *Runner) mark(e *execution) {
 	}
 }
 
-// Next returns the reports that have changed since it was last called. It waits for at least one.
+// Next returns the reports that have changed since it was last called. It waits for at least one. After a
+// failure the session is to be ended; the next one begins with Resume.
 func (r *Runner) Next(ctx context.Context) ([]*agentv1.TaskReport, error) {
 	for {
 		if reports := r.take(); len(reports) > 0 {
-			return reports, nil
+			return reports, r.goOut(ctx, reports)
 		}
 		select {
 		case <-ctx.Done():

@@ -16,7 +16,6 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/failure"
-	"github.com/requorum/requorum/internal/fault"
 )
 
 const (
@@ -99,7 +98,7 @@ func (r *Run) attempt(ctx context.Context, i int) (failed, err error) {
 }
 
 func (r *Run) do(ctx context.Context, i int, attempt uint32) error {
-	pos := position{step: i, direction: "do", attempt: fmt.Sprint(attempt), tries: attempt}
+	pos := position{step: i, direction: doing, attempt: fmt.Sprint(attempt), tries: attempt}
 	stepCtx, cancel := context.WithCancelCause(withPosition(ctx, pos))
 	defer cancel(nil)
 	r.arm(cancel)
@@ -259,7 +258,7 @@ func (r *Run) undo(ctx context.Context, i int, node string) error {
 }
 
 func (r *Run) undoOnce(ctx context.Context, i int, node string, tries int) error {
-	pos := position{step: i, direction: "undo", attempt: fmt.Sprintf("%d.%d", r.epoch, tries), tries: uint32(tries)}
+	pos := position{step: i, direction: undoing, attempt: fmt.Sprintf("%d.%d", r.epoch, tries), tries: uint32(tries)}
 	ctx, cancel := context.WithCancel(withPosition(ctx, pos))
 	defer cancel()
 	if err := r.point(ctx, i, undoBegun); err != nil {
@@ -334,14 +333,6 @@ func (r *Run) finish(state requorumv1.OperationState, phase requorumv1.Phase, no
 		r.Log.Info("operation ended", "state", state)
 	}
 	return err
-}
-
-// point is a place at which a test may make the controller fail.
-func (r *Run) point(ctx context.Context, i int, where string) error {
-	if !fault.Enabled {
-		return nil
-	}
-	return fault.At(ctx, pointName(r.kind, r.plan[i].Name, where))
 }
 
 // pause waits before attempt tries+1: full jitter up to an exponentially growing bound.

@@ -49,6 +49,8 @@ type Run struct {
 	end     func(store.Tx, *journalv1.OperationRecord) error
 	done    chan struct{}
 	beside  sync.WaitGroup // background tasks
+
+	lastAnswered position // in builds with fault points: the attempt in which a node has answered last
 }
 
 // errCancelled is the cause of a step's context that ends because a person cancelled the operation.
@@ -135,10 +137,16 @@ func (r *Run) signal() {
 // position says which step's work a context belongs to.
 type position struct {
 	step      int
-	direction string // "do" or "undo"
+	direction string // doing or undoing
 	attempt   string // names the attempt in the IDs of its tasks
 	tries     uint32
 }
+
+// The two directions of work at a step, as they stand in the IDs of its tasks.
+const (
+	doing   = "do"
+	undoing = "undo"
+)
 
 type positionKey struct{}
 
@@ -164,7 +172,10 @@ func (r *Run) Ask(ctx context.Context, node string, task *agentv1.Task) (*agentv
 		last = &agentv1.TaskReport{State: agentv1.TaskState_TASK_STATE_FAILED, Detail: err.Error()}
 	}
 	r.progress(pos, node, last)
-	return result, err
+	if err != nil {
+		return result, err
+	}
+	return result, r.answered(ctx, pos)
 }
 
 // address returns the task with everything that says where it belongs.
@@ -268,7 +279,7 @@ func taskOf(step *requorumv1.Step, node string) *requorumv1.TaskProgress {
 }
 
 func shown(state agentv1.TaskState, direction string) requorumv1.StepState {
-	undo := direction == "undo"
+	undo := direction == undoing
 	switch {
 	case state == agentv1.TaskState_TASK_STATE_FAILED:
 		return requorumv1.StepState_STEP_STATE_FAILED

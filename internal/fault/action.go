@@ -48,13 +48,13 @@ func (a *action) check() (err error) {
 			return fmt.Errorf("action delay: %w", err)
 		}
 		return nil
-	case "kill", "hang", "enospc":
+	case "kill", "hang", "enospc", "twice":
 		if a.argument != "" {
 			return fmt.Errorf("action %s takes no argument, got %q", a.verb, a.argument)
 		}
 		return nil
 	default:
-		return fmt.Errorf("unknown action %q: want error, enospc, kill, hang or delay", a.verb)
+		return fmt.Errorf("unknown action %q: want error, enospc, kill, hang, delay or twice", a.verb)
 	}
 }
 
@@ -70,10 +70,11 @@ func claim(path string) (won bool, err error) {
 }
 
 // trace appends a Firing in a single write, so that lines of several processes do not mix.
-func trace(path, name, node, verb string) error {
-	line, err := json.Marshal(Firing{Point: name, Node: node, Action: verb, PID: os.Getpid(), Time: time.Now()})
+func trace(path string, firing Firing) error {
+	firing.PID, firing.Time = os.Getpid(), time.Now()
+	line, err := json.Marshal(firing)
 	if err != nil {
-		return fmt.Errorf("trace fault %s: %w", name, err)
+		return fmt.Errorf("trace fault %s: %w", firing.Point, err)
 	}
 	f, err := os.OpenFile(path+FiredSuffix, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -95,6 +96,8 @@ func (a action) run(ctx context.Context, path, name string) error {
 		return hang(ctx, path)
 	case "delay":
 		return wait(ctx, a.delay)
+	case "twice":
+		return ErrTwice
 	case "enospc":
 		return fmt.Errorf("injected at %s: %w", name, syscall.ENOSPC)
 	default:

@@ -4,7 +4,7 @@
 //
 // A package declares its points once and passes them where the fault may happen:
 //
-//	var beforeStage = fault.Declare("agent/stage/before")
+//	var beforeStage = fault.Declare("agent/stage/before", "before staging")
 //
 //	if err := fault.At(ctx, beforeStage); err != nil {
 //		return err
@@ -23,6 +23,7 @@
 //	kill             the process sends itself SIGKILL
 //	hang             At blocks until its context ends or the file is removed
 //	delay DURATION   At waits that long, in the form that time.ParseDuration reads
+//	twice            At returns [ErrTwice]: what comes in there is taken in a second time
 //
 // With "once" the file is gone as soon as one process has taken it, and no other takes it; a hang then lasts
 // until the trace file is removed. Before any action takes effect, one line of JSON, a [Firing], is appended to
@@ -53,6 +54,7 @@ const (
 type Firing struct {
 	Point  string    `json:"point"`
 	Node   string    `json:"node,omitempty"` // as NodeEnv said, if it did
+	Task   string    `json:"task,omitempty"` // the ID of the task that was being done, if one was
 	Action string    `json:"action"`
 	PID    int       `json:"pid"`
 	Time   time.Time `json:"time"`

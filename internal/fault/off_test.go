@@ -10,7 +10,7 @@ import (
 	"github.com/requorum/requorum/internal/fault"
 )
 
-var offPoint = fault.Declare("test/off")
+var offPoint = fault.Declare("test/off", "in a build without points")
 
 // A build without the tag must not even look, whatever the environment says.
 func TestOtherBuildsHaveNoFaults(t *testing.T) {

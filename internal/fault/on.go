@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,23 +20,24 @@ const Enabled = true
 
 var (
 	declaredMu sync.Mutex
-	declared   = map[string]bool{}
+	declared   = map[string]string{} // what each point means
 
 	validName = regexp.MustCompile(`^[A-Za-z0-9.-]+(/[A-Za-z0-9.-]+)*$`)
 )
 
-// Declare registers a point and returns its name. It is for package variables: it panics on a name that is
-// already taken or has anything but letters, digits, dots, hyphens and separating slashes in it.
-func Declare(name string) string {
+// Declare registers a point, with when the process comes there in a few words, and returns its name. It is
+// for package variables: it panics on a name that is already taken or has anything but letters, digits, dots,
+// hyphens and separating slashes in it.
+func Declare(name, meaning string) string {
 	if !validName.MatchString(name) {
 		panic(fmt.Sprintf("fault point %q: want letters, digits, dots and hyphens, separated by slashes", name))
 	}
 	declaredMu.Lock()
 	defer declaredMu.Unlock()
-	if declared[name] {
+	if _, taken := declared[name]; taken {
 		panic(fmt.Sprintf("fault point %q is declared twice", name))
 	}
-	declared[name] = true
+	declared[name] = meaning
 	return name
 }
 
@@ -43,12 +45,25 @@ func Declare(name string) string {
 func Names() []string {
 	declaredMu.Lock()
 	defer declaredMu.Unlock()
-	names := make([]string, 0, len(declared))
-	for name := range declared {
-		names = append(names, name)
+	return slices.Sorted(maps.Keys(declared))
+}
+
+// Points lists the same with their meanings.
+func Points() []Point {
+	declaredMu.Lock()
+	defer declaredMu.Unlock()
+	points := make([]Point, 0, len(declared))
+	for _, name := range slices.Sorted(maps.Keys(declared)) {
+		points = append(points, Point{Name: name, Meaning: declared[name]})
 	}
-	slices.Sort(names)
-	return names
+	return points
+}
+
+type taskKey struct{}
+
+// WithTask returns a context in which a firing is traced with the ID of the task that is being done.
+func WithTask(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, taskKey{}, id)
 }
 
 type hookKey struct{}
@@ -85,7 +100,8 @@ func At(ctx context.Context, name string) error {
 func isDeclared(name string) bool {
 	declaredMu.Lock()
 	defer declaredMu.Unlock()
-	return declared[name]
+	_, known := declared[name]
+	return known
 }
 
 // candidates are the files that may arm the point here; the node's own goes first.
@@ -116,7 +132,8 @@ func take(ctx context.Context, path, name, node string) (fired bool, err error) 
 			return false, err
 		}
 	}
-	if err := trace(path, name, node, act.verb); err != nil {
+	task, _ := ctx.Value(taskKey{}).(string)
+	if err := trace(path, Firing{Point: name, Node: node, Task: task, Action: act.verb}); err != nil {
 		return false, err
 	}
 	return true, act.run(ctx, path, name)

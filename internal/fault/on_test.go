@@ -24,7 +24,7 @@ import (
 
 const patience = 20 * time.Second
 
-var point = fault.Declare("test/on/point")
+var point = fault.Declare("test/on/point", "in these tests")
 
 // TestMain is also the process that dies in TestKill.
 func TestMain(m *testing.M) {
@@ -240,7 +240,7 @@ func TestDeclare(t *testing.T) {
 		t.Errorf("Names() = %q, want %q among them", fault.Names(), point)
 	}
 	for _, name := range []string{point, "", "/a", "a/", "a//b", "a__b", "a@b", "a b"} {
-		if !panics(func() { fault.Declare(name) }) {
+		if !panics(func() { fault.Declare(name, "again") }) {
 			t.Errorf("Declare(%q) did not panic", name)
 		}
 	}
