@@ -49,13 +49,20 @@ type agent struct {
 	runner  *task.Runner
 	server  *transfer.Server
 	fence   chan struct{} // wakes keepFenced
+	dial    func() (conn clientConn, renewed <-chan struct{}, err error)
 
 	listening net.Addr // of the transfer service; set before the first session
 
 	mu   sync.Mutex
-	conn *grpc.ClientConn          // of the session, nil without one
+	conn clientConn                // of the session, nil without one
 	seen *agentv1.HeartbeatRequest // what was last seen of the member, less the session
 	etcd *connected                // the member as it was last configured, nil before
+}
+
+// clientConn is a connection to the controller.
+type clientConn interface {
+	grpc.ClientConnInterface
+	io.Closer
 }
 
 // connected is the member with the configuration that it was made for.
@@ -117,6 +124,7 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 		return nil, err
 	}
 	a := &agent{cfg: cfg, log: log, creds: creds, journal: j, runtime: rt, fence: make(chan struct{}, 1)}
+	a.dial = a.dialController
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: task.OnDisk(v), Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,

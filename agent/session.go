@@ -64,8 +64,7 @@ func (a *agent) keepSession(ctx context.Context) error {
 func (a *agent) session(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	renewed := a.creds.Changed()
-	conn, err := grpc.NewClient(a.cfg.Controller, grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, pki.ControllerIdentity()))), keepAlive)
+	conn, renewed, err := a.dial()
 	if err != nil {
 		return err
 	}
@@ -88,6 +87,13 @@ func (a *agent) session(ctx context.Context) (err error) {
 	return group.Wait()
 }
 
+// dialController returns a connection to the controller, and a channel that is closed when it shows an old certificate.
+func (a *agent) dialController() (conn clientConn, renewed <-chan struct{}, err error) {
+	renewed = a.creds.Changed()
+	conn, err = grpc.NewClient(a.cfg.Controller, grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, pki.ControllerIdentity()))), keepAlive)
+	return conn, renewed, err
+}
+
 // until waits for an event and returns what it means, or the cause of ctx's end.
 func until(ctx context.Context, event <-chan struct{}, means error) error {
 	select {
@@ -98,7 +104,7 @@ func until(ctx context.Context, event <-chan struct{}, means error) error {
 	}
 }
 
-func (a *agent) setConn(conn *grpc.ClientConn) {
+func (a *agent) setConn(conn clientConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.conn = conn
