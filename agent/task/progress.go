@@ -10,7 +10,7 @@ import (
 
 const reportEvery = 200 * time.Millisecond
 
-// Progress tells the controller how a task gets on.
+// Progress tells the controller how a task gets on; nil tells nobody.
 type Progress struct {
 	runner    *Runner
 	execution *execution
@@ -34,6 +34,9 @@ func (p *Progress) Detail(text string) {
 }
 
 func (p *Progress) set(change func(*agentv1.TaskReport)) {
+	if p == nil {
+		return
+	}
 	if fault.Enabled && p.middle != nil {
 		p.once.Do(p.middle)
 	}
