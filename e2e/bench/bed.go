@@ -1,13 +1,170 @@
 package main
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
-// Bed is a cluster of three members with data, for the sections that need one.
+	"golang.org/x/sys/unix"
+
+	"github.com/requorum/requorum/agent"
+	"github.com/requorum/requorum/cmd/requorum/dev"
+)
+
+// seedName is the snapshot that every restore is of.
+const seedName = "seed"
+
+// quota is enough for the largest data and what is written besides; every member here gets it.
+const quota = 32 << 30
+
+// Bed is a cluster of three members with data, for the sections that need one. Either the agents run its etcd
+// processes, or this program does, as a person's script would: TakeOver and HandBack change between the two.
 type Bed struct {
-	Size Size
+	Size    Size
+	Cluster *dev.Cluster
+
+	r        *Report
+	dir      string
+	seed     string // file with the data, made by etcdctl
+	members  []*member
+	byScript bool // this program runs etcd
+	scripts  int  // counts restores by script
 }
 
-func makeBed(_ context.Context, _ *Report, size Size) (*Bed, error) { return &Bed{Size: size}, nil }
+// makeBed makes a cluster with data. None of what it does is measured.
+func makeBed(ctx context.Context, r *Report, size Size) (b *Bed, err error) {
+	b = &Bed{Size: size, r: r, dir: filepath.Join(r.Settings.Dir, fmt.Sprintf("cluster-%d", size>>20))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Remove())
+		}
+	}()
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return b, err
+	}
+	r.Say("preparing %s", size)
+	if err := b.fill(ctx); err != nil {
+		return b, fmt.Errorf("make the data: %w", err)
+	}
+	if b.Cluster, err = dev.Start(ctx, b.options()); err != nil {
+		return b, err
+	}
+	if err := b.TakeOver(ctx); err != nil {
+		return b, err
+	}
+	if err := b.restoreByScript(ctx); err != nil {
+		return b, err
+	}
+	if err := b.HandBack(ctx); err != nil {
+		return b, err
+	}
+	_, err = b.requorum(ctx, "snapshot", "save", "--name", seedName)
+	return b, err
+}
 
-// Remove stops what runs and removes what it left on disk.
-func (b *Bed) Remove() error { return nil }
+// options of the cluster. What is learnt of its members is what a script would know.
+func (b *Bed) options() dev.Options {
+	return dev.Options{
+		Binary: b.r.Settings.Binary, Dir: filepath.Join(b.dir, "requorum"), Name: "bench",
+		Etcd: []string{fmt.Sprintf("--quota-backend-bytes=%d", int64(quota))},
+		Configure: func(node string, c *agent.Config) {
+			b.members = append(b.members, newMember(node, c.Runtime.Process.Command, filepath.Join(b.dir, node+".log")))
+		},
+	}
+}
+
+// TakeOver stops the agents and runs the etcd processes from here. It returns when they serve.
+func (b *Bed) TakeOver(ctx context.Context) error {
+	if b.byScript {
+		return nil
+	}
+	for _, n := range b.Cluster.Nodes {
+		if err := errors.Join(n.Agent.Stop(), n.StopEtcd()); err != nil {
+			return err
+		}
+	}
+	b.byScript = true
+	if err := b.startAll(); err != nil {
+		return err
+	}
+	return b.healthy(ctx)
+}
+
+// HandBack gives the etcd processes back to the agents. It returns when they serve.
+func (b *Bed) HandBack(ctx context.Context) error {
+	if !b.byScript {
+		return nil
+	}
+	if err := b.stopAll(ctx); err != nil {
+		return err
+	}
+	b.byScript = false
+	for _, n := range b.Cluster.Nodes {
+		if err := n.Agent.Start(); err != nil {
+			return err
+		}
+	}
+	patient, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the agents did not come back"))
+	defer cancel()
+	return b.Cluster.WaitServing(patient)
+}
+
+// Endpoints returns the client URLs of the members.
+func (b *Bed) Endpoints() []string {
+	var urls []string
+	for _, m := range b.members {
+		urls = append(urls, m.clientURL)
+	}
+	return urls
+}
+
+// Settle waits until everything that was written is on disk, so that what comes next does not pay for it.
+func (b *Bed) Settle() { unix.Sync() }
+
+// Clean removes what a restore or a save leaves behind, but for the seed, so that every round begins the same.
+func (b *Bed) Clean(ctx context.Context) error {
+	for _, m := range b.members {
+		old, err := filepath.Glob(m.dataDir + ".*")
+		if err != nil {
+			return err
+		}
+		for _, dir := range old {
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
+		}
+	}
+	if b.byScript {
+		return nil
+	}
+	return b.removeSnapshots(ctx)
+}
+
+// Remove stops what runs and removes what is on disk.
+func (b *Bed) Remove() error {
+	var errs []error
+	for _, m := range b.members {
+		errs = append(errs, m.kill())
+	}
+	if b.Cluster != nil {
+		errs = append(errs, b.Cluster.Stop())
+	}
+	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
+}
+
+// patience is how long anything may take that is waited for. It is far above what it takes.
+const patience = 10 * time.Minute
+
+// flagOf returns the value of a flag of a command line, as in --name=value.
+func flagOf(command []string, name string) string {
+	for _, arg := range command {
+		if value, found := strings.CutPrefix(arg, "--"+name+"="); found {
+			return value
+		}
+	}
+	return ""
+}

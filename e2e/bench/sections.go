@@ -23,12 +23,21 @@ type Section struct {
 // sections lists all there is, in the order in which it runs; those with RunOn come first.
 func sections() []Section {
 	return []Section{
+		{Name: "save", About: "a snapshot until it is ready, against etcdctl snapshot save", Takes: perGiB(5, 60), RunOn: save},
+		{Name: "memory", About: "memory of the agents", Takes: perGiB(20, 40), RunOn: memory},
+		{Name: "restore", About: "a restore, against a bare restart and the classical script", Takes: perGiB(60, 180), RunOn: restore},
+		{Name: "writes", About: "writes during a save, against etcdctl snapshot save", Takes: perGiB(15, 60), RunOn: writes},
 		{Name: "growth", About: "unavailability at the largest size against the others", Takes: fixed(0), Run: growth},
 	}
 }
 
 func fixed(d time.Duration) func(float64) time.Duration {
 	return func(float64) time.Duration { return d }
+}
+
+// perGiB is for what takes so many seconds, and so many more for each GiB.
+func perGiB(seconds, more float64) func(float64) time.Duration {
+	return func(gib float64) time.Duration { return time.Duration((seconds + more*gib) * float64(time.Second)) }
 }
 
 // choose returns the sections with these names, or all of them if none is named.
