@@ -18,5 +18,6 @@ func main() {
 		etcdmain.Main(os.Args)
 		return
 	}
-	os.Exit(cli.Main(version.String(), serve.Controller(), serve.Agent(), dev.Command()))
+	commands := append(serve.FaultPoints(), serve.Controller(), serve.Agent(), dev.Command())
+	os.Exit(cli.Main(version.String(), commands...))
 }

@@ -45,6 +45,9 @@ type Options struct {
 	Configure func(node string, c *agent.Config)
 	Control   func(c *controller.Config)
 
+	Host   func(name string) string                    // as of dev.Options
+	Launch func(name string, start func() error) error // the same
+
 	ClientTLS          *tls.Config // with which the test talks to etcd
 	Username, Password string      // the same, once the test has enabled authentication
 	HTTPS              bool        // etcd's URLs are https
@@ -85,8 +88,8 @@ func Start(t testing.TB, o Options) *Cluster {
 	var err error
 	c.Cluster, err = dev.Start(ctx, dev.Options{
 		Binary: faults, Dir: filepath.Join(dir, "c"), Name: Name, Members: o.Members,
-		Etcd: append([]string{"--heartbeat-interval=50", "--election-timeout=500"}, o.Etcd...),
-		Env:  []string{"REQUORUM_FAULTS_DIR=" + string(c.Faults)},
+		Etcd:  append([]string{"--heartbeat-interval=50", "--election-timeout=500"}, o.Etcd...),
+		EnvOf: c.Faults.Env, Host: o.Host, Launch: o.Launch,
 		Configure: func(node string, a *agent.Config) {
 			a.Runtime.Process.Command[0] = etcd
 			a.StartWait = config.Duration(30 * time.Second)

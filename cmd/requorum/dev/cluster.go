@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -34,6 +35,11 @@ type Options struct {
 	Members int      // 3 if 0
 	Etcd    []string // more arguments for every etcd
 	Env     []string // environment of the processes, besides this one's
+
+	// What differs between "controller" and the nodes, by name; each may be nil.
+	EnvOf  func(name string) []string                        // more environment
+	Host   func(name string) string                          // the address to listen on; the loopback address if nil
+	Launch func(name string, start func() error) (err error) // calls start, as in a network namespace of its own
 	// Configure may change the configurations before they are written.
 	Configure func(node string, c *agent.Config)
 	Control   func(c *controller.Config)
@@ -58,6 +64,8 @@ type Node struct {
 	AgentDir  string
 	config    agent.Config
 }
+
+const controllerName = "controller"
 
 // layout is what a directory remembers of its cluster.
 type layout struct {
@@ -110,7 +118,7 @@ func (c *Cluster) prepare() error {
 	c.Address = l.Controller
 	initial := ""
 	for i := range l.Client {
-		initial += fmt.Sprintf(",%s=http://127.0.0.1:%d", nodeName(i), l.Peer[i])
+		initial += fmt.Sprintf(",%s=%s", nodeName(i), c.url(nodeName(i), l.Peer[i]))
 	}
 	for i := range l.Client {
 		c.Nodes = append(c.Nodes, c.node(i, l, etcd, initial[1:]))
@@ -120,11 +128,34 @@ func (c *Cluster) prepare() error {
 
 func nodeName(i int) string { return fmt.Sprintf("etcd-%d", i+1) }
 
+func (c *Cluster) host(name string) string {
+	if c.Host == nil {
+		return "127.0.0.1"
+	}
+	return c.Host(name)
+}
+
+func (c *Cluster) url(name string, port int) string {
+	return fmt.Sprintf("http://%s:%d", c.host(name), port)
+}
+
+// process returns a process of the cluster, which is not started yet.
+func (c *Cluster) process(name, dir string, args ...string) *Process {
+	p := &Process{Name: name, Binary: c.Binary, Dir: dir, Args: args, Env: slices.Clone(c.Env)}
+	if c.EnvOf != nil {
+		p.Env = append(p.Env, c.EnvOf(name)...)
+	}
+	if c.Launch != nil {
+		p.Launch = func(start func() error) error { return c.Launch(name, start) }
+	}
+	return p
+}
+
 func (c *Cluster) node(i int, l layout, etcd, initial string) *Node {
 	name := nodeName(i)
 	dir := filepath.Join(c.Dir, name)
 	n := &Node{
-		Name: name, ClientURL: fmt.Sprintf("http://127.0.0.1:%d", l.Client[i]), PeerURL: fmt.Sprintf("http://127.0.0.1:%d", l.Peer[i]),
+		Name: name, ClientURL: c.url(name, l.Client[i]), PeerURL: c.url(name, l.Peer[i]),
 		DataDir: filepath.Join(dir, "etcd"), AgentDir: filepath.Join(dir, "agent"),
 	}
 	command := append([]string{
@@ -140,10 +171,7 @@ func (c *Cluster) node(i int, l layout, etcd, initial string) *Node {
 	if c.Configure != nil {
 		c.Configure(name, &n.config)
 	}
-	n.Agent = &Process{
-		Name: name, Binary: c.Binary, Dir: dir, Env: append([]string{"REQUORUM_FAULT_NODE=" + name}, c.Env...),
-		Args: []string{"agent", "--config", filepath.Join(dir, "agent.yaml")},
-	}
+	n.Agent = c.process(name, dir, "agent", "--config", filepath.Join(dir, "agent.yaml"))
 	return n
 }
 
@@ -162,10 +190,10 @@ func (c *Cluster) layout() (layout, error) {
 	if err != nil {
 		return l, err
 	}
-	l.Controller = fmt.Sprintf("127.0.0.1:%d", ports[0])
+	l.Controller = fmt.Sprintf("%s:%d", c.host(controllerName), ports[0])
 	for i := range c.Members {
 		l.Client, l.Peer = append(l.Client, ports[1+3*i]), append(l.Peer, ports[2+3*i])
-		l.Transfer = append(l.Transfer, fmt.Sprintf("127.0.0.1:%d", ports[3+3*i]))
+		l.Transfer = append(l.Transfer, fmt.Sprintf("%s:%d", c.host(nodeName(i)), ports[3+3*i]))
 	}
 	if data, err = yaml.Marshal(l); err != nil {
 		return l, err
@@ -179,10 +207,7 @@ func (c *Cluster) writeConfigs() error {
 	if c.Control != nil {
 		c.Control(&cfg)
 	}
-	c.Controller = &Process{
-		Name: "controller", Binary: c.Binary, Dir: filepath.Join(c.Dir, "controller"), Env: append([]string{"REQUORUM_FAULT_NODE=controller"}, c.Env...),
-		Args: []string{"controller", "--config", filepath.Join(c.Dir, "controller.yaml")},
-	}
+	c.Controller = c.process(controllerName, filepath.Join(c.Dir, "controller"), "controller", "--config", filepath.Join(c.Dir, "controller.yaml"))
 	if err := writeYAML(filepath.Join(c.Dir, "controller.yaml"), cfg); err != nil {
 		return err
 	}

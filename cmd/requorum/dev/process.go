@@ -20,8 +20,9 @@ type Process struct {
 	Name   string
 	Binary string
 	Args   []string
-	Env    []string // besides this process's
-	Dir    string   // its log goes to <Dir>/<Name>.log
+	Env    []string                       // besides this process's
+	Dir    string                         // its log goes to <Dir>/<Name>.log
+	Launch func(start func() error) error // calls start; may be nil
 
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -48,7 +49,11 @@ func (p *Process) Start() error {
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us alone; we stop it in order
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if p.Launch != nil {
+		start = func() error { return p.Launch(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	p.cmd, p.done = cmd, make(chan struct{})
