@@ -36,7 +36,7 @@ func (j *Jobs) open(ctx context.Context, run *operation.Run) error {
 func noteOpened(rec *journalv1.OperationRecord) {
 	job := rec.GetRestore()
 	if job.GetOpened() == nil {
-		job.Opened = timestamppb.New(time.Now())
+		job.Opened = steady()
 	}
 	rec.GetOperation().Unavailability = between(job.GetStopped(), job.GetOpened())
 }
@@ -90,7 +90,7 @@ func askOneVoter(ctx context.Context, run *operation.Run, job *journalv1.Restore
 func (j *Jobs) finish(ctx context.Context, run *operation.Run) error {
 	err := run.Journal(func(rec *journalv1.OperationRecord) {
 		job := rec.GetRestore()
-		if job.GetQuarantineExpires() == nil {
+		if job.GetQuarantineExpires() == nil && !job.GetKeepOld() {
 			job.QuarantineExpires = timestamppb.New(time.Now().Add(job.GetSpec().GetQuarantine().AsDuration()))
 		}
 		for _, q := range rec.GetOperation().GetQuarantines() {

@@ -57,10 +57,17 @@ func (p *prepared) checkSnapshot() bool {
 		return false
 	}
 	age := time.Since(m.GetCreated().AsTime())
-	text := fmt.Sprintf("%s taken %s ago on %s, revision %d, %s, MD5 %s", s.GetName(), age.Round(time.Second), m.GetNode(), m.GetRevision(), humanize.IBytes(uint64(m.GetSize())), m.GetMd5())
-	if age > oldSnapshot {
+	taken := fmt.Sprintf("%s ago", age.Round(time.Second))
+	if age < -clockError {
+		taken = fmt.Sprintf("at a time to come (in %s)", (-age).Round(time.Second))
+	}
+	text := fmt.Sprintf("%s taken %s on %s, revision %d, %s, MD5 %s", s.GetName(), taken, m.GetNode(), m.GetRevision(), humanize.IBytes(uint64(m.GetSize())), m.GetMd5())
+	switch {
+	case age > oldSnapshot:
 		p.warn("snapshot", "", text, "it is older than 72 h: a newer one may be better")
-	} else {
+	case age < -clockError:
+		p.warn("snapshot", "", text, fmt.Sprintf("the clock of %s or of the controller was wrong, or is: compare them", m.GetNode()))
+	default:
 		p.pass("snapshot", "%s", text)
 	}
 	for _, a := range m.GetAlarms() {

@@ -24,6 +24,7 @@ const (
 	bumpMargin        = 100_000_000 // room for what is written between the checks and the stop
 	defaultQuarantine = 72 * time.Hour
 	oldSnapshot       = 72 * time.Hour // older ones get a warning
+	clockError        = time.Minute    // by which clocks of nodes may differ before it is told
 )
 
 // Asker asks nodes questions, within an operation or outside of one.

@@ -274,6 +274,7 @@ func TestChecksWarn(t *testing.T) {
 		spec  *requorumv1.RestoreSpec
 		want  string
 	}{
+		"a snapshot of tomorrow":   {wrong: func(r *room) { r.manifest.Created = timestamppb.New(time.Now().Add(time.Hour)) }, want: "at a time to come"},
 		"an old snapshot":          {wrong: func(r *room) { r.manifest.Created = timestamppb.New(time.Now().Add(-80 * time.Hour)) }, want: "older than 72 h"},
 		"a snapshot with NOSPACE":  {wrong: func(r *room) { r.manifest.Alarms = []*requorumv1.Alarm{{Type: "NOSPACE"}} }, want: "cleared after the start"},
 		"authentication":           {wrong: func(r *room) { r.manifest.AuthEnabled = true }, want: "the users and passwords of that day come back"},

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -28,23 +27,29 @@ func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	if planned == nil {
-		return run.Warn("no member serves, so there is no safety snapshot; the old data directories are kept")
+		return nil // late-writes takes one of the old data
 	}
 	kind, node, name := requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, planned.GetNode(), planned.GetName()
 	m, err := saveOne(ctx, run, node, name, kind)
 	if err != nil && !run.Restore().GetHadLeader() && ctx.Err() == nil { // such a cluster may not even let us log in
-		return run.Warn("the cluster has lost its quorum, and no safety snapshot could be taken: %v; the old data directories are kept", err)
+		run.Log.Warn("no safety snapshot of a cluster without a quorum; one is taken of the old data later", "error", err)
+		return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().Safety, rec.GetRestore().SafetyName = nil, "" })
 	}
 	if err != nil {
 		return err
 	}
-	copied := &requorumv1.Copy{Node: node, State: requorumv1.CopyState_COPY_STATE_GOOD, Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256(), Checked: timestamppb.New(time.Now())}
-	err = j.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, entry(run, m, kind, []*requorumv1.Copy{copied})) })
+	return j.noteSafety(run, m)
+}
+
+// noteSafety puts a safety snapshot into the catalog, where it is what undoes the restore.
+func (j *Jobs) noteSafety(run *operation.Run, m *requorumv1.Manifest) error {
+	copied := &requorumv1.Copy{Node: m.GetNode(), State: requorumv1.CopyState_COPY_STATE_GOOD, Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256(), Checked: timestamppb.New(time.Now())}
+	err := j.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, entry(run, m, m.GetKind(), []*requorumv1.Copy{copied})) })
 	if err != nil {
 		return err
 	}
 	return run.Journal(func(rec *journalv1.OperationRecord) {
-		rec.GetRestore().Safety, rec.GetOperation().SafetySnapshot = m, name
+		rec.GetRestore().Safety, rec.GetOperation().SafetySnapshot = m, m.GetName()
 	})
 }
 
@@ -174,8 +179,4 @@ func (j *Jobs) freshSnapshot(ctx context.Context, run *operation.Run) error {
 func (j *Jobs) present(run *operation.Run) ([]string, error) {
 	enrolled, err := j.Catalog.NodeNames(run.Cluster())
 	return slices.DeleteFunc(run.Operation().GetNodes(), func(n string) bool { return !slices.Contains(enrolled, n) }), err
-}
-
-func between(from, to *timestamppb.Timestamp) *durationpb.Duration {
-	return durationpb.New(to.AsTime().Sub(from.AsTime()))
 }

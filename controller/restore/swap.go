@@ -3,9 +3,6 @@ package restore
 import (
 	"context"
 	"slices"
-	"time"
-
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
@@ -21,7 +18,7 @@ func (j *Jobs) stop(ctx context.Context, run *operation.Run) error {
 	nodes := job.GetSpec().GetNodes()
 	err := run.Journal(func(rec *journalv1.OperationRecord) {
 		if rec.GetRestore().GetStopped() == nil {
-			rec.GetRestore().Stopped = timestamppb.New(time.Now())
+			rec.GetRestore().Stopped = steady()
 		}
 	})
 	if err != nil {

@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
-
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
@@ -46,7 +43,7 @@ func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
 	}
 	return run.Journal(func(rec *journalv1.OperationRecord) {
 		if rec.GetRestore().GetVerified() == nil {
-			rec.GetRestore().Verified = timestamppb.New(time.Now())
+			rec.GetRestore().Verified = steady()
 		}
 	})
 }
