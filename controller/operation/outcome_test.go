@@ -345,17 +345,17 @@ func TestEndIsRecordedWithTheEnd(t *testing.T) {
 
 func TestTasksBelongToAStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var outside error
+		var outside, beside error
 		w := newWorld(t, operation.Step{Name: "lost", Do: func(_ context.Context, run *operation.Run) error {
 			elsewhere := context.Background()
-			run.Background(elsewhere, "a", &agentv1.Task{})
+			run.Background(elsewhere, "a", &agentv1.Task{}, func(err error) { beside = err })
 			_, outside = run.Ask(elsewhere, "a", &agentv1.Task{})
 			return nil
 		}})
 		defer w.stop()
 		w.wait(w.begin())
-		if outside == nil || len(w.fleet.ids) != 0 {
-			t.Errorf("%v; tasks %v", outside, w.fleet.ids)
+		if outside == nil || beside == nil || len(w.fleet.ids) != 0 {
+			t.Errorf("%v, %v; tasks %v", outside, beside, w.fleet.ids)
 		}
 	})
 }
@@ -364,7 +364,7 @@ func TestBackgroundTaskEndsWithItsStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ended error
 		serve := operation.Step{Name: "serve", Do: func(ctx context.Context, run *operation.Run) error {
-			run.Background(ctx, "a", &agentv1.Task{Spec: &agentv1.Task_ServeCopy{ServeCopy: &agentv1.ServeCopy{Name: "s"}}})
+			run.Background(ctx, "a", &agentv1.Task{Spec: &agentv1.Task_ServeCopy{ServeCopy: &agentv1.ServeCopy{Name: "s"}}}, func(error) {})
 			pass(time.Second)
 			return nil
 		}}

@@ -191,16 +191,24 @@ func (r *Run) address(task *agentv1.Task, pos position, node string) *agentv1.Ta
 var errOutside = errors.New("a task was asked for outside of a step")
 
 // Background gives a task to a node that runs beside others until ctx ends, at the latest with the step.
-// A failure is only logged: what needs the task notices by itself.
-func (r *Run) Background(ctx context.Context, node string, task *agentv1.Task) {
+// begun is called once: with nil when the node shows that it does the task, or with why it does not. A later
+// failure is only logged: what needs the task notices by itself.
+func (r *Run) Background(ctx context.Context, node string, task *agentv1.Task, begun func(error)) {
 	pos, ok := ctx.Value(positionKey{}).(position)
 	if !ok {
 		r.Log.Error("background task not given", "node", node, "error", errOutside)
+		begun(errOutside)
 		return
 	}
 	task = r.address(task, pos, node)
+	var once sync.Once
 	r.beside.Go(func() {
-		_, err := r.nodes.Do(ctx, r.cluster, node, task, func(*agentv1.TaskReport) {})
+		_, err := r.nodes.Do(ctx, r.cluster, node, task, func(report *agentv1.TaskReport) {
+			if report.GetTicks() > 0 {
+				once.Do(func() { begun(nil) })
+			}
+		})
+		once.Do(func() { begun(err) })
 		if err != nil && ctx.Err() == nil {
 			r.Log.Warn("background task ended", "node", node, "step", task.GetStep(), "error", err)
 		}

@@ -111,6 +111,7 @@ func (j *Jobs) distribute(ctx context.Context, run *operation.Run) error {
 // Distribute makes every node hold the file that the manifest describes. Nodes that lack it form a
 // chain behind the first holder, each serving what it has already received, so the holder sends the
 // file once whatever the number of nodes. A node whose predecessor dies goes on with the next one back.
+// It fails if no holder serves.
 func Distribute(ctx context.Context, run *operation.Run, fleet Fleet, m *requorumv1.Manifest, holders, nodes []string) error {
 	targets := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return slices.Contains(holders, n) })
 	if len(targets) == 0 {
@@ -118,16 +119,41 @@ func Distribute(ctx context.Context, run *operation.Run, fleet Fleet, m *requoru
 	}
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
-	for _, holder := range holders {
-		run.Background(serving, holder, &agentv1.Task{Spec: &agentv1.Task_ServeCopy{ServeCopy: &agentv1.ServeCopy{Name: m.GetName(), Readers: targets}}})
+	holders, err := serve(serving, run, holders, &agentv1.ServeCopy{Name: m.GetName(), Readers: targets})
+	if err != nil {
+		return err
 	}
-	_, err := run.AskAll(ctx, targets, func(node string) *agentv1.Task {
+	_, err = run.AskAll(ctx, targets, func(node string) *agentv1.Task {
 		at := slices.Index(targets, node)
 		return &agentv1.Task{Spec: &agentv1.Task_FetchCopy{FetchCopy: &agentv1.FetchCopy{
 			Manifest: m, Sources: sources(fleet, run.Cluster(), targets[:at], holders), Readers: targets[at+1:],
 		}}}
 	})
 	return err
+}
+
+// serve makes the holders serve their copies for as long as ctx lasts. It returns as soon as one of them does, with
+// that one first and without those that have failed by then: a target that asked them would lose time.
+func serve(ctx context.Context, run *operation.Run, holders []string, spec *agentv1.ServeCopy) ([]string, error) {
+	type answer struct {
+		holder string
+		err    error
+	}
+	answers := make(chan answer, len(holders))
+	for _, holder := range holders {
+		task := &agentv1.Task{Spec: &agentv1.Task_ServeCopy{ServeCopy: spec}}
+		run.Background(ctx, holder, task, func(err error) { answers <- answer{holder, err} })
+	}
+	others, failures := slices.Clone(holders), make([]error, 0, len(holders))
+	for range holders {
+		a := <-answers // at the latest when ctx ends
+		others = slices.DeleteFunc(others, func(h string) bool { return h == a.holder })
+		if a.err == nil {
+			return append([]string{a.holder}, others...), nil
+		}
+		failures = append(failures, a.err)
+	}
+	return nil, errors.Join(failures...)
 }
 
 // sources lists where a target may fetch from: the targets before it, the nearest first, then the holders.

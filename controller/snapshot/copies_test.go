@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -121,6 +122,40 @@ func TestDistributeGivesTheFileToWhoLacksIt(t *testing.T) {
 		d.ready("s")
 		d.expect(d.ended(d.Distribute("prod", "s", "", "alice")), refused, "no node holds a good copy: a missing, b missing, c missing|import the file")
 	})
+}
+
+// A holder that cannot serve its copy, or does not answer, costs no time where another one can.
+func TestDistributeTurnsToAHolderThatServes(t *testing.T) {
+	gone := errors.New("its disk is gone")
+	for name, c := range map[string]struct {
+		change func(*fleet)
+		end    requorumv1.OperationState
+		told   string
+	}{
+		"one fails":       {func(f *fleet) { f.cannotServe = map[string]error{"a": gone} }, succeeded, ""},
+		"one is silent":   {func(f *fleet) { f.hangs = map[string]bool{"a": true} }, succeeded, ""},
+		"no one can":      {func(f *fleet) { f.cannotServe = map[string]error{"a": gone, "b": gone} }, reverted, gone.Error()},
+		"everybody can":   {func(*fleet) {}, succeeded, ""},
+		"the other hangs": {func(f *fleet) { f.hangs = map[string]bool{"b": true} }, succeeded, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			atDesk(t, func(d *desk) {
+				d.ready("s", "a", "b")
+				c.change(d.fleet)
+				d.fleet.answer = func(_ string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+					if s := task.GetFetchCopy().GetSources(); len(s) > 0 && (d.fleet.hangs[s[0].GetNode()] || d.fleet.cannotServe[s[0].GetNode()] != nil) {
+						t.Errorf("c is sent to %s first", s[0].GetNode())
+					}
+					return nil, nil
+				}
+				began := time.Now()
+				d.expect(d.ended(d.Distribute("prod", "s", "", "alice")), c.end, c.told)
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("it took %s", took)
+				}
+			})
+		})
+	}
 }
 
 // What a distribution could not do leaves the copies that were good alone.

@@ -45,6 +45,9 @@ type fleet struct {
 	found   map[string]requorumv1.CopyState            // what a node finds in its copy, if not what there is
 	asked   []string                                   // "kind node", in order
 	answer  func(node string, t *agentv1.Task) (*agentv1.TaskResult, error)
+
+	cannotServe map[string]error // why a node does not serve its copy
+	hangs       map[string]bool  // nodes that neither serve nor say so
 }
 
 func newFleet() *fleet {
@@ -74,10 +77,9 @@ func (f *fleet) Info(key dispatch.Key) dispatch.Info {
 	return dispatch.Info{Connected: f.facts[key.Node] != nil && !f.offline[key.Node], TransferAddress: key.Node + ":1", Seen: time.Now().Add(-time.Minute)}
 }
 
-func (f *fleet) Do(ctx context.Context, _, node string, t *agentv1.Task, _ func(*agentv1.TaskReport)) (*agentv1.TaskResult, error) {
+func (f *fleet) Do(ctx context.Context, _, node string, t *agentv1.Task, report func(*agentv1.TaskReport)) (*agentv1.TaskResult, error) {
 	if _, serving := t.GetSpec().(*agentv1.Task_ServeCopy); serving {
-		<-ctx.Done()
-		return nil, ctx.Err()
+		return nil, f.serve(ctx, node, report)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -88,6 +90,18 @@ func (f *fleet) Do(ctx context.Context, _, node string, t *agentv1.Task, _ func(
 		}
 	}
 	return f.do(node, t), nil
+}
+
+// serve serves until ctx ends, on a node that can.
+func (f *fleet) serve(ctx context.Context, node string, report func(*agentv1.TaskReport)) error {
+	if err := f.cannotServe[node]; err != nil {
+		return err
+	}
+	if !f.hangs[node] {
+		report(&agentv1.TaskReport{Ticks: 1})
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // do is what a healthy node does. The caller holds mu.
