@@ -93,3 +93,27 @@ func named(base string) bool {
 	}
 	return found && from != "" && names.Check("restore", id) == nil
 }
+
+// Old is where a member's data is that was put into quarantine.
+type Old struct {
+	Member string // what was the entry "member" of the data directory
+	WAL    string // directory of the write-ahead log
+}
+
+// DB returns the path of the old database file.
+func (o Old) DB() string { return filepath.Join(o.Member, "snap", "db") }
+
+// Old returns where the old data is. It fails with fs.ErrNotExist if none was put into quarantine.
+func (d *Dirs) Old() (Old, error) {
+	o := Old{Member: filepath.Join(d.slots[0].quarantine, memberEntry)}
+	o.WAL = filepath.Join(o.Member, "wal")
+	if len(d.slots) > 1 {
+		o.WAL = d.slots[1].quarantine
+	}
+	_, err := os.Stat(o.DB())
+	return o, err
+}
+
+// Scratch returns a directory on the data's file system that Unstage removes. It is free once the staged data is
+// live.
+func (d *Dirs) Scratch() string { return d.slots[0].staging }

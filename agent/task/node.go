@@ -34,6 +34,7 @@ type Node struct {
 	Disk      Disk                                  // the real one if nil
 	Fetcher   Fetcher
 	Grants    *transfer.Grants
+	Old       OldData
 	Journal   *journal.Journal
 	Push      func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
 	StartWait time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
@@ -125,6 +126,10 @@ func (n *Node) doRestore(ctx context.Context, task *agentv1.Task, p *Progress) (
 		return nil, n.start(ctx, spec.Start, p)
 	case *agentv1.Task_Open:
 		return nil, n.startControlPlane(ctx, p)
+	case *agentv1.Task_InspectOld:
+		return n.inspectOld(ctx, spec.InspectOld, p)
+	case *agentv1.Task_SaveOld:
+		return n.saveOld(ctx, spec.SaveOld, p)
 	case *agentv1.Task_Finish:
 		return nil, n.finish(ctx, spec.Finish, p)
 	}

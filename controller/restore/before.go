@@ -42,7 +42,7 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 	return run.Journal(func(rec *journalv1.OperationRecord) {
 		job := rec.GetRestore()
 		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
-		job.HadLeader = p.hadLeader()
+		job.HadLeader, job.EtcdVersion = p.hadLeader(), p.etcdVersion()
 		job.Spec, job.Generation, job.Holders = p.spec, p.newest+1, snapshot.GoodOn(p.copies)
 		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
 	})

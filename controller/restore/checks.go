@@ -196,10 +196,7 @@ func (p *prepared) checkVersions() {
 		want = minor(p.snapshot.GetManifest().GetStorageVersion())
 	}
 	for _, node := range p.spec.GetNodes() {
-		have := p.facts[node].GetEtcdVersion()
-		if have == "" {
-			have = p.facts[node].GetMember().GetVersion()
-		}
+		have := versionOn(p.facts[node])
 		switch {
 		case have == "":
 			p.warn("version", node, "the version of its etcd is not known", "make sure that it is the one the snapshot was taken with")

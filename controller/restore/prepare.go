@@ -217,6 +217,24 @@ func (p *prepared) hadLeader() bool {
 	return false
 }
 
+// etcdVersion returns the version that the members run, or would; empty if no node knows.
+func (p *prepared) etcdVersion() string {
+	for _, node := range p.spec.GetNodes() {
+		if v := versionOn(p.facts[node]); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// versionOn returns the version of a node's etcd: that of the binary which would be started, else of what runs.
+func versionOn(f *agentv1.NodeFacts) string {
+	if v := f.GetEtcdVersion(); v != "" {
+		return v
+	}
+	return f.GetMember().GetVersion()
+}
+
 // liveRevision returns the highest revision that a member tells, 0 if none answers.
 func (p *prepared) liveRevision() int64 {
 	var highest int64

@@ -33,7 +33,7 @@ func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
 	m, err := saveOne(ctx, run, node, name, kind)
 	if err != nil && !run.Restore().GetHadLeader() && ctx.Err() == nil { // such a cluster may not even let us log in
 		run.Log.Warn("no safety snapshot of a cluster without a quorum; one is taken of the old data later", "error", err)
-		return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().Safety, rec.GetRestore().SafetyName = nil, "" })
+		return snapshot.Drop(ctx, run, node, &agentv1.DropCopy{Name: name})
 	}
 	if err != nil {
 		return err
@@ -44,7 +44,9 @@ func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
 // noteSafety puts a safety snapshot into the catalog, where it is what undoes the restore.
 func (j *Jobs) noteSafety(run *operation.Run, m *requorumv1.Manifest) error {
 	copied := &requorumv1.Copy{Node: m.GetNode(), State: requorumv1.CopyState_COPY_STATE_GOOD, Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256(), Checked: timestamppb.New(time.Now())}
-	err := j.Catalog.Write(func(tx store.Tx) error { return catalog.Put(tx, entry(run, m, m.GetKind(), []*requorumv1.Copy{copied})) })
+	err := j.Catalog.Write(func(tx store.Tx) error {
+		return catalog.Put(tx, entry(run, m, m.GetKind(), []*requorumv1.Copy{copied}))
+	})
 	if err != nil {
 		return err
 	}

@@ -397,7 +397,9 @@ type OpenSessionRequest struct {
 	// Whether the agent keeps etcd stopped because the node missed a restore.
 	Fenced bool `protobuf:"varint,7,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	// What the agent sees of its member.
-	Member        *v1.Member `protobuf:"bytes,8,opt,name=member,proto3" json:"member,omitempty"`
+	Member *v1.Member `protobuf:"bytes,8,opt,name=member,proto3" json:"member,omitempty"`
+	// Neighbours that present or recent tasks let read from this node. The first message of the session tells their keys.
+	Readers       []string `protobuf:"bytes,9,rep,name=readers,proto3" json:"readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -488,6 +490,13 @@ func (x *OpenSessionRequest) GetMember() *v1.Member {
 	return nil
 }
 
+func (x *OpenSessionRequest) GetReaders() []string {
+	if x != nil {
+		return x.Readers
+	}
+	return nil
+}
+
 // OpenSessionResponse is one message of a session.
 type OpenSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -497,6 +506,8 @@ type OpenSessionResponse struct {
 	Tasks []*Task `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// IDs of tasks that are no longer wanted; the agent stops them.
 	CancelTaskIds []string `protobuf:"bytes,3,rep,name=cancel_task_ids,json=cancelTaskIds,proto3" json:"cancel_task_ids,omitempty"`
+	// Keys of neighbours that tasks let read from this node, with the tasks and again whenever they change.
+	Neighbours    []*Neighbour `protobuf:"bytes,4,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -552,6 +563,68 @@ func (x *OpenSessionResponse) GetCancelTaskIds() []string {
 	return nil
 }
 
+func (x *OpenSessionResponse) GetNeighbours() []*Neighbour {
+	if x != nil {
+		return x.Neighbours
+	}
+	return nil
+}
+
+// Neighbour tells by which keys a node of the cluster is known now. It replaces what was told of the node before.
+type Neighbour struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// SHA-256 over the public keys whose certificates are good, lower-case hexadecimal; none if the node was removed.
+	Keys          []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Neighbour) Reset() {
+	*x = Neighbour{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Neighbour) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Neighbour) ProtoMessage() {}
+
+func (x *Neighbour) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
+func (*Neighbour) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Neighbour) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Neighbour) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 // SessionOpened says what the controller expects of the agent.
 type SessionOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -573,7 +646,7 @@ type SessionOpened struct {
 
 func (x *SessionOpened) Reset() {
 	*x = SessionOpened{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[6]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +658,7 @@ func (x *SessionOpened) String() string {
 func (*SessionOpened) ProtoMessage() {}
 
 func (x *SessionOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[6]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +671,7 @@ func (x *SessionOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
 func (*SessionOpened) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SessionOpened) GetSessionId() string {
@@ -664,7 +737,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[7]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +749,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[7]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +762,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HeartbeatRequest) GetSessionId() string {
@@ -743,7 +816,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[8]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +828,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[8]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +841,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 // ReportTaskRequest is one report.
@@ -784,7 +857,7 @@ type ReportTaskRequest struct {
 
 func (x *ReportTaskRequest) Reset() {
 	*x = ReportTaskRequest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[9]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +869,7 @@ func (x *ReportTaskRequest) String() string {
 func (*ReportTaskRequest) ProtoMessage() {}
 
 func (x *ReportTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[9]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +882,7 @@ func (x *ReportTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportTaskRequest.ProtoReflect.Descriptor instead.
 func (*ReportTaskRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReportTaskRequest) GetSessionId() string {
@@ -835,7 +908,7 @@ type ReportTaskResponse struct {
 
 func (x *ReportTaskResponse) Reset() {
 	*x = ReportTaskResponse{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[10]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +920,7 @@ func (x *ReportTaskResponse) String() string {
 func (*ReportTaskResponse) ProtoMessage() {}
 
 func (x *ReportTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[10]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +933,7 @@ func (x *ReportTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportTaskResponse.ProtoReflect.Descriptor instead.
 func (*ReportTaskResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 // PushCopyRequest is one part of a file.
@@ -876,7 +949,7 @@ type PushCopyRequest struct {
 
 func (x *PushCopyRequest) Reset() {
 	*x = PushCopyRequest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[11]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +961,7 @@ func (x *PushCopyRequest) String() string {
 func (*PushCopyRequest) ProtoMessage() {}
 
 func (x *PushCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[11]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +974,7 @@ func (x *PushCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopyRequest.ProtoReflect.Descriptor instead.
 func (*PushCopyRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PushCopyRequest) GetRelayId() string {
@@ -927,7 +1000,7 @@ type PushCopyResponse struct {
 
 func (x *PushCopyResponse) Reset() {
 	*x = PushCopyResponse{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[12]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1012,7 @@ func (x *PushCopyResponse) String() string {
 func (*PushCopyResponse) ProtoMessage() {}
 
 func (x *PushCopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[12]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1025,7 @@ func (x *PushCopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopyResponse.ProtoReflect.Descriptor instead.
 func (*PushCopyResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 // Task is a step's work on one node.
@@ -1004,7 +1077,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[13]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1089,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[13]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1102,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Task) GetId() string {
@@ -1478,7 +1551,7 @@ type TaskReport struct {
 
 func (x *TaskReport) Reset() {
 	*x = TaskReport{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1563,7 @@ func (x *TaskReport) String() string {
 func (*TaskReport) ProtoMessage() {}
 
 func (x *TaskReport) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1576,7 @@ func (x *TaskReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskReport.ProtoReflect.Descriptor instead.
 func (*TaskReport) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TaskReport) GetTaskId() string {
@@ -1577,7 +1650,7 @@ type TaskError struct {
 
 func (x *TaskError) Reset() {
 	*x = TaskError{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1662,7 @@ func (x *TaskError) String() string {
 func (*TaskError) ProtoMessage() {}
 
 func (x *TaskError) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1675,7 @@ func (x *TaskError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskError.ProtoReflect.Descriptor instead.
 func (*TaskError) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TaskError) GetCode() TaskErrorCode {
@@ -1651,7 +1724,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1736,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1749,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskResult) GetResult() isTaskResult_Result {
@@ -1877,7 +1950,7 @@ type InspectNode struct {
 
 func (x *InspectNode) Reset() {
 	*x = InspectNode{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +1962,7 @@ func (x *InspectNode) String() string {
 func (*InspectNode) ProtoMessage() {}
 
 func (x *InspectNode) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +1975,7 @@ func (x *InspectNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectNode.ProtoReflect.Descriptor instead.
 func (*InspectNode) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InspectNode) GetSnapshotSize() int64 {
@@ -1955,7 +2028,7 @@ type NodeFacts struct {
 
 func (x *NodeFacts) Reset() {
 	*x = NodeFacts{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2040,7 @@ func (x *NodeFacts) String() string {
 func (*NodeFacts) ProtoMessage() {}
 
 func (x *NodeFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2053,7 @@ func (x *NodeFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeFacts.ProtoReflect.Descriptor instead.
 func (*NodeFacts) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeFacts) GetMember() *v1.Member {
@@ -2113,7 +2186,7 @@ type HashKV struct {
 
 func (x *HashKV) Reset() {
 	*x = HashKV{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2198,7 @@ func (x *HashKV) String() string {
 func (*HashKV) ProtoMessage() {}
 
 func (x *HashKV) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2211,7 @@ func (x *HashKV) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKV.ProtoReflect.Descriptor instead.
 func (*HashKV) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HashKV) GetRevision() int64 {
@@ -2163,7 +2236,7 @@ type HashKVResult struct {
 
 func (x *HashKVResult) Reset() {
 	*x = HashKVResult{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2248,7 @@ func (x *HashKVResult) String() string {
 func (*HashKVResult) ProtoMessage() {}
 
 func (x *HashKVResult) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2261,7 @@ func (x *HashKVResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKVResult.ProtoReflect.Descriptor instead.
 func (*HashKVResult) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HashKVResult) GetHash() uint32 {
@@ -2223,7 +2296,7 @@ type SaveCopy struct {
 
 func (x *SaveCopy) Reset() {
 	*x = SaveCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2308,7 @@ func (x *SaveCopy) String() string {
 func (*SaveCopy) ProtoMessage() {}
 
 func (x *SaveCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2321,7 @@ func (x *SaveCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCopy.ProtoReflect.Descriptor instead.
 func (*SaveCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SaveCopy) GetName() string {
@@ -2279,7 +2352,7 @@ type CopyFacts struct {
 
 func (x *CopyFacts) Reset() {
 	*x = CopyFacts{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2364,7 @@ func (x *CopyFacts) String() string {
 func (*CopyFacts) ProtoMessage() {}
 
 func (x *CopyFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2377,7 @@ func (x *CopyFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFacts.ProtoReflect.Descriptor instead.
 func (*CopyFacts) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CopyFacts) GetSize() int64 {
@@ -2364,7 +2437,7 @@ type ImportCopy struct {
 
 func (x *ImportCopy) Reset() {
 	*x = ImportCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2449,7 @@ func (x *ImportCopy) String() string {
 func (*ImportCopy) ProtoMessage() {}
 
 func (x *ImportCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2462,7 @@ func (x *ImportCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCopy.ProtoReflect.Descriptor instead.
 func (*ImportCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImportCopy) GetName() string {
@@ -2424,7 +2497,7 @@ type InspectCopy struct {
 
 func (x *InspectCopy) Reset() {
 	*x = InspectCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2509,7 @@ func (x *InspectCopy) String() string {
 func (*InspectCopy) ProtoMessage() {}
 
 func (x *InspectCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2522,7 @@ func (x *InspectCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCopy.ProtoReflect.Descriptor instead.
 func (*InspectCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *InspectCopy) GetName() string {
@@ -2470,7 +2543,7 @@ type WriteManifest struct {
 
 func (x *WriteManifest) Reset() {
 	*x = WriteManifest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2555,7 @@ func (x *WriteManifest) String() string {
 func (*WriteManifest) ProtoMessage() {}
 
 func (x *WriteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2568,7 @@ func (x *WriteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteManifest.ProtoReflect.Descriptor instead.
 func (*WriteManifest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WriteManifest) GetManifest() *v1.Manifest {
@@ -2518,7 +2591,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2603,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2616,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Source) GetNode() string {
@@ -2574,7 +2647,7 @@ type ServeCopy struct {
 
 func (x *ServeCopy) Reset() {
 	*x = ServeCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2659,7 @@ func (x *ServeCopy) String() string {
 func (*ServeCopy) ProtoMessage() {}
 
 func (x *ServeCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2672,7 @@ func (x *ServeCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeCopy.ProtoReflect.Descriptor instead.
 func (*ServeCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ServeCopy) GetName() string {
@@ -2631,7 +2704,7 @@ type FetchCopy struct {
 
 func (x *FetchCopy) Reset() {
 	*x = FetchCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2716,7 @@ func (x *FetchCopy) String() string {
 func (*FetchCopy) ProtoMessage() {}
 
 func (x *FetchCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2729,7 @@ func (x *FetchCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCopy.ProtoReflect.Descriptor instead.
 func (*FetchCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FetchCopy) GetManifest() *v1.Manifest {
@@ -2693,7 +2766,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2778,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2791,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Fetched) GetWireBytes() int64 {
@@ -2746,7 +2819,7 @@ type HashCopy struct {
 
 func (x *HashCopy) Reset() {
 	*x = HashCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +2831,7 @@ func (x *HashCopy) String() string {
 func (*HashCopy) ProtoMessage() {}
 
 func (x *HashCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +2844,7 @@ func (x *HashCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCopy.ProtoReflect.Descriptor instead.
 func (*HashCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HashCopy) GetManifest() *v1.Manifest {
@@ -2794,7 +2867,7 @@ type DropCopy struct {
 
 func (x *DropCopy) Reset() {
 	*x = DropCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2879,7 @@ func (x *DropCopy) String() string {
 func (*DropCopy) ProtoMessage() {}
 
 func (x *DropCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2892,7 @@ func (x *DropCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCopy.ProtoReflect.Descriptor instead.
 func (*DropCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DropCopy) GetName() string {
@@ -2849,7 +2922,7 @@ type PushCopy struct {
 
 func (x *PushCopy) Reset() {
 	*x = PushCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +2934,7 @@ func (x *PushCopy) String() string {
 func (*PushCopy) ProtoMessage() {}
 
 func (x *PushCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +2947,7 @@ func (x *PushCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopy.ProtoReflect.Descriptor instead.
 func (*PushCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PushCopy) GetRelayId() string {
@@ -2900,7 +2973,7 @@ type ListCopies struct {
 
 func (x *ListCopies) Reset() {
 	*x = ListCopies{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +2985,7 @@ func (x *ListCopies) String() string {
 func (*ListCopies) ProtoMessage() {}
 
 func (x *ListCopies) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +2998,7 @@ func (x *ListCopies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopies.ProtoReflect.Descriptor instead.
 func (*ListCopies) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 // CopyList is the vault's content.
@@ -2939,7 +3012,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2951,7 +3024,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2964,7 +3037,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CopyList) GetManifests() []*v1.Manifest {
@@ -3001,7 +3074,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3086,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3099,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -3115,7 +3188,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3127,7 +3200,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3140,7 +3213,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -3203,7 +3276,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3288,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3301,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -3252,7 +3325,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3337,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3350,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -3305,7 +3378,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3390,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3403,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -3351,7 +3424,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3363,7 +3436,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3376,7 +3449,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -3397,7 +3470,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3409,7 +3482,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3422,7 +3495,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -3447,7 +3520,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3532,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3545,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -3523,7 +3596,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3535,7 +3608,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3548,7 +3621,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -3629,7 +3702,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +3714,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +3727,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -3689,7 +3762,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3701,7 +3774,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3714,7 +3787,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -3735,7 +3808,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3820,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3833,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -3782,14 +3855,16 @@ type OldData struct {
 	// Index of the last entry of the raft log.
 	LastIndex uint64 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	// Term of the last entry of the raft log.
-	LastTerm      uint64 `protobuf:"varint,5,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	LastTerm uint64 `protobuf:"varint,5,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	// Index of the last entry of the raft log that changes keys, leases, alarms or users.
+	LastChange    uint64 `protobuf:"varint,6,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3801,7 +3876,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3814,7 +3889,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -3852,6 +3927,13 @@ func (x *OldData) GetLastTerm() uint64 {
 	return 0
 }
 
+func (x *OldData) GetLastChange() uint64 {
+	if x != nil {
+		return x.LastChange
+	}
+	return 0
+}
+
 // SaveOld asks to save a snapshot of the old data of a restore, with everything that the raft log holds.
 type SaveOld struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3869,7 +3951,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3881,7 +3963,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3894,7 +3976,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -3940,7 +4022,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4034,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4047,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -4006,7 +4088,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\"\x9e\x02\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xb8\x02\n" +
 	"\x12OpenSessionRequest\x12#\n" +
 	"\ragent_version\x18\x01 \x01(\tR\fagentVersion\x12)\n" +
 	"\x10transfer_address\x18\x02 \x01(\tR\x0ftransferAddress\x12\x18\n" +
@@ -4017,11 +4099,18 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12#\n" +
 	"\rcontroller_id\x18\x06 \x01(\tR\fcontrollerId\x12\x16\n" +
 	"\x06fenced\x18\a \x01(\bR\x06fenced\x12+\n" +
-	"\x06member\x18\b \x01(\v2\x13.requorum.v1.MemberR\x06member\"\xa6\x01\n" +
+	"\x06member\x18\b \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x18\n" +
+	"\areaders\x18\t \x03(\tR\areaders\"\xe4\x01\n" +
 	"\x13OpenSessionResponse\x128\n" +
 	"\x06opened\x18\x01 \x01(\v2 .requorum.agent.v1.SessionOpenedR\x06opened\x12-\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x17.requorum.agent.v1.TaskR\x05tasks\x12&\n" +
-	"\x0fcancel_task_ids\x18\x03 \x03(\tR\rcancelTaskIds\"\xfe\x01\n" +
+	"\x0fcancel_task_ids\x18\x03 \x03(\tR\rcancelTaskIds\x12<\n" +
+	"\n" +
+	"neighbours\x18\x04 \x03(\v2\x1c.requorum.agent.v1.NeighbourR\n" +
+	"neighbours\"3\n" +
+	"\tNeighbour\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04keys\x18\x02 \x03(\tR\x04keys\"\xfe\x01\n" +
 	"\rSessionOpened\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12H\n" +
@@ -4262,14 +4351,16 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"InspectOld\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"\xa0\x01\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"\xc1\x01\n" +
 	"\aOldData\x12\x1a\n" +
 	"\breadable\x18\x01 \x01(\bR\breadable\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\x12#\n" +
 	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12\x1b\n" +
-	"\tlast_term\x18\x05 \x01(\x04R\blastTerm\"w\n" +
+	"\tlast_term\x18\x05 \x01(\x04R\blastTerm\x12\x1f\n" +
+	"\vlast_change\x18\x06 \x01(\x04R\n" +
+	"lastChange\"w\n" +
 	"\aSaveOld\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x12\n" +
@@ -4319,7 +4410,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -4329,133 +4420,135 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*RenewResponse)(nil),         // 5: requorum.agent.v1.RenewResponse
 	(*OpenSessionRequest)(nil),    // 6: requorum.agent.v1.OpenSessionRequest
 	(*OpenSessionResponse)(nil),   // 7: requorum.agent.v1.OpenSessionResponse
-	(*SessionOpened)(nil),         // 8: requorum.agent.v1.SessionOpened
-	(*HeartbeatRequest)(nil),      // 9: requorum.agent.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),     // 10: requorum.agent.v1.HeartbeatResponse
-	(*ReportTaskRequest)(nil),     // 11: requorum.agent.v1.ReportTaskRequest
-	(*ReportTaskResponse)(nil),    // 12: requorum.agent.v1.ReportTaskResponse
-	(*PushCopyRequest)(nil),       // 13: requorum.agent.v1.PushCopyRequest
-	(*PushCopyResponse)(nil),      // 14: requorum.agent.v1.PushCopyResponse
-	(*Task)(nil),                  // 15: requorum.agent.v1.Task
-	(*TaskReport)(nil),            // 16: requorum.agent.v1.TaskReport
-	(*TaskError)(nil),             // 17: requorum.agent.v1.TaskError
-	(*TaskResult)(nil),            // 18: requorum.agent.v1.TaskResult
-	(*InspectNode)(nil),           // 19: requorum.agent.v1.InspectNode
-	(*NodeFacts)(nil),             // 20: requorum.agent.v1.NodeFacts
-	(*HashKV)(nil),                // 21: requorum.agent.v1.HashKV
-	(*HashKVResult)(nil),          // 22: requorum.agent.v1.HashKVResult
-	(*SaveCopy)(nil),              // 23: requorum.agent.v1.SaveCopy
-	(*CopyFacts)(nil),             // 24: requorum.agent.v1.CopyFacts
-	(*ImportCopy)(nil),            // 25: requorum.agent.v1.ImportCopy
-	(*InspectCopy)(nil),           // 26: requorum.agent.v1.InspectCopy
-	(*WriteManifest)(nil),         // 27: requorum.agent.v1.WriteManifest
-	(*Source)(nil),                // 28: requorum.agent.v1.Source
-	(*ServeCopy)(nil),             // 29: requorum.agent.v1.ServeCopy
-	(*FetchCopy)(nil),             // 30: requorum.agent.v1.FetchCopy
-	(*Fetched)(nil),               // 31: requorum.agent.v1.Fetched
-	(*HashCopy)(nil),              // 32: requorum.agent.v1.HashCopy
-	(*DropCopy)(nil),              // 33: requorum.agent.v1.DropCopy
-	(*PushCopy)(nil),              // 34: requorum.agent.v1.PushCopy
-	(*ListCopies)(nil),            // 35: requorum.agent.v1.ListCopies
-	(*CopyList)(nil),              // 36: requorum.agent.v1.CopyList
-	(*Stage)(nil),                 // 37: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 38: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 39: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 40: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 41: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 42: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 43: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 44: requorum.agent.v1.Start
-	(*Verify)(nil),                // 45: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 46: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 47: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 48: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 49: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 50: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 51: requorum.agent.v1.Finish
-	nil,                           // 52: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 53: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 54: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 56: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 57: requorum.v1.Copy
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
+	(*Neighbour)(nil),             // 8: requorum.agent.v1.Neighbour
+	(*SessionOpened)(nil),         // 9: requorum.agent.v1.SessionOpened
+	(*HeartbeatRequest)(nil),      // 10: requorum.agent.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),     // 11: requorum.agent.v1.HeartbeatResponse
+	(*ReportTaskRequest)(nil),     // 12: requorum.agent.v1.ReportTaskRequest
+	(*ReportTaskResponse)(nil),    // 13: requorum.agent.v1.ReportTaskResponse
+	(*PushCopyRequest)(nil),       // 14: requorum.agent.v1.PushCopyRequest
+	(*PushCopyResponse)(nil),      // 15: requorum.agent.v1.PushCopyResponse
+	(*Task)(nil),                  // 16: requorum.agent.v1.Task
+	(*TaskReport)(nil),            // 17: requorum.agent.v1.TaskReport
+	(*TaskError)(nil),             // 18: requorum.agent.v1.TaskError
+	(*TaskResult)(nil),            // 19: requorum.agent.v1.TaskResult
+	(*InspectNode)(nil),           // 20: requorum.agent.v1.InspectNode
+	(*NodeFacts)(nil),             // 21: requorum.agent.v1.NodeFacts
+	(*HashKV)(nil),                // 22: requorum.agent.v1.HashKV
+	(*HashKVResult)(nil),          // 23: requorum.agent.v1.HashKVResult
+	(*SaveCopy)(nil),              // 24: requorum.agent.v1.SaveCopy
+	(*CopyFacts)(nil),             // 25: requorum.agent.v1.CopyFacts
+	(*ImportCopy)(nil),            // 26: requorum.agent.v1.ImportCopy
+	(*InspectCopy)(nil),           // 27: requorum.agent.v1.InspectCopy
+	(*WriteManifest)(nil),         // 28: requorum.agent.v1.WriteManifest
+	(*Source)(nil),                // 29: requorum.agent.v1.Source
+	(*ServeCopy)(nil),             // 30: requorum.agent.v1.ServeCopy
+	(*FetchCopy)(nil),             // 31: requorum.agent.v1.FetchCopy
+	(*Fetched)(nil),               // 32: requorum.agent.v1.Fetched
+	(*HashCopy)(nil),              // 33: requorum.agent.v1.HashCopy
+	(*DropCopy)(nil),              // 34: requorum.agent.v1.DropCopy
+	(*PushCopy)(nil),              // 35: requorum.agent.v1.PushCopy
+	(*ListCopies)(nil),            // 36: requorum.agent.v1.ListCopies
+	(*CopyList)(nil),              // 37: requorum.agent.v1.CopyList
+	(*Stage)(nil),                 // 38: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 39: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 40: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 41: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 42: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 43: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 44: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 45: requorum.agent.v1.Start
+	(*Verify)(nil),                // 46: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 47: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 48: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 49: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 50: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 51: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 52: requorum.agent.v1.Finish
+	nil,                           // 53: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 54: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 55: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 56: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 57: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 58: requorum.v1.Copy
+	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	54, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
-	8,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
-	15, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
-	55, // 3: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	54, // 4: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
-	16, // 5: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
-	19, // 6: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
-	21, // 7: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
-	23, // 8: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
-	25, // 9: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	26, // 10: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	27, // 11: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	30, // 12: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	32, // 13: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	33, // 14: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	34, // 15: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	37, // 16: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	39, // 17: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	40, // 18: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	41, // 19: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	43, // 20: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	44, // 21: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	45, // 22: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	47, // 23: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	51, // 24: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	35, // 25: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	29, // 26: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	48, // 27: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	50, // 28: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	0,  // 29: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	17, // 30: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	18, // 31: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 32: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	20, // 33: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	22, // 34: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	24, // 35: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	56, // 36: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	57, // 37: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	38, // 38: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	46, // 39: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	42, // 40: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	31, // 41: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	36, // 42: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	49, // 43: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	54, // 44: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	58, // 45: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	56, // 46: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	56, // 47: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	28, // 48: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	56, // 49: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	56, // 50: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	56, // 51: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	52, // 52: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	53, // 53: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	54, // 54: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	22, // 55: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	58, // 56: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 57: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 58: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 59: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	9,  // 60: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	11, // 61: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	13, // 62: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 63: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 64: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 65: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	10, // 66: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	12, // 67: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	14, // 68: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	63, // [63:69] is the sub-list for method output_type
-	57, // [57:63] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	55, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
+	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
+	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
+	56, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	55, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
+	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
+	22, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
+	24, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
+	26, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
+	27, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	28, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	31, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	33, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	34, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	35, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	38, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	40, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	41, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	42, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	44, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	45, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	46, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	48, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	52, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	36, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	30, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	49, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	51, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	0,  // 30: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18, // 31: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19, // 32: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 33: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21, // 34: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	23, // 35: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	25, // 36: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	57, // 37: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	58, // 38: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	39, // 39: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	47, // 40: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	43, // 41: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	32, // 42: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	37, // 43: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	50, // 44: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	55, // 45: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	59, // 46: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	57, // 47: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	57, // 48: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	29, // 49: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	57, // 50: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	57, // 51: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	57, // 52: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	53, // 53: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	54, // 54: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	55, // 55: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	23, // 56: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	59, // 57: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 58: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 59: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 60: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 61: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 62: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 63: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 64: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 65: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 66: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 67: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 68: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 69: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	64, // [64:70] is the sub-list for method output_type
+	58, // [58:64] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -4463,7 +4556,7 @@ func file_requorum_agent_v1_session_proto_init() {
 	if File_requorum_agent_v1_session_proto != nil {
 		return
 	}
-	file_requorum_agent_v1_session_proto_msgTypes[13].OneofWrappers = []any{
+	file_requorum_agent_v1_session_proto_msgTypes[14].OneofWrappers = []any{
 		(*Task_InspectNode)(nil),
 		(*Task_HashKv)(nil),
 		(*Task_SaveCopy)(nil),
@@ -4488,7 +4581,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_InspectOld)(nil),
 		(*Task_SaveOld)(nil),
 	}
-	file_requorum_agent_v1_session_proto_msgTypes[16].OneofWrappers = []any{
+	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
 		(*TaskResult_HashKv)(nil),
 		(*TaskResult_Copy)(nil),
@@ -4507,7 +4600,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   52,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,148 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/snapshot"
+	"github.com/requorum/requorum/controller/store"
+)
+
+// saveLate makes the safety snapshot hold everything that the old cluster was told to keep until it stopped, and not
+// only until the safety snapshot was taken. It comes when clients are served again. If it fails, the old data is
+// kept until a person removes it, for then it alone has those writes.
+func (j *Jobs) saveLate(ctx context.Context, run *operation.Run) error {
+	err := j.replaceSafety(ctx, run)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if late := run.Restore().GetLate(); late.GetName() != run.Operation().GetSafetySnapshot() {
+		err = errors.Join(err, snapshot.Drop(ctx, run, late.GetNode(), &agentv1.DropCopy{Name: late.GetName()}))
+	}
+	if failed := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().KeepOld = true }); failed != nil {
+		return failed
+	}
+	return run.Warn("%s: %v; the old data directories are kept until a person removes them", lacking(run.Restore()), err)
+}
+
+// lacking says what there is no snapshot of.
+func lacking(job *journalv1.RestoreJob) string {
+	if job.GetSafety().GetSha256() == "" {
+		return "there is no safety snapshot"
+	}
+	return "the safety snapshot lacks what was written after it was taken"
+}
+
+// replaceSafety saves a snapshot of the old data if that goes further than the safety snapshot.
+func (j *Jobs) replaceSafety(ctx context.Context, run *operation.Run) error {
+	before := run.Restore().GetSafety()
+	node, old, err := j.furthest(ctx, run)
+	if err != nil {
+		return err
+	}
+	if before.GetAppliedIndex() > 0 && before.GetAppliedIndex() >= old.GetLastChange() {
+		return nil
+	}
+	late := run.Restore().GetLate()
+	if late == nil {
+		late = &requorumv1.Manifest{Name: snapshot.NewName("safety", run.Cluster()), Node: node}
+		if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().Late = late }); err != nil {
+			return err
+		}
+	}
+	m, err := saveOld(ctx, run, late, old.GetAppliedIndex() < old.GetLastChange())
+	if err != nil {
+		return err
+	}
+	if err := j.noteSafety(run, m); err != nil {
+		return err
+	}
+	return j.dropEarlier(ctx, run, before)
+}
+
+// furthest asks the nodes how far their old data goes, and returns the one that a cluster of the old members would
+// have made its leader: the log whose last entry has the highest term, and among those the longest one, holds every
+// entry that a quorum has stored (Raft, section 5.4.1). Where several do, it is one whose database is complete.
+func (j *Jobs) furthest(ctx context.Context, run *operation.Run) (node string, old *agentv1.OldData, err error) {
+	if late := run.Restore().GetLate(); late != nil {
+		result, err := run.Ask(ctx, late.GetNode(), inspectOld(run))
+		return late.GetNode(), result.GetOld(), err
+	}
+	found, err := j.askOld(ctx, run)
+	if err != nil {
+		return "", nil, err
+	}
+	var problems []string
+	for _, candidate := range slices.Sorted(maps.Keys(found)) {
+		switch data := found[candidate]; {
+		case !data.GetReadable():
+			problems = append(problems, candidate+": "+data.GetProblem())
+		case old == nil || further(data, old):
+			node, old = candidate, data
+		}
+	}
+	if old == nil {
+		return "", nil, fmt.Errorf("no node has old data that can be read (%s)", strings.Join(problems, "; "))
+	}
+	return node, old, nil
+}
+
+func further(a, b *agentv1.OldData) bool {
+	switch {
+	case a.GetLastTerm() != b.GetLastTerm():
+		return a.GetLastTerm() > b.GetLastTerm()
+	case a.GetLastIndex() != b.GetLastIndex():
+		return a.GetLastIndex() > b.GetLastIndex()
+	}
+	return a.GetAppliedIndex() > b.GetAppliedIndex()
+}
+
+func (j *Jobs) askOld(ctx context.Context, run *operation.Run) (map[string]*agentv1.OldData, error) {
+	nodes, err := j.present(run)
+	if err != nil {
+		return nil, err
+	}
+	results, err := run.AskAll(ctx, nodes, func(string) *agentv1.Task { return inspectOld(run) })
+	found := make(map[string]*agentv1.OldData, len(results))
+	for node, result := range results {
+		found[node] = result.GetOld()
+	}
+	return found, err
+}
+
+func inspectOld(run *operation.Run) *agentv1.Task {
+	return &agentv1.Task{Spec: &agentv1.Task_InspectOld{InspectOld: &agentv1.InspectOld{RestoreId: run.ID()}}}
+}
+
+// saveOld saves a snapshot of a node's old data and describes it.
+func saveOld(ctx context.Context, run *operation.Run, late *requorumv1.Manifest, replay bool) (*requorumv1.Manifest, error) {
+	job := run.Restore()
+	result, err := run.Ask(ctx, late.GetNode(), &agentv1.Task{Spec: &agentv1.Task_SaveOld{SaveOld: &agentv1.SaveOld{
+		RestoreId: run.ID(), Name: late.GetName(), Replay: replay, EtcdVersion: job.GetEtcdVersion(),
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.Describe(ctx, run, late.GetNode(), late.GetName(), result.GetCopy(), requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, nil)
+}
+
+// dropEarlier removes the safety snapshot that was taken before the stop: the later one holds all of it.
+func (j *Jobs) dropEarlier(ctx context.Context, run *operation.Run, earlier *requorumv1.Manifest) error {
+	if earlier.GetSha256() == "" || earlier.GetName() == run.Operation().GetSafetySnapshot() {
+		return nil
+	}
+	if err := snapshot.Drop(ctx, run, earlier.GetNode(), &agentv1.DropCopy{Name: earlier.GetName()}); err != nil {
+		return run.Warn("%s: the earlier safety snapshot %s could not be removed: %v", earlier.GetNode(), earlier.GetName(), err)
+	}
+	return j.Catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, run.Cluster(), earlier.GetName()) })
+}
