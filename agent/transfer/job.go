@@ -8,6 +8,9 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -15,6 +18,9 @@ import (
 
 // errStarving says that a source lives and has not brought a byte for too long.
 var errStarving = errors.New("waits for its own source")
+
+// restarting is the part of ProgressTimeout that a source's agent may need to restart.
+const restarting = 10
 
 // localError is a failure of this node, for which no other source helps.
 type localError struct{ error }
@@ -121,13 +127,22 @@ func (j *job) from(ctx context.Context, source *agentv1.Source, all []*agentv1.S
 	for try := 0; ; try++ {
 		before := j.recv.Offset()
 		err := j.stream(ctx, source, all)
-		if j.complete() || j.recv.Offset() > before || !notYet(err) || time.Since(j.lastByte) > patience {
+		if j.complete() || j.recv.Offset() > before || !notYet(err) || time.Since(j.lastByte) > j.patience(err, patience) {
 			return err
 		}
 		if err := j.pause(ctx, try); err != nil {
 			return err
 		}
 	}
+}
+
+// patience is how long to go on asking a source that answers with err: a task may take its time to begin, but an
+// agent that cannot be reached needs a moment to restart, or it is gone.
+func (j *job) patience(err error, longest time.Duration) time.Duration {
+	if status.Code(err) == codes.Unavailable {
+		return min(longest, j.ProgressTimeout/restarting)
+	}
+	return longest
 }
 
 func (j *job) stream(ctx context.Context, source *agentv1.Source, all []*agentv1.Source) error {
