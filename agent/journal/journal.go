@@ -1,15 +1,18 @@
 // Package journal keeps what an agent must not forget: the epoch it obeys, the generation of its data,
-// the tasks it has done and the old data that it keeps.
+// the tasks it has done and the old data that it keeps. It relies on package boltfile to notice damage.
 package journal
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 
-	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+
+	"github.com/requorum/requorum/internal/boltfile"
 )
 
 const (
@@ -17,54 +20,91 @@ const (
 	keptTasks     = 512 // answers of older tasks are forgotten
 )
 
-var (
-	stateBucket      = []byte("state")
-	tasksBucket      = []byte("tasks") // by task ID
-	orderBucket      = []byte("order") // task IDs by sequence number, the oldest first
-	quarantineBucket = []byte("quarantines")
-	finishedBucket   = []byte("finished") // IDs of restores that have ended on this node, all of them
-	stateKey         = []byte("agent")
-	restoredKey      = []byte("restored")
+const (
+	stateBucket      = "state"
+	tasksBucket      = "tasks" // by task ID
+	orderBucket      = "order" // task IDs by sequence number, the oldest first
+	quarantineBucket = "quarantines"
+	finishedBucket   = "finished" // IDs of restores that have ended on this node, all of them
+
+	stateKey    = "agent"
+	restoredKey = "restored"
+	sequenceKey = "sequence" // of the newest task
 )
 
-// prepare makes what a new journal lacks and refuses one of a newer format.
-func (j *Journal) prepare() error {
-	return j.update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{stateBucket, tasksBucket, orderBucket, quarantineBucket, finishedBucket} {
-			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
-				return err
-			}
-		}
-		state, err := j.stateOf(tx)
-		if err != nil {
-			return err
-		}
-		if state.GetFormatVersion() > formatVersion {
-			return fmt.Errorf("journal %s was written by a newer requorum (format %d, this one knows %d); run that version again",
-				j.path, state.GetFormatVersion(), formatVersion)
-		}
-		state.FormatVersion = formatVersion
-		return put(tx, stateBucket, stateKey, state)
-	})
+// advice is the way out of a damaged journal.
+const advice = "look for disk errors, move the file away and enrol the node again with a fresh join token, " +
+	"once no operation runs on its cluster (docs/troubleshooting.md); etcd goes on meanwhile"
+
+// Journal is an agent's journal. Its methods are safe for concurrent use; what they write is durable
+// when they return. They fail with a *DamagedError where the file cannot be read.
+type Journal struct {
+	path string
+	file *boltfile.File
 }
 
-func (j *Journal) stateOf(tx *bolt.Tx) (*journalv1.AgentRecord, error) {
-	state := new(journalv1.AgentRecord)
-	return state, j.decode(tx.Bucket(stateBucket).Get(stateKey), state)
+// DamagedError says that a journal's file cannot be used.
+type DamagedError = boltfile.DamagedError
+
+// Open opens the journal at path, making it if needed. It fails with a *DamagedError if the file is not
+// exactly what was written to it.
+func Open(path string) (*Journal, error) {
+	file, err := boltfile.Open(path, advice, stateBucket, tasksBucket, orderBucket, quarantineBucket, finishedBucket)
+	switch {
+	case errors.Is(err, boltfile.ErrLocked):
+		return nil, fmt.Errorf("journal %s: another agent uses it; stop that one first", path)
+	case err != nil:
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	j := &Journal{path: path, file: file}
+	if err := j.Update(j.checkFormat); err != nil {
+		return nil, errors.Join(err, j.Close())
+	}
+	return j, nil
+}
+
+// checkFormat refuses a journal of a newer format.
+func (j *Journal) checkFormat(state *journalv1.AgentRecord) error {
+	if state.GetFormatVersion() > formatVersion {
+		return fmt.Errorf("journal %s was written by a newer requorum (format %d, this one knows %d); run that version again",
+			j.path, state.GetFormatVersion(), formatVersion)
+	}
+	state.FormatVersion = formatVersion
+	return nil
+}
+
+// Close closes the journal.
+func (j *Journal) Close() error { return j.file.Close() }
+
+// load reads a record into m. found is false where there is none.
+func (j *Journal) load(tx *boltfile.Tx, bucket, key string, m proto.Message) (found bool, err error) {
+	data, found, err := tx.Get(bucket, key)
+	if err != nil || !found {
+		return false, err
+	}
+	return true, j.decode(data, m)
 }
 
 func (j *Journal) decode(data []byte, into proto.Message) error {
 	if err := proto.Unmarshal(data, into); err != nil {
-		return &DamagedError{Path: j.path, Reason: err.Error()}
+		return &DamagedError{Path: j.path, Reason: err.Error(), Advice: advice}
 	}
 	return nil
 }
 
+func save(tx *boltfile.Tx, bucket, key string, m proto.Message) error {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return tx.Put(bucket, key, data)
+}
+
 // State returns the agent's own state.
 func (j *Journal) State() (*journalv1.AgentRecord, error) {
-	var state *journalv1.AgentRecord
-	err := j.view(func(tx *bolt.Tx) (err error) {
-		state, err = j.stateOf(tx)
+	state := new(journalv1.AgentRecord)
+	err := j.file.View(func(tx *boltfile.Tx) error {
+		_, err := j.load(tx, stateBucket, stateKey, state)
 		return err
 	})
 	return state, err
@@ -72,15 +112,15 @@ func (j *Journal) State() (*journalv1.AgentRecord, error) {
 
 // Update changes the agent's own state. When change fails, nothing is changed.
 func (j *Journal) Update(change func(*journalv1.AgentRecord) error) error {
-	return j.update(func(tx *bolt.Tx) error {
-		state, err := j.stateOf(tx)
-		if err != nil {
+	return j.file.Update(func(tx *boltfile.Tx) error {
+		state := new(journalv1.AgentRecord)
+		if _, err := j.load(tx, stateBucket, stateKey, state); err != nil {
 			return err
 		}
 		if err := change(state); err != nil {
 			return err
 		}
-		return put(tx, stateBucket, stateKey, state)
+		return save(tx, stateBucket, stateKey, state)
 	})
 }
 
@@ -94,25 +134,25 @@ type Restored struct {
 // SetRestored notes restored data that is live, or with nil that there is none of which the restore has
 // not ended.
 func (j *Journal) SetRestored(r *Restored) error {
-	return j.update(func(tx *bolt.Tx) error {
+	return j.file.Update(func(tx *boltfile.Tx) error {
 		if r == nil {
-			return tx.Bucket(stateBucket).Delete(restoredKey)
+			return tx.Delete(stateBucket, restoredKey)
 		}
 		data, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		return tx.Bucket(stateBucket).Put(restoredKey, data)
+		return tx.Put(stateBucket, restoredKey, data)
 	})
 }
 
 // Restored returns what SetRestored noted, nil if there is nothing.
 func (j *Journal) Restored() (*Restored, error) {
 	var r *Restored
-	err := j.view(func(tx *bolt.Tx) error {
-		data := tx.Bucket(stateBucket).Get(restoredKey)
-		if data == nil {
-			return nil
+	err := j.file.View(func(tx *boltfile.Tx) error {
+		data, found, err := tx.Get(stateBucket, restoredKey)
+		if err != nil || !found {
+			return err
 		}
 		r = new(Restored)
 		return json.Unmarshal(data, r)
@@ -121,77 +161,101 @@ func (j *Journal) Restored() (*Restored, error) {
 }
 
 // Finished tells whether a restore has ended on this node.
-func (j *Journal) Finished(restoreID string) (bool, error) {
-	var finished bool
-	err := j.view(func(tx *bolt.Tx) error {
-		finished = tx.Bucket(finishedBucket).Get([]byte(restoreID)) != nil
-		return nil
+func (j *Journal) Finished(restoreID string) (finished bool, err error) {
+	err = j.file.View(func(tx *boltfile.Tx) error {
+		_, finished, err = tx.Get(finishedBucket, restoreID)
+		return err
 	})
 	return finished, err
 }
 
 // SetFinished notes for good that a restore has ended on this node.
 func (j *Journal) SetFinished(restoreID string) error {
-	return j.update(func(tx *bolt.Tx) error { return tx.Bucket(finishedBucket).Put([]byte(restoreID), []byte{1}) })
+	return j.file.Update(func(tx *boltfile.Tx) error { return tx.Put(finishedBucket, restoreID, []byte{1}) })
 }
 
 // Task returns the record of a task, nil if there is none.
 func (j *Journal) Task(id string) (*journalv1.TaskRecord, error) {
-	var rec *journalv1.TaskRecord
-	err := j.view(func(tx *bolt.Tx) error {
-		data := tx.Bucket(tasksBucket).Get([]byte(id))
-		if data == nil {
-			return nil
-		}
-		rec = new(journalv1.TaskRecord)
-		return j.decode(data, rec)
+	rec, found := new(journalv1.TaskRecord), false
+	err := j.file.View(func(tx *boltfile.Tx) (err error) {
+		found, err = j.load(tx, tasksBucket, id, rec)
+		return err
 	})
-	return rec, err
+	if err != nil || !found {
+		return nil, err
+	}
+	return rec, nil
 }
 
 // PutTask writes the record of a task and forgets the oldest ones.
 func (j *Journal) PutTask(rec *journalv1.TaskRecord) error {
-	return j.update(func(tx *bolt.Tx) error {
-		id := []byte(rec.GetTask().GetId())
-		tasks, order := tx.Bucket(tasksBucket), tx.Bucket(orderBucket)
-		if tasks.Get(id) == nil {
-			seq, err := order.NextSequence()
-			if err != nil {
-				return err
-			}
-			if err := order.Put(fmt.Appendf(nil, "%020d", seq), id); err != nil {
-				return err
-			}
-			if err := forgetBefore(tasks, order, seq); err != nil {
+	return j.file.Update(func(tx *boltfile.Tx) error {
+		id := rec.GetTask().GetId()
+		_, known, err := tx.Get(tasksBucket, id)
+		if err != nil {
+			return err
+		}
+		if !known {
+			if err := enqueue(tx, id); err != nil {
 				return err
 			}
 		}
-		return put(tx, tasksBucket, id, rec)
+		return save(tx, tasksBucket, id, rec)
 	})
 }
 
-func forgetBefore(tasks, order *bolt.Bucket, seq uint64) error {
+// enqueue notes a task as the newest one and forgets those that are too old.
+func enqueue(tx *boltfile.Tx, id string) error {
+	seq, err := nextSequence(tx)
+	if err != nil {
+		return err
+	}
+	if err := tx.Put(orderBucket, orderKey(seq), []byte(id)); err != nil {
+		return err
+	}
 	if seq <= keptTasks {
 		return nil
 	}
-	limit := fmt.Sprintf("%020d", seq-keptTasks)
-	c := order.Cursor()
-	for k, id := c.First(); k != nil && string(k) <= limit; k, id = c.First() {
-		if err := tasks.Delete(id); err != nil {
-			return err
-		}
-		if err := c.Delete(); err != nil {
-			return err
+	return forgetUpTo(tx, orderKey(seq-keptTasks))
+}
+
+func nextSequence(tx *boltfile.Tx) (uint64, error) {
+	last, found, err := tx.Get(stateBucket, sequenceKey)
+	if err != nil {
+		return 0, err
+	}
+	seq := uint64(0)
+	if found {
+		if seq, err = strconv.ParseUint(string(last), 10, 64); err != nil {
+			return 0, fmt.Errorf("number of the newest task: %w", err)
 		}
 	}
-	return nil
+	seq++
+	return seq, tx.Put(stateBucket, sequenceKey, strconv.AppendUint(nil, seq, 10))
+}
+
+func orderKey(seq uint64) string { return fmt.Sprintf("%020d", seq) }
+
+var errEnough = errors.New("enough")
+
+func forgetUpTo(tx *boltfile.Tx, limit string) error {
+	err := tx.Each(orderBucket, "", func(key string, id []byte) error {
+		if key > limit {
+			return errEnough
+		}
+		return errors.Join(tx.Delete(tasksBucket, string(id)), tx.Delete(orderBucket, key))
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
 }
 
 // Quarantines returns the old data that is kept.
 func (j *Journal) Quarantines() ([]*journalv1.QuarantineRecord, error) {
 	var all []*journalv1.QuarantineRecord
-	err := j.view(func(tx *bolt.Tx) error {
-		return tx.Bucket(quarantineBucket).ForEach(func(_, data []byte) error {
+	err := j.file.View(func(tx *boltfile.Tx) error {
+		return tx.Each(quarantineBucket, "", func(_ string, data []byte) error {
 			rec := new(journalv1.QuarantineRecord)
 			all = append(all, rec)
 			return j.decode(data, rec)
@@ -202,18 +266,10 @@ func (j *Journal) Quarantines() ([]*journalv1.QuarantineRecord, error) {
 
 // PutQuarantine notes old data that is kept.
 func (j *Journal) PutQuarantine(rec *journalv1.QuarantineRecord) error {
-	return j.update(func(tx *bolt.Tx) error { return put(tx, quarantineBucket, []byte(rec.GetRestoreId()), rec) })
+	return j.file.Update(func(tx *boltfile.Tx) error { return save(tx, quarantineBucket, rec.GetRestoreId(), rec) })
 }
 
 // DeleteQuarantine forgets old data that was removed.
 func (j *Journal) DeleteQuarantine(restoreID string) error {
-	return j.update(func(tx *bolt.Tx) error { return tx.Bucket(quarantineBucket).Delete([]byte(restoreID)) })
-}
-
-func put(tx *bolt.Tx, bucket, key []byte, m proto.Message) error {
-	data, err := proto.Marshal(m)
-	if err != nil {
-		return err
-	}
-	return tx.Bucket(bucket).Put(key, data)
+	return j.file.Update(func(tx *boltfile.Tx) error { return tx.Delete(quarantineBucket, restoreID) })
 }

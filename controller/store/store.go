@@ -20,10 +20,11 @@ const (
 	Nodes      Bucket = "nodes"      // by cluster/node
 	Snapshots  Bucket = "snapshots"  // by cluster/name
 	Tokens     Bucket = "tokens"     // by token ID
+	Operators  Bucket = "operators"  // certificate by serial number
 )
 
 // Buckets lists every bucket.
-var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens}
+var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens, Operators}
 
 // ErrNotFound is returned by Get for a key that is not there.
 var ErrNotFound = errors.New("not found")
