@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
@@ -21,6 +22,7 @@ type position struct{ index, term uint64 }
 // extent is how far a log goes.
 type extent struct {
 	last       position
+	cluster    uint64 // ID of the cluster that the log is of
 	lastChange uint64 // index of the last entry that changes data; perhaps of one that another leader has replaced
 }
 
@@ -35,6 +37,12 @@ func logEnd(ctx context.Context, dir string) (end extent, err error) {
 			if changes || err != nil { // what is not known may change something
 				end.lastChange = max(end.lastChange, e.GetIndex())
 			}
+		case wal.MetadataType:
+			var m pb.Metadata
+			if err := proto.Unmarshal(rec.GetData(), &m); err != nil {
+				return err
+			}
+			end.cluster = m.GetClusterID()
 		case wal.SnapshotType:
 			var s walpb.Snapshot
 			if err := proto.Unmarshal(rec.GetData(), &s); err != nil {

@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/hashicorp/go-hclog"
 	bolt "go.etcd.io/bbolt"
@@ -51,6 +52,7 @@ func (r *Reader) Inspect(ctx context.Context, restoreID string) (*agentv1.OldDat
 	if err != nil {
 		return &agentv1.OldData{Problem: err.Error()}, nil
 	}
+	found.ClusterId = strconv.FormatUint(end.cluster, 16)
 	found.LastIndex, found.LastTerm, found.LastChange = end.last.index, end.last.term, end.lastChange
 	return found, nil
 }

@@ -86,7 +86,8 @@ func TestSnapshotOfAKilledMemberHoldsEverything(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !old.GetReadable() || old.GetAppliedIndex() < atCommit || old.GetLastIndex() != live.AppliedIndex() || old.GetLastTerm() != live.Term() {
+			if !old.GetReadable() || old.GetAppliedIndex() < atCommit || old.GetLastIndex() != live.AppliedIndex() || old.GetLastTerm() != live.Term() ||
+				old.GetClusterId() != live.Cluster().ID().String() {
 				t.Fatalf("found %v; the member has committed %d and applied %d", old, atCommit, live.AppliedIndex())
 			}
 			if old.GetAppliedIndex() >= old.GetLastChange() {

@@ -70,9 +70,7 @@ func (j *Jobs) replaceSafety(ctx context.Context, run *operation.Run) error {
 	return j.dropEarlier(ctx, run, before)
 }
 
-// furthest asks the nodes how far their old data goes, and returns the one that a cluster of the old members would
-// have made its leader: the log whose last entry has the highest term, and among those the longest one, holds every
-// entry that a quorum has stored (Raft, section 5.4.1). Where several do, it is one whose database is complete.
+// furthest asks the nodes how far their old data goes, and returns the one that goes furthest.
 func (j *Jobs) furthest(ctx context.Context, run *operation.Run) (node string, old *agentv1.OldData, err error) {
 	if late := run.Restore().GetLate(); late != nil {
 		result, err := run.Ask(ctx, late.GetNode(), inspectOld(run))
@@ -82,12 +80,22 @@ func (j *Jobs) furthest(ctx context.Context, run *operation.Run) (node string, o
 	if err != nil {
 		return "", nil, err
 	}
+	return furthestOf(found)
+}
+
+// furthestOf returns the node that a cluster of the old members would have made its leader: the log whose last
+// entry has the highest term, and among those the longest one, holds every entry that a quorum has stored (Raft,
+// section 5.4.1). Where several do, it is one whose database is complete. Only logs of one cluster can be
+// compared: that of most nodes.
+func furthestOf(found map[string]*agentv1.OldData) (node string, old *agentv1.OldData, err error) {
 	var problems []string
-	for _, candidate := range slices.Sorted(maps.Keys(found)) {
+	nodes := slices.Sorted(maps.Keys(found))
+	cluster := clusterOfMost(nodes, found)
+	for _, candidate := range nodes {
 		switch data := found[candidate]; {
 		case !data.GetReadable():
 			problems = append(problems, candidate+": "+data.GetProblem())
-		case old == nil || further(data, old):
+		case data.GetClusterId() == cluster && (old == nil || further(data, old)):
 			node, old = candidate, data
 		}
 	}
@@ -95,6 +103,20 @@ func (j *Jobs) furthest(ctx context.Context, run *operation.Run) (node string, o
 		return "", nil, fmt.Errorf("no node has old data that can be read (%s)", strings.Join(problems, "; "))
 	}
 	return node, old, nil
+}
+
+// clusterOfMost returns the cluster ID that most of the logs which can be read are of.
+func clusterOfMost(nodes []string, found map[string]*agentv1.OldData) (most string) {
+	count := map[string]int{}
+	for _, node := range nodes {
+		if data := found[node]; data.GetReadable() {
+			count[data.GetClusterId()]++
+			if count[data.GetClusterId()] > count[most] {
+				most = data.GetClusterId()
+			}
+		}
+	}
+	return most
 }
 
 func further(a, b *agentv1.OldData) bool {
@@ -112,6 +134,8 @@ func (j *Jobs) askOld(ctx context.Context, run *operation.Run) (map[string]*agen
 	if err != nil {
 		return nil, err
 	}
+	job := run.Restore()
+	nodes = slices.DeleteFunc(nodes, func(n string) bool { return nodeOf(job, n).GetFenced() }) // their data is of before an earlier restore
 	results, err := run.AskAll(ctx, nodes, func(string) *agentv1.Task { return inspectOld(run) })
 	found := make(map[string]*agentv1.OldData, len(results))
 	for node, result := range results {

@@ -3857,7 +3857,9 @@ type OldData struct {
 	// Term of the last entry of the raft log.
 	LastTerm uint64 `protobuf:"varint,5,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
 	// Index of the last entry of the raft log that changes keys, leases, alarms or users.
-	LastChange    uint64 `protobuf:"varint,6,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
+	LastChange uint64 `protobuf:"varint,6,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
+	// ID of the etcd cluster that the raft log is of, hexadecimal.
+	ClusterId     string `protobuf:"bytes,7,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3932,6 +3934,13 @@ func (x *OldData) GetLastChange() uint64 {
 		return x.LastChange
 	}
 	return 0
+}
+
+func (x *OldData) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
 }
 
 // SaveOld asks to save a snapshot of the old data of a restore, with everything that the raft log holds.
@@ -4351,7 +4360,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"InspectOld\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"\xc1\x01\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"\xe0\x01\n" +
 	"\aOldData\x12\x1a\n" +
 	"\breadable\x18\x01 \x01(\bR\breadable\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\x12#\n" +
@@ -4360,7 +4369,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12\x1b\n" +
 	"\tlast_term\x18\x05 \x01(\x04R\blastTerm\x12\x1f\n" +
 	"\vlast_change\x18\x06 \x01(\x04R\n" +
-	"lastChange\"w\n" +
+	"lastChange\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\a \x01(\tR\tclusterId\"w\n" +
 	"\aSaveOld\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x12\n" +
