@@ -32,6 +32,8 @@ import (
 	"github.com/requorum/requorum/internal/pki"
 )
 
+const maxReads = 32 // calls under way on one connection of a neighbour
+
 const cleanEvery = time.Minute // how often old data is looked at for removal
 
 // supervisor is a runtime that keeps etcd running.
@@ -145,7 +147,14 @@ func (a *agent) serve(ctx context.Context) error {
 		return fmt.Errorf("transfer: %w", err)
 	}
 	a.listening = listener.Addr()
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(pki.MutualTLS(a.creds))))
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(pki.MutualTLS(a.creds))),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, MaxConnectionIdle: time.Minute}),
+		grpc.MaxConcurrentStreams(maxReads),
+		grpc.MaxHeaderListSize(32<<10),
+		grpc.MaxRecvMsgSize(64<<10), // neighbours ask; they send nothing
+	)
 	agentv1.RegisterTransferServiceServer(server, a.server)
 	a.log.Info("agent serves its neighbours", "address", listener.Addr())
 	group, ctx := errgroup.WithContext(ctx)
@@ -205,9 +214,12 @@ func (a *agent) member(ctx context.Context) (task.Member, error) {
 	return a.etcd.member, nil
 }
 
-func peerNode(ctx context.Context) (cluster, node string, err error) {
-	id, _, err := pki.FromContext(ctx)
-	return id.Cluster, id.Node, err
+func peerNode(ctx context.Context) (transfer.Peer, error) {
+	id, cert, err := pki.FromContext(ctx)
+	if err != nil {
+		return transfer.Peer{}, err
+	}
+	return transfer.Peer{Cluster: id.Cluster, Node: id.Node, Key: pki.KeyFingerprint(cert.PublicKey)}, nil
 }
 
 var keepAlive = grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true})

@@ -79,6 +79,7 @@ func (a *agent) session(ctx context.Context) (err error) {
 	defer a.setConn(nil)
 	opened := first.GetOpened()
 	a.log.Info("session opened", "controller", a.cfg.Controller, "epoch", opened.GetEpoch(), "generation", opened.GetGeneration())
+	a.knowOnly(first) // what has changed without a session is told now
 	a.runner.Resume(first.GetTasks())
 	group.Go(func() error { return a.receive(stream, first) })
 	group.Go(func() error { return a.heartbeat(ctx, client, opened) })
@@ -148,6 +149,7 @@ func (a *agent) introduction(ctx context.Context) (*agentv1.OpenSessionRequest, 
 	return &agentv1.OpenSessionRequest{
 		AgentVersion: version.String(), TransferAddress: address, Runtime: a.runtime.Name(), Generation: state.GetGeneration(),
 		Epoch: state.GetEpoch(), ControllerId: state.GetControllerId(), Fenced: state.GetFenced(), Member: a.lastSeen().GetMember(),
+		Readers: a.node.Grants.Readers(),
 	}, nil
 }
 
@@ -221,9 +223,26 @@ func (a *agent) replaced(ctx context.Context, opened *agentv1.SessionOpened) boo
 	return empty && err == nil
 }
 
+// knowOnly notes the keys that a new session begins with.
+func (a *agent) knowOnly(first *agentv1.OpenSessionResponse) {
+	keys := make(map[string][]string)
+	for _, n := range first.GetNeighbours() {
+		keys[n.GetNode()] = n.GetKeys()
+	}
+	a.node.Grants.KnowOnly(keys)
+}
+
+// know notes the keys of neighbours, before the tasks that let them read are begun.
+func (a *agent) know(m *agentv1.OpenSessionResponse) {
+	for _, n := range m.GetNeighbours() {
+		a.node.Grants.Know(n.GetNode(), n.GetKeys()...)
+	}
+}
+
 // receive hands tasks to the runner until the stream ends.
 func (a *agent) receive(stream agentv1.SessionService_OpenSessionClient, m *agentv1.OpenSessionResponse) error {
 	for {
+		a.know(m)
 		for _, id := range m.GetCancelTaskIds() {
 			a.runner.Cancel(id)
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/requorum/requorum/agent/enroll"
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/transfer"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	"github.com/requorum/requorum/internal/pki"
@@ -285,13 +286,20 @@ func TestTasksAndTheirCancellation(t *testing.T) {
 	a := newAgent(t, c)
 	a.start(t)
 	s := within(t, c.sessions, "session")
-	s.out <- &agentv1.OpenSessionResponse{Tasks: []*agentv1.Task{
+	reader := transfer.Peer{Cluster: "prod", Node: "etcd-2", Key: "key"}
+	known := []*agentv1.Neighbour{{Node: "etcd-2", Keys: []string{"key"}}}
+	s.out <- &agentv1.OpenSessionResponse{Neighbours: known, Tasks: []*agentv1.Task{
 		c.serving("serve"), c.task("list", &agentv1.Task{Spec: &agentv1.Task_ListCopies{ListCopies: &agentv1.ListCopies{}}}),
 	}}
 	c.await(t, "list", agentv1.TaskState_TASK_STATE_DONE)
-	eventually(t, func() bool { return a.node.Grants.MayRead(t.Context(), "etcd-2", "s1") == nil })
+	mayRead := func() bool { return a.node.Grants.MayRead(t.Context(), reader, "s1") == nil }
+	eventually(t, mayRead)
+	s.out <- &agentv1.OpenSessionResponse{Neighbours: []*agentv1.Neighbour{{Node: "etcd-2"}}}
+	eventually(t, func() bool { return !mayRead() }) // the node was removed
+	s.out <- &agentv1.OpenSessionResponse{Neighbours: known}
+	eventually(t, mayRead)
 	s.out <- &agentv1.OpenSessionResponse{CancelTaskIds: []string{"serve"}}
-	eventually(t, func() bool { return a.node.Grants.MayRead(t.Context(), "etcd-2", "s1") != nil })
+	eventually(t, func() bool { return !mayRead() })
 }
 
 // eventually waits for what nothing tells of.

@@ -14,10 +14,8 @@ import (
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
@@ -72,11 +70,11 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	if err := writeAdmin(cfg, authority, listener.Addr().String(), log); err != nil {
-		return errors.Join(err, listener.Close())
-	}
 	c, err := wire(cfg, db, authority, epoch, log)
 	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	if err := writeAdmin(cfg, authority, c.access, listener.Addr().String(), log); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	if cameBack {
@@ -148,7 +146,10 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = restores.Builder
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
 	snapshots.Engine, restores.Engine = engine, engine
-	entry := access.New(db, authority, log.Named("access"), access.Options{NodeTTL: cfg.NodeCertificateTTL.Std()})
+	entry := access.New(db, authority, log.Named("access"), access.Options{
+		NodeTTL:     cfg.NodeCertificateTTL.Std(),
+		KeysChanged: func(cluster, node string) { dispatcher.KeysChanged(dispatch.Key{Cluster: cluster, Node: node}) },
+	})
 	return &controller{access: entry, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
 		Snapshots: snapshots, Restores: restores, Log: log.Named("api"),
@@ -156,15 +157,8 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 }
 
 func (c *controller) newServer(creds *pki.Credentials) *grpc.Server {
-	server := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(pki.ServerTLS(creds))),
-		grpc.UnaryInterceptor(c.access.UnaryInterceptor),
-		grpc.StreamInterceptor(c.access.StreamInterceptor),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ConnectionTimeout(10*time.Second),
-		grpc.WaitForHandlers(true), // they use the store, which is closed next
-	)
+	options := append(c.access.ServerOptions(creds), grpc.WaitForHandlers(true)) // they use the store, which is closed next
+	server := grpc.NewServer(options...)
 	c.server.Register(server)
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	reflection.Register(server)
@@ -235,7 +229,7 @@ func keepFresh(ctx context.Context, creds *pki.Credentials, authority *pki.Autho
 const adminTTL = 365 * 24 * time.Hour
 
 // writeAdmin makes the first admin's certificate, and a client configuration that uses it.
-func writeAdmin(cfg Config, authority *pki.Authority, address string, log hclog.Logger) error {
+func writeAdmin(cfg Config, authority *pki.Authority, entry *access.Access, address string, log hclog.Logger) error {
 	dir := filepath.Join(cfg.DataDir, "admin")
 	settings := filepath.Join(dir, "requorum.yaml")
 	if _, err := os.Stat(settings); err == nil {
@@ -246,6 +240,9 @@ func writeAdmin(cfg Config, authority *pki.Authority, address string, log hclog.
 	}
 	cert, key, err := newCertificate(authority, pki.OperatorIdentity(requorumv1.Role_ROLE_ADMIN, "admin"), adminTTL, nil)
 	if err != nil {
+		return err
+	}
+	if err := entry.NoteFirstAdmin(cert); err != nil { // first: what is handed out is known
 		return err
 	}
 	text := fmt.Sprintf("controller: %s\nca: ca.crt\ncert: client.crt\nkey: client.key\n", cfg.reachedAt(address))

@@ -401,7 +401,8 @@ func (n *testNode) listen() *agentv1.Source {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(n.t, err)
 	server := grpc.NewServer()
-	peer := func(context.Context) (string, string, error) { return "prod", "reader", nil }
+	n.Grants.Know("reader", "key")
+	peer := func(context.Context) (transfer.Peer, error) { return reader, nil }
 	agentv1.RegisterTransferServiceServer(server, transfer.NewServer(n.Vault.(vaultOnDisk).Vault, n.Grants, hclog.NewNullLogger(), transfer.WithPeer("prod", peer)))
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
@@ -410,8 +411,11 @@ func (n *testNode) listen() *agentv1.Source {
 }
 
 func (n *testNode) mayRead(name string) bool {
-	return n.Grants.MayRead(n.t.Context(), "reader", name) == nil
+	n.Grants.Know("reader", "key")
+	return n.Grants.MayRead(n.t.Context(), reader, name) == nil
 }
+
+var reader = transfer.Peer{Cluster: "prod", Node: "reader", Key: "key"}
 
 func TestFetchFromANeighbour(t *testing.T) {
 	holder, taker := nodeOf(t, "etcd-1", serving(t)), nodeOf(t, "etcd-2", stopped(t))

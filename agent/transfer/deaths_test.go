@@ -39,7 +39,7 @@ func at(percent int64, what func()) func(done, total int64) {
 func TestAnotherHolderGoesOnWhereTheSourceDied(t *testing.T) {
 	for _, percent := range []int64{0, 10, 50, 90} {
 		t.Run(fmt.Sprintf("at %d percent", percent), func(t *testing.T) {
-			nodes, data := cluster(t, 5), random(16<<20)
+			nodes, data := cluster(t, 5), random(4<<20)
 			m := nodes[0].hold(t, "s", data)
 			nodes[1].hold(t, "s", data)
 			died, heir := nodes[0], nodes[1]
@@ -76,7 +76,7 @@ func TestAnotherHolderGoesOnWhereTheSourceDied(t *testing.T) {
 func TestFetchGoesOnWhereItStoodWhenTheSourceRestarts(t *testing.T) {
 	for _, percent := range []int64{10, 50, 90} {
 		t.Run(fmt.Sprintf("at %d percent", percent), func(t *testing.T) {
-			nodes, data := cluster(t, 2), random(16<<20)
+			nodes, data := cluster(t, 2), random(4<<20)
 			m := nodes[0].hold(t, "s", data)
 			fetched, err := nodes[1].fetch(t.Context(), m, patient, at(percent, func() { nodes[0].restart(t) }), nodes[0])
 			if err != nil || fetched.GetWireBytes() != m.GetSize() {
@@ -112,12 +112,12 @@ func (n *node) restart(t *testing.T) {
 func TestFetchLeavesASourceThatCannotBeReachedSoon(t *testing.T) {
 	took := map[string]time.Duration{}
 	for what, code := range map[string]codes.Code{"away": codes.Unavailable, "not begun": codes.PermissionDenied} {
-		nodes, data := cluster(t, 2), random(1<<20)
+		nodes, data := cluster(t, 2), random(64<<10)
 		m := nodes[0].hold(t, "s", data)
 		absent := &node{name: "etcd-9"}
 		absent.serve(t, refuser{code: code})
 		began := time.Now()
-		fetched, err := nodes[1].fetch(t.Context(), m, 10*impatient, nil, absent, nodes[0])
+		fetched, err := nodes[1].fetch(t.Context(), m, 6*impatient, nil, absent, nodes[0])
 		if err != nil || !slices.Equal(fetched.GetNodes(), []string{"etcd-1"}) {
 			t.Errorf("%v, %v", fetched, err)
 		}

@@ -38,6 +38,8 @@
 //
 // A node may read only from nodes of its own cluster and only what Grants allow. A grant is given for as
 // long as the whole distribution lasts: a successor may still need it when this node's own fetch is done.
+// It names a node; which keys are that node's is told by the controller, and again whenever that changes. A
+// stream whose key is revoked ends with its next chunk.
 //
 // # Compression
 //

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/requorum/requorum/agent/vault"
@@ -22,12 +23,14 @@ const DefaultKeepAlive = 3 * time.Second
 
 // Authoriser says who may read what. Grants is one.
 type Authoriser interface {
-	// MayRead fails unless node, which is of the server's cluster, may read the snapshot called name.
-	MayRead(ctx context.Context, node string, name string) error
+	// MayRead fails unless peer, which is of the server's cluster, may read the snapshot called name.
+	MayRead(ctx context.Context, peer Peer, name string) error
+	// StillKnown fails once peer's certificate is revoked.
+	StillKnown(ctx context.Context, peer Peer) error
 }
 
-// PeerFunc returns the cluster and the node that the caller's certificate names.
-type PeerFunc func(ctx context.Context) (cluster, node string, err error)
+// PeerFunc returns whom the caller's certificate names.
+type PeerFunc func(ctx context.Context) (Peer, error)
 
 // ServerOption changes a Server.
 type ServerOption func(*Server)
@@ -65,9 +68,7 @@ type traffic struct{ raw, wire int64 }
 func NewServer(v *vault.Vault, authorise Authoriser, log hclog.Logger, options ...ServerOption) *Server {
 	s := &Server{
 		vault: v, authorise: authorise, log: log, keepAlive: DefaultKeepAlive, sent: map[string]traffic{},
-		peer: func(context.Context) (string, string, error) {
-			return "", "", errors.New("callers cannot be told apart")
-		},
+		peer: func(context.Context) (Peer, error) { return Peer{}, errors.New("callers cannot be told apart") },
 	}
 	for _, option := range options {
 		option(s)
@@ -104,17 +105,18 @@ func (s *Server) count(name string, raw, wire int) {
 // the file away or cannot read it.
 func (s *Server) Fetch(req *agentv1.FetchRequest, stream agentv1.TransferService_FetchServer) error {
 	ctx := stream.Context()
-	node, err := s.admit(ctx, req)
+	peer, err := s.admit(ctx, req)
 	if err != nil {
 		return err
 	}
+	node := peer.Node
 	r, err := s.vault.OpenReader(req.GetName(), req.GetSha256(), req.GetSize())
 	if err != nil {
 		return refusal(err)
 	}
 	defer r.Close() //nolint:errcheck // only read from
 	s.log.Debug("sending", "snapshot", req.GetName(), "to", node, "offset", req.GetOffset())
-	out := &outflow{server: s, stream: stream, reader: r, req: req, pace: newPace(req.GetAcceptZstd()), buf: make([]byte, maxChunk)}
+	out := &outflow{server: s, peer: peer, stream: stream, reader: r, req: req, pace: newPace(req.GetAcceptZstd()), buf: make([]byte, maxChunk)}
 	err = out.run(ctx)
 	if closeErr := out.encoder.close(); closeErr != nil {
 		s.log.Warn("zstd encoder", "error", closeErr)
@@ -127,27 +129,35 @@ func (s *Server) Fetch(req *agentv1.FetchRequest, stream agentv1.TransferService
 	return nil
 }
 
-// admit returns the calling node, or why it is refused.
-func (s *Server) admit(ctx context.Context, req *agentv1.FetchRequest) (string, error) {
+// admit returns who calls, or why it is refused.
+func (s *Server) admit(ctx context.Context, req *agentv1.FetchRequest) (Peer, error) {
 	if err := names.Check("snapshot", req.GetName()); err != nil {
-		return "", status.Error(codes.InvalidArgument, err.Error())
+		return Peer{}, status.Error(codes.InvalidArgument, err.Error())
 	}
 	if req.GetSize() <= 0 || req.GetOffset() < 0 || req.GetOffset() > req.GetSize() {
-		return "", status.Errorf(codes.InvalidArgument, "offset %d of %d bytes", req.GetOffset(), req.GetSize())
+		return Peer{}, status.Errorf(codes.InvalidArgument, "offset %d of %d bytes", req.GetOffset(), req.GetSize())
 	}
-	cluster, node, err := s.peer(ctx)
+	caller, err := s.peer(ctx)
 	if err != nil {
-		return "", status.Errorf(codes.PermissionDenied, "who calls is not known: %v", err)
+		return Peer{}, status.Errorf(codes.PermissionDenied, "who calls is not known: %v", err)
 	}
-	if cluster != s.cluster || cluster == "" {
-		s.log.Warn("refused a node of another cluster", "cluster", cluster, "node", node, "snapshot", req.GetName())
-		return "", status.Errorf(codes.PermissionDenied, "node %s belongs to cluster %q, not to this one", node, cluster)
+	if caller.Cluster != s.cluster || caller.Cluster == "" {
+		s.log.Warn("refused a node of another cluster", "cluster", caller.Cluster, "node", caller.Node, "peer", from(ctx), "snapshot", req.GetName())
+		return Peer{}, status.Errorf(codes.PermissionDenied, "node %s belongs to cluster %q, not to this one", caller.Node, caller.Cluster)
 	}
-	if err := s.authorise.MayRead(ctx, node, req.GetName()); err != nil {
-		s.log.Debug("refused", "node", node, "snapshot", req.GetName(), "error", err)
-		return "", status.Error(codes.PermissionDenied, err.Error())
+	if err := s.authorise.MayRead(ctx, caller, req.GetName()); err != nil {
+		s.log.Info("refused", "node", caller.Node, "peer", from(ctx), "snapshot", req.GetName(), "reason", err)
+		return Peer{}, status.Error(codes.PermissionDenied, err.Error())
 	}
-	return node, nil
+	return caller, nil
+}
+
+// from returns the address that a call comes from.
+func from(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr.String()
+	}
+	return "unknown"
 }
 
 // refusal gives an error of the vault or of a stream its status code.
@@ -177,6 +187,7 @@ func refusal(err error) error {
 // outflow is one stream being sent.
 type outflow struct {
 	server  *Server
+	peer    Peer
 	stream  agentv1.TransferService_FetchServer
 	reader  *vault.Reader
 	req     *agentv1.FetchRequest
@@ -189,6 +200,9 @@ type outflow struct {
 func (o *outflow) run(ctx context.Context) error {
 	o.offset = o.req.GetOffset()
 	for o.offset < o.req.GetSize() {
+		if err := o.stillKnown(ctx); err != nil {
+			return err
+		}
 		available, err := o.await(ctx)
 		if err != nil {
 			return err
@@ -208,6 +222,13 @@ func (o *outflow) run(ctx context.Context) error {
 	return nil
 }
 
+func (o *outflow) stillKnown(ctx context.Context) error {
+	if err := o.server.authorise.StillKnown(ctx, o.peer); err != nil {
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	return nil
+}
+
 // cutOff names the end of a file that comes too early.
 func cutOff(err error) error {
 	if errors.Is(err, io.EOF) {
@@ -220,6 +241,9 @@ func cutOff(err error) error {
 func (o *outflow) await(ctx context.Context) (int64, error) {
 	available := o.reader.Available()
 	for available <= o.offset {
+		if err := o.stillKnown(ctx); err != nil {
+			return 0, err
+		}
 		if err := o.stream.Send(&agentv1.FetchResponse{Offset: o.offset}); err != nil {
 			return 0, err
 		}

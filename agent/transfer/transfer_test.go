@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -57,12 +58,28 @@ type node struct {
 }
 
 // caller reads the identity that dial puts in place of a certificate.
-func caller(ctx context.Context) (cluster, node string, err error) {
+func caller(ctx context.Context) (transfer.Peer, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	if len(md.Get("node")) != 1 {
-		return "", "", errors.New("no certificate")
+		return transfer.Peer{}, errors.New("no certificate")
 	}
-	return md.Get("cluster")[0], md.Get("node")[0], nil
+	node := md.Get("node")[0]
+	key := keyOf(node)
+	if other := md.Get("key"); len(other) == 1 {
+		key = other[0]
+	}
+	return transfer.Peer{Cluster: md.Get("cluster")[0], Node: node, Key: key}, nil
+}
+
+// keyOf is the key by which a node is known at first.
+func keyOf(node string) string { return "key of " + node }
+
+// allow lets nodes read that are known by their keys.
+func (n *node) allow(name string, nodes ...string) (release func()) {
+	for _, node := range nodes {
+		n.grants.Know(node, keyOf(node))
+	}
+	return n.grants.Allow(name, nodes...)
 }
 
 func start(t *testing.T, name string) *node {
@@ -185,7 +202,7 @@ func cluster(t *testing.T, count int) []*node {
 		all = append(all, nodes[i].name)
 	}
 	for _, n := range nodes {
-		n.grants.Allow("s", all...)
+		n.allow("s", all...)
 	}
 	return nodes
 }
@@ -594,8 +611,8 @@ func TestServerRefuses(t *testing.T) {
 	n, data := start(t, "etcd-1"), random(1000)
 	m := n.hold(t, "s", data)
 	n.hold(t, "secret", data)
-	release := n.grants.Allow("s", "etcd-2")
-	n.grants.Allow("none", "etcd-2")
+	release := n.allow("s", "etcd-2")
+	n.allow("none", "etcd-2")
 	good := func() *agentv1.FetchRequest {
 		return &agentv1.FetchRequest{Name: "s", Sha256: m.GetSha256(), Size: m.GetSize()}
 	}
@@ -624,7 +641,7 @@ func TestServerRefuses(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	n.grants.Allow("s", "etcd-2")()
+	n.allow("s", "etcd-2")()
 	if err := call(t, n, "prod", "etcd-2", good()); err != nil {
 		t.Errorf("after one of two grants was released: %v", err)
 	}
@@ -660,10 +677,53 @@ func call(t *testing.T, n *node, cluster, node string, req *agentv1.FetchRequest
 	}
 }
 
+// Revoked certificates have not expired, so it is the key that counts.
+func TestRevokedNodeIsRefusedAndItsStreamEnds(t *testing.T) {
+	n, data := start(t, "etcd-1"), random(1000)
+	m := describe("s", data)
+	growing, err := n.vault.Receive(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer growing.Close()
+	if _, err := growing.Write(data[:100]); err != nil {
+		t.Fatal(err)
+	}
+	n.allow("s", "etcd-2")
+	req := &agentv1.FetchRequest{Name: "s", Sha256: m.GetSha256(), Size: m.GetSize()}
+	ended := make(chan error, 1)
+	go func() { ended <- call(t, n, "prod", "etcd-2", req) }()
+	for deadline := time.Now().Add(patient); n.server.Sent("s") == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was sent while the key was good")
+		}
+		runtime.Gosched()
+	}
+	n.grants.Know("etcd-2", "another key")
+	select {
+	case err := <-ended:
+		if status.Code(err) != codes.PermissionDenied {
+			t.Errorf("the stream under way: %v", err)
+		}
+	case <-time.After(patient):
+		t.Error("the stream under way goes on")
+	}
+	if err := call(t, n, "prod", "etcd-2", req); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a new stream: %v", err)
+	}
+	n.grants.KnowOnly(map[string][]string{"etcd-3": {"key"}})
+	if err := n.grants.MayRead(t.Context(), transfer.Peer{Cluster: "prod", Node: "etcd-2", Key: "another key"}, "s"); err == nil {
+		t.Error("a node that a new session does not tell of is known")
+	}
+	if readers := n.grants.Readers(); len(readers) != 1 || readers[0] != "etcd-2" {
+		t.Errorf("the next session would ask for the keys of %v", readers)
+	}
+}
+
 func TestServerWithoutPeerRefusesEverybody(t *testing.T) {
 	n := start(t, "etcd-1")
 	m := n.hold(t, "s", random(1000))
-	n.grants.Allow("s", "etcd-2")
+	n.allow("s", "etcd-2")
 	blind := &node{name: "blind"}
 	blind.serve(t, transfer.NewServer(n.vault, n.grants, hclog.NewNullLogger()))
 	err := call(t, blind, "", "etcd-2", &agentv1.FetchRequest{Name: "s", Sha256: m.GetSha256(), Size: m.GetSize()})

@@ -20,6 +20,8 @@ type Options struct {
 	OperatorTTL time.Duration    // of an operator's certificate, unless asked otherwise; 365 days
 	TokenTTL    time.Duration    // of a join token, unless asked otherwise; 1 hour
 	Now         func() time.Time // the clock; time.Now
+	// KeysChanged is called after other keys than before are good for a node; nil for nobody. It must not block.
+	KeysChanged func(cluster, node string)
 }
 
 const (
@@ -34,6 +36,11 @@ type Access struct {
 	authority *pki.Authority
 	log       hclog.Logger
 	options   Options
+
+	calls    calls
+	sources  *sources
+	failures *budgets // of sources that fail to enrol
+	lines    *budgets // of sources that are refused, for the log
 }
 
 // New returns an Access that keeps its records in s and signs with authority.
@@ -50,7 +57,13 @@ func New(s store.Store, authority *pki.Authority, log hclog.Logger, o Options) *
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Access{store: s, authority: authority, log: log, options: o}
+	if o.KeysChanged == nil {
+		o.KeysChanged = func(string, string) {}
+	}
+	return &Access{
+		store: s, authority: authority, log: log, options: o,
+		sources: newSources(), failures: newBudgets(failedEnrolments, failedEnrolmentEvery, o.Now), lines: newBudgets(refusalLines, refusalLineEvery, o.Now),
+	}
 }
 
 // caller names who makes a call, for the log.

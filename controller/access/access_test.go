@@ -53,6 +53,11 @@ func (w *world) advance(d time.Duration) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, func(*access.Options) {})
+}
+
+func newWorldWith(t *testing.T, change func(*access.Options)) *world {
+	t.Helper()
 	dir := t.TempDir()
 	ca, err := pki.LoadOrCreateAuthority(dir)
 	if err != nil {
@@ -65,7 +70,9 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() { _ = s.Close() })
 	w := &world{t: t, ca: ca, store: s, now: time.Now()}
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: &w.log})
-	w.Access = access.New(s, ca, log, access.Options{Now: w.time})
+	o := access.Options{Now: w.time}
+	change(&o)
+	w.Access = access.New(s, ca, log, o)
 	return w
 }
 

@@ -22,6 +22,8 @@ var (
 	ErrRevoked = errors.New("the key is revoked")
 	// ErrExpired is for a certificate that expired while its connection lasted.
 	ErrExpired = errors.New("the certificate has expired")
+	// ErrTooMany is for a source that failed to enrol too often.
+	ErrTooMany = errors.New("too many attempts to enrol have failed")
 	// ErrInvalid is for a name, role, certificate request or time that is not acceptable.
 	ErrInvalid = errors.New("invalid")
 )

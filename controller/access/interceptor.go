@@ -4,105 +4,105 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/requorum/requorum/internal/pki"
 )
 
-// UnaryInterceptor lets a call through only if its caller may make it.
+const noCertificate = "this call needs a client certificate; an admin can issue one"
+
+// UnaryInterceptor lets a call through only if its caller may make it, and ends it when that is over.
 func (a *Access) UnaryInterceptor(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if _, err := a.authorise(ctx, info.FullMethod); err != nil {
+	c, err := a.begin(ctx, info.FullMethod)
+	if err != nil {
 		return nil, err
 	}
-	return handler(ctx, req)
+	defer c.end()
+	resp, err := handler(c.ctx, req)
+	if cut := c.cutOff(); cut != nil {
+		return nil, cut
+	}
+	return resp, err
 }
 
-// StreamInterceptor does the same for streams. On a node's stream every message is checked anew, so
-// that a stream does not outlive the right to it.
+// StreamInterceptor does the same for streams. Every message is checked anew, so that a stream does not
+// outlive the right to it.
 func (a *Access) StreamInterceptor(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	cert, err := a.authorise(stream.Context(), info.FullMethod)
+	c, err := a.begin(stream.Context(), info.FullMethod)
 	if err != nil {
 		return err
 	}
-	if cert != nil {
-		stream = &nodeStream{ServerStream: stream, access: a, cert: cert, method: info.FullMethod}
+	defer c.end()
+	err = handler(srv, &checkedStream{ServerStream: stream, call: c})
+	if cut := c.cutOff(); cut != nil {
+		return cut
 	}
-	return handler(srv, stream)
+	return err
 }
 
-// authorise returns the certificate of a caller that is a node.
-func (a *Access) authorise(ctx context.Context, method string) (*x509.Certificate, error) {
+// begin lets a call in, or says why not. The call is known before it is checked, so that a certificate
+// that is revoked in between ends it.
+func (a *Access) begin(ctx context.Context, method string) (*call, error) {
 	allowed := permissions[method]
 	id, cert, err := pki.FromContext(ctx)
 	switch {
 	case allowed == anyone:
-		return nil, nil
+		return &call{ctx: ctx, end: func() {}}, nil
 	case errors.Is(err, pki.ErrNoCertificate):
-		return nil, a.refuse(ctx, method, id, codes.Unauthenticated, "this call needs a client certificate; an admin can issue one")
+		return nil, a.refuse(ctx, method, id, codes.Unauthenticated, noCertificate)
 	case err != nil:
 		return nil, a.refuse(ctx, method, id, codes.Unauthenticated, err.Error())
-	case a.options.Now().After(cert.NotAfter):
-		return nil, a.refuse(ctx, method, id, codes.Unauthenticated, "the certificate of "+id.String()+" has expired; connect again with a new one")
 	case callerOf(id)&allowed == 0:
 		return nil, a.refuse(ctx, method, id, codes.PermissionDenied, id.String()+" may not call "+method+"; it is for "+allowed.String())
-	case id.Kind != pki.Node:
-		return nil, nil
 	}
-	return cert, a.checkCaller(ctx, method, id, cert)
+	c := &call{access: a, method: method, id: id, cert: cert}
+	c.ctx, c.end = a.calls.begin(ctx, certificateOf(id, cert))
+	if err := c.check(); err != nil {
+		c.end()
+		return nil, err
+	}
+	return c, nil
 }
 
-func (a *Access) checkCaller(ctx context.Context, method string, id pki.Identity, cert *x509.Certificate) error {
-	err := a.CheckNode(ctx, cert)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, ErrRevoked), errors.Is(err, ErrExpired), errors.Is(err, ErrNodeUnknown):
-		return a.refuse(ctx, method, id, codes.Unauthenticated, err.Error())
+// check tells whether the certificate of a call that began is still good.
+func (a *Access) check(ctx context.Context, id pki.Identity, cert *x509.Certificate) error {
+	if a.options.Now().After(cert.NotAfter) {
+		return fmt.Errorf("%w: that of %s; connect again with a new one", ErrExpired, id)
 	}
-	a.log.Error("node's certificate could not be checked", "method", method, "identity", id.String(), "error", err)
-	return status.Error(codes.Unavailable, "the controller cannot read its store; its log says why")
+	if id.Kind == pki.Node {
+		return a.CheckNode(ctx, cert)
+	}
+	return a.CheckOperator(cert)
 }
 
 // refuse logs a call that is refused and returns what the caller is told.
 func (a *Access) refuse(ctx context.Context, method string, id pki.Identity, code codes.Code, reason string) error {
-	from := "unknown"
-	if p, ok := peer.FromContext(ctx); ok {
-		from = p.Addr.String()
-	}
-	a.log.Warn("call refused", "method", method, "identity", id.String(), "peer", from, "code", code.String(), "reason", reason)
+	a.refused(ctx, "call refused", "method", method, "identity", id.String(), "code", code.String(), "reason", reason)
 	return status.Error(code, reason)
 }
 
-// nodeStream is a node's stream that ends with the node's right to it.
-type nodeStream struct {
+// checkedStream is a stream that ends with its caller's right to it.
+type checkedStream struct {
 	grpc.ServerStream
-	access *Access
-	cert   *x509.Certificate
-	method string
+	call *call
 }
 
-func (s *nodeStream) SendMsg(m any) error {
-	if err := s.check(); err != nil {
+func (s *checkedStream) Context() context.Context { return s.call.ctx }
+
+func (s *checkedStream) SendMsg(m any) error {
+	if err := s.call.check(); err != nil {
 		return err
 	}
 	return s.ServerStream.SendMsg(m)
 }
 
-func (s *nodeStream) RecvMsg(m any) error {
+func (s *checkedStream) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	return s.check()
-}
-
-func (s *nodeStream) check() error {
-	id, _, err := pki.FromContext(s.Context())
-	if err != nil {
-		return err
-	}
-	return s.access.checkCaller(s.Context(), s.method, id, s.cert)
+	return s.call.check()
 }

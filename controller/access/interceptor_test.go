@@ -56,6 +56,8 @@ var mayCall = map[string]string{
 	"requorum.v1.RestoreService/StartRestore":                       "operator admin",
 	"requorum.v1.AccessService/CreateToken":                         "admin",
 	"requorum.v1.AccessService/IssueOperatorCertificate":            "admin",
+	"requorum.v1.AccessService/ListOperatorCertificates":            "admin",
+	"requorum.v1.AccessService/RevokeOperatorCertificate":           "admin",
 	"requorum.agent.v1.EnrollService/Enroll":                        "stranger controller node viewer operator admin",
 	"requorum.agent.v1.EnrollService/Renew":                         "node",
 	"requorum.agent.v1.SessionService/OpenSession":                  "node",
@@ -242,16 +244,13 @@ type server struct {
 func startServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{world: newWorld(t), received: make(chan struct{}, 100)}
-	g := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(pki.ServerTLS(s.issue(pki.ControllerIdentity())))),
-		grpc.UnaryInterceptor(s.UnaryInterceptor),
-		grpc.StreamInterceptor(s.StreamInterceptor),
-		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return nil }),
-	)
+	options := append(s.ServerOptions(s.issue(pki.ControllerIdentity())),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return nil }))
+	g := grpc.NewServer(options...)
 	requorumv1.RegisterClusterServiceServer(g, requorumv1.UnimplementedClusterServiceServer{})
 	requorumv1.RegisterSnapshotServiceServer(g, requorumv1.UnimplementedSnapshotServiceServer{})
 	requorumv1.RegisterRestoreServiceServer(g, requorumv1.UnimplementedRestoreServiceServer{})
-	requorumv1.RegisterOperationServiceServer(g, requorumv1.UnimplementedOperationServiceServer{})
+	requorumv1.RegisterOperationServiceServer(g, operations{})
 	requorumv1.RegisterAccessServiceServer(g, requorumv1.UnimplementedAccessServiceServer{})
 	agentv1.RegisterEnrollServiceServer(g, agentv1.UnimplementedEnrollServiceServer{})
 	agentv1.RegisterTransferServiceServer(g, agentv1.UnimplementedTransferServiceServer{})
@@ -290,6 +289,27 @@ func (s *sessions) ReportTask(stream grpc.ClientStreamingServer[agentv1.ReportTa
 		}
 		s.received <- struct{}{}
 	}
+}
+
+// operations are watched for as long as somebody may.
+type operations struct {
+	requorumv1.UnimplementedOperationServiceServer
+}
+
+func (operations) WatchOperation(_ *requorumv1.WatchOperationRequest, stream grpc.ServerStreamingServer[requorumv1.WatchOperationResponse]) error {
+	if err := stream.Send(&requorumv1.WatchOperationResponse{}); err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
+func (operations) WaitOperation(ctx context.Context, req *requorumv1.WaitOperationRequest) (*requorumv1.WaitOperationResponse, error) {
+	if req.GetId() == "" {
+		return nil, status.Error(codes.InvalidArgument, "no ID")
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 func (s *sessions) Heartbeat(context.Context, *agentv1.HeartbeatRequest) (*agentv1.HeartbeatResponse, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -27,7 +28,19 @@ const maxRevoked = 128
 // new certificate, for an agent that lost the answer. The name of an enrolled node is taken
 // (ErrNodeEnrolled), except for a token bound to that node: it enrols the node again and revokes the
 // keys that it had.
-func (a *Access) Enroll(_ context.Context, tokenID, secret, node string, csr []byte) (certPEM, caPEM []byte, err error) {
+//
+// A source that fails too often has to wait: ErrTooMany.
+func (a *Access) Enroll(ctx context.Context, tokenID, secret, node string, csr []byte) (certPEM, caPEM []byte, err error) {
+	from := sourceOf(ctx)
+	if !a.failures.left(from) {
+		return nil, nil, fmt.Errorf("%w from %s; try again in a while", ErrTooMany, from)
+	}
+	defer func() {
+		if err != nil {
+			a.failures.spend(from)
+			a.refused(ctx, "enrolment refused", "node", shortened(node), "reason", shortened(err.Error()))
+		}
+	}()
 	fail := func(err error) ([]byte, []byte, error) { return nil, nil, fmt.Errorf("enrol node %s: %w", node, err) }
 	if err := names.Check("node", node); err != nil {
 		return nil, nil, fmt.Errorf("enrol a node: %w: %w", ErrInvalid, err)
@@ -41,13 +54,14 @@ func (a *Access) Enroll(_ context.Context, tokenID, secret, node string, csr []b
 		return fail(fmt.Errorf("%w: %w", ErrInvalid, err))
 	}
 	var cluster string
+	var revoked []string
 	err = a.store.Update(func(tx store.Tx) error {
 		token, err := a.checkToken(tx, tokenID, secret, node)
 		if err != nil {
 			return err
 		}
 		cluster = token.GetCluster()
-		if err := a.enroll(tx, token, node, pki.KeyFingerprint(pub)); err != nil {
+		if revoked, err = a.enroll(tx, token, node, pki.KeyFingerprint(pub)); err != nil {
 			return err
 		}
 		certPEM, err = a.authority.Issue(pub, pki.NodeIdentity(cluster, node), a.options.NodeTTL, nil)
@@ -56,25 +70,35 @@ func (a *Access) Enroll(_ context.Context, tokenID, secret, node string, csr []b
 	if err != nil {
 		return fail(err)
 	}
+	a.keysChanged(cluster, node, revoked)
 	a.log.Info("node enrolled", "cluster", cluster, "node", node, "token", tokenID)
 	return certPEM, a.authority.CAPEM(), nil
 }
 
-// enroll writes the records of a node that comes with a good token and the key.
-func (a *Access) enroll(tx store.Tx, token *journalv1.TokenRecord, node, key string) error {
+// shortened returns what fits in a line of the log.
+func shortened(text string) string {
+	const most = 300
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
+}
+
+// enroll writes the records of a node that comes with a good token and the key, and returns the keys that this revokes.
+func (a *Access) enroll(tx store.Tx, token *journalv1.TokenRecord, node, key string) (revoked []string, err error) {
 	cluster := token.GetCluster()
 	record, err := loadNode(tx, cluster, node)
 	if errors.Is(err, ErrNodeUnknown) {
 		record, err = &journalv1.NodeRecord{Cluster: cluster, Name: node}, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := mayEnroll(record, token, key); err != nil {
-		return err
+		return nil, err
 	}
 	if key != record.GetKeyFingerprint() && key != record.GetNextKeyFingerprint() {
-		revokeKeys(record)
+		revoked = revokeKeys(record)
 		record.KeyFingerprint = key
 		record.Enrolled = timestamppb.New(a.options.Now())
 	}
@@ -82,7 +106,7 @@ func (a *Access) enroll(tx store.Tx, token *journalv1.TokenRecord, node, key str
 	if !usedBy(token, node) {
 		token.UsedBy = append(token.UsedBy, node)
 	}
-	return errors.Join(
+	return revoked, errors.Join(
 		saveNode(tx, record),
 		store.Save(tx, store.Tokens, token.GetId(), token),
 		addCluster(tx, cluster),
@@ -128,11 +152,13 @@ func (a *Access) Renew(_ context.Context, id pki.Identity, cert *x509.Certificat
 	if holder, err := pki.FromCertificate(cert); err != nil || holder != id || id.Kind != pki.Node {
 		return fail(fmt.Errorf("%w: the certificate is not that node's", ErrInvalid))
 	}
+	var revoked []string
 	err = a.store.Update(func(tx store.Tx) error {
-		record, err := a.admit(tx, id, cert)
+		record, old, err := a.admit(tx, id, cert)
 		if err != nil {
 			return err
 		}
+		revoked = old
 		key := pki.KeyFingerprint(pub)
 		if slices.Contains(record.GetRevokedKeys(), key) {
 			return fmt.Errorf("%w; ask with a new key", ErrRevoked)
@@ -149,6 +175,7 @@ func (a *Access) Renew(_ context.Context, id pki.Identity, cert *x509.Certificat
 	if err != nil {
 		return fail(err)
 	}
+	a.keysChanged(id.Cluster, id.Node, revoked)
 	a.log.Info("certificate renewed", "cluster", id.Cluster, "node", id.Node)
 	return certPEM, a.authority.CAPEM(), nil
 }
@@ -176,35 +203,46 @@ func (a *Access) CheckNode(_ context.Context, cert *x509.Certificate) error {
 	if err != nil || !fresh {
 		return err
 	}
+	var revoked []string
 	err = a.store.Update(func(tx store.Tx) error {
-		record, err := a.admit(tx, id, cert)
+		record, old, err := a.admit(tx, id, cert)
 		if err != nil {
 			return err
 		}
+		revoked = old
 		return saveNode(tx, record)
 	})
 	if err == nil {
+		a.keysChanged(id.Cluster, id.Node, revoked)
 		a.log.Info("renewed certificate in use, the one before it is revoked", "cluster", id.Cluster, "node", id.Node)
 	}
 	return err
 }
 
 // admit returns the record of a node whose certificate is good, with the certificate's key as the
-// current one. The caller saves it.
-func (a *Access) admit(tx store.Tx, id pki.Identity, cert *x509.Certificate) (*journalv1.NodeRecord, error) {
-	record, err := loadNode(tx, id.Cluster, id.Node)
+// current one, and the keys that this revokes. The caller saves it.
+func (a *Access) admit(tx store.Tx, id pki.Identity, cert *x509.Certificate) (record *journalv1.NodeRecord, revoked []string, err error) {
+	record, err = loadNode(tx, id.Cluster, id.Node)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := a.standing(record, cert); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if key := pki.KeyFingerprint(cert.PublicKey); key == record.GetNextKeyFingerprint() {
 		record.NextKeyFingerprint = ""
-		revokeKeys(record)
+		revoked = revokeKeys(record)
 		record.KeyFingerprint = key
 	}
-	return record, nil
+	return record, revoked, nil
+}
+
+// keysChanged ends the calls made with keys that are revoked now, and tells whom it concerns.
+func (a *Access) keysChanged(cluster, node string, revoked []string) {
+	for _, key := range revoked {
+		a.calls.revoke(nodeKey(key), fmt.Errorf("node %s of cluster %s: %w", node, cluster, ErrRevoked))
+	}
+	a.options.KeysChanged(cluster, node)
 }
 
 // standing returns nil if the certificate's key is the current or the next one of the node.
@@ -225,12 +263,13 @@ func (a *Access) standing(record *journalv1.NodeRecord, cert *x509.Certificate) 
 // RemoveNode revokes a node's keys and marks its record removed. Join tokens bound to the node die with
 // it. Removing it again does nothing.
 func (a *Access) RemoveNode(ctx context.Context, cluster, node string) error {
+	var revoked []string
 	err := a.store.Update(func(tx store.Tx) error {
 		record, err := loadNode(tx, cluster, node)
 		if err != nil {
 			return err
 		}
-		revokeKeys(record)
+		revoked = revokeKeys(record)
 		record.Removed = true
 		if err := saveNode(tx, record); err != nil {
 			return err
@@ -245,21 +284,24 @@ func (a *Access) RemoveNode(ctx context.Context, cluster, node string) error {
 	if err != nil {
 		return fmt.Errorf("remove node %s of cluster %s: %w", node, cluster, err)
 	}
+	a.keysChanged(cluster, node, revoked)
 	a.log.Info("node removed", "cluster", cluster, "node", node, "by", caller(ctx))
 	return nil
 }
 
-// revokeKeys makes every key of the node bad.
-func revokeKeys(record *journalv1.NodeRecord) {
+// revokeKeys makes every key of the node bad and returns those that were good.
+func revokeKeys(record *journalv1.NodeRecord) (revoked []string) {
 	for _, key := range []string{record.GetKeyFingerprint(), record.GetNextKeyFingerprint()} {
 		if key != "" && !slices.Contains(record.GetRevokedKeys(), key) {
-			record.RevokedKeys = append(record.RevokedKeys, key)
+			revoked = append(revoked, key)
 		}
 	}
+	record.RevokedKeys = append(record.RevokedKeys, revoked...)
 	record.KeyFingerprint, record.NextKeyFingerprint = "", ""
 	if extra := len(record.GetRevokedKeys()) - maxRevoked; extra > 0 {
 		record.RevokedKeys = slices.Clone(record.RevokedKeys[extra:])
 	}
+	return revoked
 }
 
 func loadNode(tx store.Tx, cluster, node string) (*journalv1.NodeRecord, error) {

@@ -51,8 +51,10 @@ var permissions = map[string]who{
 	requorumv1.OperationService_WaitOperation_FullMethodName:   look,
 	requorumv1.OperationService_CancelOperation_FullMethodName: work,
 
-	requorumv1.AccessService_CreateToken_FullMethodName:              admin,
-	requorumv1.AccessService_IssueOperatorCertificate_FullMethodName: admin,
+	requorumv1.AccessService_CreateToken_FullMethodName:               admin,
+	requorumv1.AccessService_IssueOperatorCertificate_FullMethodName:  admin,
+	requorumv1.AccessService_ListOperatorCertificates_FullMethodName:  admin,
+	requorumv1.AccessService_RevokeOperatorCertificate_FullMethodName: admin,
 
 	agentv1.EnrollService_Enroll_FullMethodName:       anyone,
 	agentv1.EnrollService_Renew_FullMethodName:        node,

@@ -36,6 +36,22 @@ func (s accesses) IssueOperatorCertificate(ctx context.Context, req *requorumv1.
 	return &requorumv1.IssueOperatorCertificateResponse{Certificate: cert, Ca: ca}, nil
 }
 
+func (s accesses) ListOperatorCertificates(context.Context, *requorumv1.ListOperatorCertificatesRequest) (*requorumv1.ListOperatorCertificatesResponse, error) {
+	all, err := s.Access.Operators()
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &requorumv1.ListOperatorCertificatesResponse{Certificates: all}, nil
+}
+
+func (s accesses) RevokeOperatorCertificate(ctx context.Context, req *requorumv1.RevokeOperatorCertificateRequest) (*requorumv1.RevokeOperatorCertificateResponse, error) {
+	revoked, err := s.Access.RevokeOperator(ctx, req.GetSerial())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &requorumv1.RevokeOperatorCertificateResponse{Certificate: revoked}, nil
+}
+
 type enrolment struct {
 	agentv1.UnimplementedEnrollServiceServer
 	*Server

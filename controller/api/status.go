@@ -90,6 +90,7 @@ var accessCodes = []struct {
 	{access.ErrNodeUnknown, codes.NotFound, "NOT_FOUND"},
 	{access.ErrRevoked, codes.Unauthenticated, "REVOKED"},
 	{access.ErrExpired, codes.Unauthenticated, "CERTIFICATE_EXPIRED"},
+	{access.ErrTooMany, codes.ResourceExhausted, "TOO_MANY_ATTEMPTS"},
 	{access.ErrInvalid, codes.InvalidArgument, "INVALID"},
 }
 

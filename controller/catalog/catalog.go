@@ -119,6 +119,17 @@ func (c *Catalog) Reenrolled(cluster, node string) error {
 	})
 }
 
+// Keys returns the fingerprints of the keys by which a node is known now; none of one that was removed or never was.
+func (c *Catalog) Keys(cluster, node string) ([]string, error) {
+	rec := new(journalv1.NodeRecord)
+	err := c.store.View(func(tx store.Tx) error { return store.Load(tx, store.Nodes, key(cluster, node), rec) })
+	if errors.Is(err, store.ErrNotFound) || rec.GetRemoved() {
+		return nil, nil
+	}
+	keys := []string{rec.GetKeyFingerprint(), rec.GetNextKeyFingerprint()}
+	return slices.DeleteFunc(keys, func(k string) bool { return k == "" }), err
+}
+
 // Seen notes that a node was heard of.
 func (c *Catalog) Seen(cluster, node, transferAddress string) error {
 	return c.store.Update(func(tx store.Tx) error {

@@ -57,6 +57,7 @@ type records struct {
 	generation uint64
 	adopt      bool
 	seen       map[string]string // transfer address by node
+	keys       map[string][]string
 	err        error
 	reading    func() // called before the generation is read, may be nil
 }
@@ -79,6 +80,21 @@ func (r *records) Seen(_, node, address string) error {
 	}
 	r.seen[node] = address
 	return r.err
+}
+
+func (r *records) Keys(_, node string) ([]string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.keys[node], r.err
+}
+
+func (r *records) setKeys(node string, keys ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.keys == nil {
+		r.keys = make(map[string][]string)
+	}
+	r.keys[node] = keys
 }
 
 // service is what package api does, with the caller's name in the metadata instead of a certificate.

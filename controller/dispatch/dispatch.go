@@ -61,6 +61,8 @@ type Records interface {
 	Generation(cluster, node string) (generation uint64, adopt bool, err error)
 	// Seen notes that a node was heard of.
 	Seen(cluster, node, transferAddress string) error
+	// Keys returns the keys by which a node is known now; none of one that was removed or never was.
+	Keys(cluster, node string) ([]string, error)
 }
 
 // node is what is known of one node. Dispatcher.mu guards it.

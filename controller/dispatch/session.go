@@ -23,6 +23,7 @@ type session struct {
 	cancel    context.CancelCauseFunc
 	heartbeat *time.Timer
 	outbox    []*agentv1.OpenSessionResponse // guarded by Dispatcher.mu
+	told      map[string]bool                // nodes whose keys the agent was told; guarded by Dispatcher.mu
 	wake      chan struct{}
 }
 
@@ -62,7 +63,7 @@ func (d *Dispatcher) OpenSession(key Key, req *agentv1.OpenSessionRequest, strea
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())
-	s := &session{id: ulid.Make().String(), cancel: cancel, wake: make(chan struct{}, 1)}
+	s := &session{id: ulid.Make().String(), cancel: cancel, told: make(map[string]bool), wake: make(chan struct{}, 1)}
 	s.heartbeat = time.AfterFunc(3*d.opts.Heartbeat, func() { cancel(errors.New("no heartbeat")) })
 	defer s.heartbeat.Stop()
 	opened := &agentv1.SessionOpened{
@@ -74,7 +75,7 @@ func (d *Dispatcher) OpenSession(key Key, req *agentv1.OpenSessionRequest, strea
 		cancel(err)
 	}
 	d.log.Info("session opened", "cluster", key.Cluster, "node", key.Node, "agent", req.GetAgentVersion(), "generation", req.GetGeneration())
-	err = d.pump(ctx, s, stream)
+	err = d.pump(ctx, key.Cluster, s, stream)
 	d.close(n, s)
 	d.log.Info("session ended", "cluster", key.Cluster, "node", key.Node, "reason", err)
 	return status.Error(codes.Unavailable, err.Error())
@@ -112,7 +113,7 @@ func (d *Dispatcher) open(key Key, s *session, req *agentv1.OpenSessionRequest, 
 	n.session, n.seen = s, time.Now()
 	n.info.AgentVersion, n.info.TransferAddress, n.info.Runtime = req.GetAgentVersion(), req.GetTransferAddress(), req.GetRuntime()
 	n.info.Generation, n.info.Fenced, n.info.Member = req.GetGeneration(), req.GetFenced(), req.GetMember()
-	first := &agentv1.OpenSessionResponse{Opened: opened}
+	first := &agentv1.OpenSessionResponse{Opened: opened, Neighbours: neighbours(req.GetReaders())}
 	for _, p := range n.tasks {
 		first.Tasks = append(first.Tasks, p.task)
 	}
@@ -122,10 +123,14 @@ func (d *Dispatcher) open(key Key, s *session, req *agentv1.OpenSessionRequest, 
 }
 
 // pump sends what is queued until the session ends, and returns why it ended.
-func (d *Dispatcher) pump(ctx context.Context, s *session, stream grpc.ServerStreamingServer[agentv1.OpenSessionResponse]) error {
+func (d *Dispatcher) pump(ctx context.Context, cluster string, s *session, stream grpc.ServerStreamingServer[agentv1.OpenSessionResponse]) error {
 	for ctx.Err() == nil {
 		outbox := d.take(s)
 		for _, m := range outbox {
+			m, err := d.withKeys(cluster, s, m)
+			if err != nil {
+				return err
+			}
 			if err := stream.Send(m); err != nil {
 				return err
 			}

@@ -72,7 +72,7 @@ func (id Identity) URI() *url.URL {
 	case Node:
 		u.Path = "/" + id.Cluster + "/" + id.Node
 	case Operator:
-		u.Path = "/" + roleName(id.Role) + "/" + id.Operator
+		u.Path = "/" + RoleName(id.Role) + "/" + id.Operator
 	}
 	return u
 }
@@ -85,7 +85,7 @@ func (id Identity) String() string {
 	case Node:
 		return fmt.Sprintf("node %s of cluster %s", id.Node, id.Cluster)
 	case Operator:
-		return fmt.Sprintf("operator %s (%s)", id.Operator, roleName(id.Role))
+		return fmt.Sprintf("operator %s (%s)", id.Operator, RoleName(id.Role))
 	}
 	return "nobody"
 }
@@ -101,7 +101,7 @@ func (id Identity) Check() error {
 		}
 		return names.Check("node", id.Node)
 	case Operator:
-		if roleName(id.Role) == "" {
+		if RoleName(id.Role) == "" {
 			return fmt.Errorf("role %d is unknown; use viewer, operator or admin", id.Role)
 		}
 		return names.Check("operator", id.Operator)
@@ -177,8 +177,6 @@ var roleNames = map[requorumv1.Role]string{
 	requorumv1.Role_ROLE_ADMIN:    "admin",
 }
 
-func roleName(role requorumv1.Role) string { return roleNames[role] }
-
 func roleOf(name string) requorumv1.Role {
 	for role, n := range roleNames {
 		if n == name {
@@ -187,6 +185,9 @@ func roleOf(name string) requorumv1.Role {
 	}
 	return requorumv1.Role_ROLE_UNSPECIFIED
 }
+
+// RoleName returns the name of a role as RoleOf takes it; empty for one that is not set.
+func RoleName(role requorumv1.Role) string { return roleNames[role] }
 
 // RoleOf returns the role that a name stands for, or an error that lists the names.
 func RoleOf(name string) (requorumv1.Role, error) {

@@ -85,10 +85,10 @@ func (p *program) createToken(ctx context.Context, c *client, req *requorumv1.Cr
 func (p *program) accessCommand() *cobra.Command {
 	return parent(&cobra.Command{
 		Use:     "access",
-		Short:   "Let operators in",
-		Long:    "Let operators in: people and programs that use the command line or the API.",
-		Example: "  requorum access create --name alice --role operator --out alice/",
-	}, p.accessCreate())
+		Short:   "Let operators in, and shut them out",
+		Long:    "Let operators in, and shut them out: people and programs that use the command line or the API.",
+		Example: "  requorum access create --name alice --role operator --out alice/\n  requorum access ls",
+	}, p.accessCreate(), p.accessLs(), p.accessRevoke())
 }
 
 type accessFlags struct {
@@ -162,6 +162,65 @@ func (p *program) createAccess(ctx context.Context, c *client, req *requorumv1.I
 	_, err = fmt.Fprintf(p.out, "Wrote %s to %s\n", strings.Join(accessFiles, ", "), dir)
 	p.hint("try it: requorum --config %s cluster ls", filepath.Join(dir, configFile))
 	return err
+}
+
+func (p *program) accessLs() *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List operators' certificates",
+		Long:    "List the certificates of operators that have not expired, with those that are revoked. Needs the role admin.",
+		Example: "  requorum access ls\n  requorum access ls -o json",
+		Args:    takes(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return p.with(c.Context(), func(ctx context.Context, c *client) error {
+				resp, err := ask(ctx, c.ListOperatorCertificates, &requorumv1.ListOperatorCertificatesRequest{}, callLimit)
+				if err != nil {
+					return err
+				}
+				if p.settings.format != output.Table {
+					return output.Message(p.out, p.settings.format, resp)
+				}
+				table := output.NewTable("NAME", "ROLE", "ISSUED", "EXPIRES", "REVOKED", "SERIAL")
+				for _, cert := range resp.GetCertificates() {
+					table.Row(cert.GetName(), pki.RoleName(cert.GetRole()), output.Time(cert.GetIssued()), output.Time(cert.GetExpires()),
+						output.Time(cert.GetRevoked()), cert.GetSerial())
+				}
+				_, err = table.WriteTo(p.out)
+				return err
+			})
+		},
+	}
+}
+
+func (p *program) accessRevoke() *cobra.Command {
+	return &cobra.Command{
+		Use:   "revoke SERIAL",
+		Short: "Revoke an operator's certificate",
+		Long: `Revoke the certificate of that serial number, as requorum access ls shows it. It
+is refused from now on, and the calls made with it end. Doing it again does
+nothing. Needs the role admin. If no admin is left, remove the directory admin/
+of the controller's data directory and restart the controller: it makes a new one.`,
+		Example: "  requorum access revoke 5f1d2c0a9b",
+		Args:    takes("SERIAL"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return p.with(c.Context(), func(ctx context.Context, c *client) error {
+				resp, err := ask(ctx, c.RevokeOperatorCertificate, &requorumv1.RevokeOperatorCertificateRequest{Serial: args[0]}, callLimit)
+				if err != nil {
+					return err
+				}
+				if p.settings.format != output.Table {
+					return output.Message(p.out, p.settings.format, resp)
+				}
+				who := resp.GetCertificate().GetName()
+				if who == "" {
+					who = "an operator who is not known here"
+				}
+				_, err = fmt.Fprintf(p.out, "Revoked the certificate %s of %s\n", resp.GetCertificate().GetSerial(), output.Clean(who))
+				return err
+			})
+		},
+	}
 }
 
 const (

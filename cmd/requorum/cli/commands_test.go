@@ -42,6 +42,8 @@ func TestEveryCommandAnswersAsWritten(t *testing.T) {
 		"operation-watch":       {line: "operation watch " + opID, given: restoring},
 		"operation-cancel":      {line: "operation cancel " + opID},
 		"token-create":          {line: "token create --cluster prod"},
+		"access-ls":             {line: "access ls"},
+		"access-revoke":         {line: "access revoke 2b"},
 	} {
 		for _, format := range []string{"table", "json", "yaml"} {
 			t.Run(name+"/"+format, func(t *testing.T) {

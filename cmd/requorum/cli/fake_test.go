@@ -355,6 +355,18 @@ func (f *fake) IssueOperatorCertificate(_ context.Context, req *requorumv1.Issue
 	return &requorumv1.IssueOperatorCertificateResponse{Certificate: cert, Ca: f.authority.CAPEM()}, err
 }
 
+func (f *fake) ListOperatorCertificates(context.Context, *requorumv1.ListOperatorCertificatesRequest) (*requorumv1.ListOperatorCertificatesResponse, error) {
+	return &requorumv1.ListOperatorCertificatesResponse{Certificates: []*requorumv1.OperatorCertificate{
+		{Serial: "1a", Name: "alice", Role: requorumv1.Role_ROLE_ADMIN, Issued: before(time.Hour), Expires: timestamppb.New(noon.Add(time.Hour)), IssuedBy: "the controller"},
+		{Serial: "2b", Name: "bob", Role: requorumv1.Role_ROLE_VIEWER, Issued: before(2 * time.Hour), Expires: timestamppb.New(noon.Add(time.Hour)), Revoked: before(time.Minute), RevokedBy: "alice"},
+	}}, f.refuse
+}
+
+func (f *fake) RevokeOperatorCertificate(_ context.Context, req *requorumv1.RevokeOperatorCertificateRequest) (*requorumv1.RevokeOperatorCertificateResponse, error) {
+	f.take(req)
+	return &requorumv1.RevokeOperatorCertificateResponse{Certificate: &requorumv1.OperatorCertificate{Serial: req.GetSerial(), Name: "bob"}}, f.refuse
+}
+
 func whole(op *requorumv1.Operation) *requorumv1.WatchOperationResponse {
 	return &requorumv1.WatchOperationResponse{Event: &requorumv1.WatchOperationResponse_Operation{Operation: op}}
 }

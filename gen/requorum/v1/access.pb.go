@@ -337,6 +337,291 @@ func (x *IssueOperatorCertificateResponse) GetCa() []byte {
 	return nil
 }
 
+// OperatorCertificate is a certificate that was issued for an operator.
+type OperatorCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Serial number, lower-case hexadecimal without leading zeros.
+	Serial string `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// Name of the operator; empty for one that was revoked without being known.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What the operator may do.
+	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=requorum.v1.Role" json:"role,omitempty"`
+	// When it was issued.
+	Issued *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=issued,proto3" json:"issued,omitempty"`
+	// When it expires.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
+	// Who asked for it.
+	IssuedBy string `protobuf:"bytes,6,opt,name=issued_by,json=issuedBy,proto3" json:"issued_by,omitempty"`
+	// When it was revoked; unset while it is good.
+	Revoked *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// Who revoked it.
+	RevokedBy     string `protobuf:"bytes,8,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OperatorCertificate) Reset() {
+	*x = OperatorCertificate{}
+	mi := &file_requorum_v1_access_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OperatorCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OperatorCertificate) ProtoMessage() {}
+
+func (x *OperatorCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_access_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OperatorCertificate.ProtoReflect.Descriptor instead.
+func (*OperatorCertificate) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_access_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OperatorCertificate) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *OperatorCertificate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OperatorCertificate) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *OperatorCertificate) GetIssued() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Issued
+	}
+	return nil
+}
+
+func (x *OperatorCertificate) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *OperatorCertificate) GetIssuedBy() string {
+	if x != nil {
+		return x.IssuedBy
+	}
+	return ""
+}
+
+func (x *OperatorCertificate) GetRevoked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
+func (x *OperatorCertificate) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+// ListOperatorCertificatesRequest has no fields.
+type ListOperatorCertificatesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorCertificatesRequest) Reset() {
+	*x = ListOperatorCertificatesRequest{}
+	mi := &file_requorum_v1_access_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorCertificatesRequest) ProtoMessage() {}
+
+func (x *ListOperatorCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_access_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*ListOperatorCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_access_proto_rawDescGZIP(), []int{5}
+}
+
+// ListOperatorCertificatesResponse carries the certificates.
+type ListOperatorCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificates, by name and then by the time of issue.
+	Certificates  []*OperatorCertificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorCertificatesResponse) Reset() {
+	*x = ListOperatorCertificatesResponse{}
+	mi := &file_requorum_v1_access_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorCertificatesResponse) ProtoMessage() {}
+
+func (x *ListOperatorCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_access_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*ListOperatorCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_access_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ListOperatorCertificatesResponse) GetCertificates() []*OperatorCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// RevokeOperatorCertificateRequest names a certificate.
+type RevokeOperatorCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Serial number, hexadecimal. It need not be known here: a controller that came back from an older copy
+	// of its data does not know the certificates issued since.
+	Serial        string `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeOperatorCertificateRequest) Reset() {
+	*x = RevokeOperatorCertificateRequest{}
+	mi := &file_requorum_v1_access_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeOperatorCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeOperatorCertificateRequest) ProtoMessage() {}
+
+func (x *RevokeOperatorCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_access_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeOperatorCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RevokeOperatorCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_access_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RevokeOperatorCertificateRequest) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+// RevokeOperatorCertificateResponse carries the certificate that was revoked.
+type RevokeOperatorCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificate.
+	Certificate   *OperatorCertificate `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeOperatorCertificateResponse) Reset() {
+	*x = RevokeOperatorCertificateResponse{}
+	mi := &file_requorum_v1_access_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeOperatorCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeOperatorCertificateResponse) ProtoMessage() {}
+
+func (x *RevokeOperatorCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_access_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeOperatorCertificateResponse.ProtoReflect.Descriptor instead.
+func (*RevokeOperatorCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_access_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RevokeOperatorCertificateResponse) GetCertificate() *OperatorCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
 var File_requorum_v1_access_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_access_proto_rawDesc = "" +
@@ -358,16 +643,35 @@ const file_requorum_v1_access_proto_rawDesc = "" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"T\n" +
 	" IssueOperatorCertificateResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca*P\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xc4\x02\n" +
+	"\x13OperatorCertificate\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x11.requorum.v1.RoleR\x04role\x122\n" +
+	"\x06issued\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06issued\x124\n" +
+	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1b\n" +
+	"\tissued_by\x18\x06 \x01(\tR\bissuedBy\x124\n" +
+	"\arevoked\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\arevoked\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\b \x01(\tR\trevokedBy\"!\n" +
+	"\x1fListOperatorCertificatesRequest\"h\n" +
+	" ListOperatorCertificatesResponse\x12D\n" +
+	"\fcertificates\x18\x01 \x03(\v2 .requorum.v1.OperatorCertificateR\fcertificates\":\n" +
+	" RevokeOperatorCertificateRequest\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\"g\n" +
+	"!RevokeOperatorCertificateResponse\x12B\n" +
+	"\vcertificate\x18\x01 \x01(\v2 .requorum.v1.OperatorCertificateR\vcertificate*P\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_VIEWER\x10\x01\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x02\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\x032\xda\x01\n" +
+	"ROLE_ADMIN\x10\x032\xcf\x03\n" +
 	"\rAccessService\x12P\n" +
 	"\vCreateToken\x12\x1f.requorum.v1.CreateTokenRequest\x1a .requorum.v1.CreateTokenResponse\x12w\n" +
-	"\x18IssueOperatorCertificate\x12,.requorum.v1.IssueOperatorCertificateRequest\x1a-.requorum.v1.IssueOperatorCertificateResponseB9Z7github.com/requorum/requorum/gen/requorum/v1;requorumv1b\x06proto3"
+	"\x18IssueOperatorCertificate\x12,.requorum.v1.IssueOperatorCertificateRequest\x1a-.requorum.v1.IssueOperatorCertificateResponse\x12w\n" +
+	"\x18ListOperatorCertificates\x12,.requorum.v1.ListOperatorCertificatesRequest\x1a-.requorum.v1.ListOperatorCertificatesResponse\x12z\n" +
+	"\x19RevokeOperatorCertificate\x12-.requorum.v1.RevokeOperatorCertificateRequest\x1a..requorum.v1.RevokeOperatorCertificateResponseB9Z7github.com/requorum/requorum/gen/requorum/v1;requorumv1b\x06proto3"
 
 var (
 	file_requorum_v1_access_proto_rawDescOnce sync.Once
@@ -382,30 +686,45 @@ func file_requorum_v1_access_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_requorum_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_requorum_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_requorum_v1_access_proto_goTypes = []any{
-	(Role)(0),                                // 0: requorum.v1.Role
-	(*CreateTokenRequest)(nil),               // 1: requorum.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),              // 2: requorum.v1.CreateTokenResponse
-	(*IssueOperatorCertificateRequest)(nil),  // 3: requorum.v1.IssueOperatorCertificateRequest
-	(*IssueOperatorCertificateResponse)(nil), // 4: requorum.v1.IssueOperatorCertificateResponse
-	(*durationpb.Duration)(nil),              // 5: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),            // 6: google.protobuf.Timestamp
+	(Role)(0),                                 // 0: requorum.v1.Role
+	(*CreateTokenRequest)(nil),                // 1: requorum.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),               // 2: requorum.v1.CreateTokenResponse
+	(*IssueOperatorCertificateRequest)(nil),   // 3: requorum.v1.IssueOperatorCertificateRequest
+	(*IssueOperatorCertificateResponse)(nil),  // 4: requorum.v1.IssueOperatorCertificateResponse
+	(*OperatorCertificate)(nil),               // 5: requorum.v1.OperatorCertificate
+	(*ListOperatorCertificatesRequest)(nil),   // 6: requorum.v1.ListOperatorCertificatesRequest
+	(*ListOperatorCertificatesResponse)(nil),  // 7: requorum.v1.ListOperatorCertificatesResponse
+	(*RevokeOperatorCertificateRequest)(nil),  // 8: requorum.v1.RevokeOperatorCertificateRequest
+	(*RevokeOperatorCertificateResponse)(nil), // 9: requorum.v1.RevokeOperatorCertificateResponse
+	(*durationpb.Duration)(nil),               // 10: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),             // 11: google.protobuf.Timestamp
 }
 var file_requorum_v1_access_proto_depIdxs = []int32{
-	5, // 0: requorum.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	6, // 1: requorum.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
-	0, // 2: requorum.v1.IssueOperatorCertificateRequest.role:type_name -> requorum.v1.Role
-	5, // 3: requorum.v1.IssueOperatorCertificateRequest.ttl:type_name -> google.protobuf.Duration
-	1, // 4: requorum.v1.AccessService.CreateToken:input_type -> requorum.v1.CreateTokenRequest
-	3, // 5: requorum.v1.AccessService.IssueOperatorCertificate:input_type -> requorum.v1.IssueOperatorCertificateRequest
-	2, // 6: requorum.v1.AccessService.CreateToken:output_type -> requorum.v1.CreateTokenResponse
-	4, // 7: requorum.v1.AccessService.IssueOperatorCertificate:output_type -> requorum.v1.IssueOperatorCertificateResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	10, // 0: requorum.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	11, // 1: requorum.v1.CreateTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	0,  // 2: requorum.v1.IssueOperatorCertificateRequest.role:type_name -> requorum.v1.Role
+	10, // 3: requorum.v1.IssueOperatorCertificateRequest.ttl:type_name -> google.protobuf.Duration
+	0,  // 4: requorum.v1.OperatorCertificate.role:type_name -> requorum.v1.Role
+	11, // 5: requorum.v1.OperatorCertificate.issued:type_name -> google.protobuf.Timestamp
+	11, // 6: requorum.v1.OperatorCertificate.expires:type_name -> google.protobuf.Timestamp
+	11, // 7: requorum.v1.OperatorCertificate.revoked:type_name -> google.protobuf.Timestamp
+	5,  // 8: requorum.v1.ListOperatorCertificatesResponse.certificates:type_name -> requorum.v1.OperatorCertificate
+	5,  // 9: requorum.v1.RevokeOperatorCertificateResponse.certificate:type_name -> requorum.v1.OperatorCertificate
+	1,  // 10: requorum.v1.AccessService.CreateToken:input_type -> requorum.v1.CreateTokenRequest
+	3,  // 11: requorum.v1.AccessService.IssueOperatorCertificate:input_type -> requorum.v1.IssueOperatorCertificateRequest
+	6,  // 12: requorum.v1.AccessService.ListOperatorCertificates:input_type -> requorum.v1.ListOperatorCertificatesRequest
+	8,  // 13: requorum.v1.AccessService.RevokeOperatorCertificate:input_type -> requorum.v1.RevokeOperatorCertificateRequest
+	2,  // 14: requorum.v1.AccessService.CreateToken:output_type -> requorum.v1.CreateTokenResponse
+	4,  // 15: requorum.v1.AccessService.IssueOperatorCertificate:output_type -> requorum.v1.IssueOperatorCertificateResponse
+	7,  // 16: requorum.v1.AccessService.ListOperatorCertificates:output_type -> requorum.v1.ListOperatorCertificatesResponse
+	9,  // 17: requorum.v1.AccessService.RevokeOperatorCertificate:output_type -> requorum.v1.RevokeOperatorCertificateResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_access_proto_init() }
@@ -419,7 +738,7 @@ func file_requorum_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_access_proto_rawDesc), len(file_requorum_v1_access_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AccessService_CreateToken_FullMethodName              = "/requorum.v1.AccessService/CreateToken"
-	AccessService_IssueOperatorCertificate_FullMethodName = "/requorum.v1.AccessService/IssueOperatorCertificate"
+	AccessService_CreateToken_FullMethodName               = "/requorum.v1.AccessService/CreateToken"
+	AccessService_IssueOperatorCertificate_FullMethodName  = "/requorum.v1.AccessService/IssueOperatorCertificate"
+	AccessService_ListOperatorCertificates_FullMethodName  = "/requorum.v1.AccessService/ListOperatorCertificates"
+	AccessService_RevokeOperatorCertificate_FullMethodName = "/requorum.v1.AccessService/RevokeOperatorCertificate"
 )
 
 // AccessServiceClient is the client API for AccessService service.
@@ -33,6 +35,11 @@ type AccessServiceClient interface {
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
 	// IssueOperatorCertificate signs a certificate request for an operator. Needs the role admin.
 	IssueOperatorCertificate(ctx context.Context, in *IssueOperatorCertificateRequest, opts ...grpc.CallOption) (*IssueOperatorCertificateResponse, error)
+	// ListOperatorCertificates lists the certificates of operators that have not expired. Needs the role admin.
+	ListOperatorCertificates(ctx context.Context, in *ListOperatorCertificatesRequest, opts ...grpc.CallOption) (*ListOperatorCertificatesResponse, error)
+	// RevokeOperatorCertificate refuses a certificate from now on and ends the calls that it has under way.
+	// Doing it again does nothing. Needs the role admin.
+	RevokeOperatorCertificate(ctx context.Context, in *RevokeOperatorCertificateRequest, opts ...grpc.CallOption) (*RevokeOperatorCertificateResponse, error)
 }
 
 type accessServiceClient struct {
@@ -63,6 +70,26 @@ func (c *accessServiceClient) IssueOperatorCertificate(ctx context.Context, in *
 	return out, nil
 }
 
+func (c *accessServiceClient) ListOperatorCertificates(ctx context.Context, in *ListOperatorCertificatesRequest, opts ...grpc.CallOption) (*ListOperatorCertificatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOperatorCertificatesResponse)
+	err := c.cc.Invoke(ctx, AccessService_ListOperatorCertificates_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessServiceClient) RevokeOperatorCertificate(ctx context.Context, in *RevokeOperatorCertificateRequest, opts ...grpc.CallOption) (*RevokeOperatorCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeOperatorCertificateResponse)
+	err := c.cc.Invoke(ctx, AccessService_RevokeOperatorCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccessServiceServer is the server API for AccessService service.
 // All implementations must embed UnimplementedAccessServiceServer
 // for forward compatibility.
@@ -73,6 +100,11 @@ type AccessServiceServer interface {
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
 	// IssueOperatorCertificate signs a certificate request for an operator. Needs the role admin.
 	IssueOperatorCertificate(context.Context, *IssueOperatorCertificateRequest) (*IssueOperatorCertificateResponse, error)
+	// ListOperatorCertificates lists the certificates of operators that have not expired. Needs the role admin.
+	ListOperatorCertificates(context.Context, *ListOperatorCertificatesRequest) (*ListOperatorCertificatesResponse, error)
+	// RevokeOperatorCertificate refuses a certificate from now on and ends the calls that it has under way.
+	// Doing it again does nothing. Needs the role admin.
+	RevokeOperatorCertificate(context.Context, *RevokeOperatorCertificateRequest) (*RevokeOperatorCertificateResponse, error)
 	mustEmbedUnimplementedAccessServiceServer()
 }
 
@@ -88,6 +120,12 @@ func (UnimplementedAccessServiceServer) CreateToken(context.Context, *CreateToke
 }
 func (UnimplementedAccessServiceServer) IssueOperatorCertificate(context.Context, *IssueOperatorCertificateRequest) (*IssueOperatorCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueOperatorCertificate not implemented")
+}
+func (UnimplementedAccessServiceServer) ListOperatorCertificates(context.Context, *ListOperatorCertificatesRequest) (*ListOperatorCertificatesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOperatorCertificates not implemented")
+}
+func (UnimplementedAccessServiceServer) RevokeOperatorCertificate(context.Context, *RevokeOperatorCertificateRequest) (*RevokeOperatorCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeOperatorCertificate not implemented")
 }
 func (UnimplementedAccessServiceServer) mustEmbedUnimplementedAccessServiceServer() {}
 func (UnimplementedAccessServiceServer) testEmbeddedByValue()                       {}
@@ -146,6 +184,42 @@ func _AccessService_IssueOperatorCertificate_Handler(srv interface{}, ctx contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccessService_ListOperatorCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOperatorCertificatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).ListOperatorCertificates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_ListOperatorCertificates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).ListOperatorCertificates(ctx, req.(*ListOperatorCertificatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AccessService_RevokeOperatorCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeOperatorCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).RevokeOperatorCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_RevokeOperatorCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).RevokeOperatorCertificate(ctx, req.(*RevokeOperatorCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AccessService_ServiceDesc is the grpc.ServiceDesc for AccessService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +234,14 @@ var AccessService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueOperatorCertificate",
 			Handler:    _AccessService_IssueOperatorCertificate_Handler,
+		},
+		{
+			MethodName: "ListOperatorCertificates",
+			Handler:    _AccessService_ListOperatorCertificates_Handler,
+		},
+		{
+			MethodName: "RevokeOperatorCertificate",
+			Handler:    _AccessService_RevokeOperatorCertificate_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
