@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,6 +25,13 @@ const FormatVersion = 1
 // maxManifest bounds a manifest's file, so that a damaged directory cannot fill the memory.
 const maxManifest = 4 << 20
 
+// Every manifest's file begins with the SHA-256 of what follows it in the file, so that a changed digit is noticed
+// where there is no controller that knows better.
+const (
+	digestHead = "{\n  \"digest\": \""
+	digestTail = "\","
+)
+
 // EncodeManifest returns a manifest's file.
 func EncodeManifest(m *requorumv1.Manifest) ([]byte, error) {
 	if err := checkManifest(m); err != nil {
@@ -32,12 +41,34 @@ func EncodeManifest(m *requorumv1.Manifest) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode manifest of %s: %w", m.GetName(), err)
 	}
-	return append(data, '\n'), nil
+	rest := append(data[1:], '\n')
+	return append([]byte(digestHead+digestOf(rest)+digestTail), rest...), nil
+}
+
+func digestOf(rest []byte) string {
+	sum := sha256.Sum256(rest)
+	return hex.EncodeToString(sum[:])
+}
+
+// checkDigest returns an error unless a manifest's file is as it was written.
+func checkDigest(data []byte) error {
+	digest, found := strings.CutPrefix(string(data[:min(len(data), len(digestHead)+hex.EncodedLen(sha256.Size))]), digestHead)
+	rest, closed := bytes.CutPrefix(data[min(len(data), len(digestHead)+len(digest)):], []byte(digestTail))
+	switch {
+	case !found || !closed:
+		return errors.New("it does not begin with its digest: it is cut off, damaged or no manifest; distribute the snapshot again to have it written anew")
+	case digest != digestOf(rest):
+		return errors.New("its digest does not fit: it was changed or is damaged; distribute the snapshot again to have it written anew")
+	}
+	return nil
 }
 
 // DecodeManifest reads a manifest's file. Fields that a newer requorum added are passed over; another
-// format version is refused.
+// format version is refused, and so is a file that was changed.
 func DecodeManifest(data []byte) (*requorumv1.Manifest, error) {
+	if err := checkDigest(data); err != nil {
+		return nil, fmt.Errorf("decode manifest: %w", err)
+	}
 	m := &requorumv1.Manifest{}
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, m); err != nil {
 		return nil, fmt.Errorf("decode manifest: %w", err)
