@@ -21,7 +21,8 @@
 //     failed, so that nodes that wait for each other do not wait for ever.
 //   - Not yet: NOT_FOUND, PERMISSION_DENIED or UNAVAILABLE before the first byte. The source's own task
 //     may not have begun. It is asked again until ProgressTimeout is over, so that a chain forms in
-//     whatever order tasks start.
+//     whatever order tasks start. With UNAVAILABLE its agent does not even answer; then a tenth of that
+//     time, in which an agent restarts, is enough.
 //
 // A source that breaks off, sends a wrong checksum or a wrong offset is left at once. When all sources
 // have been tried the round is over; after a pause with full jitter the next one begins. Fetch gives up
