@@ -31,8 +31,9 @@ type Bed struct {
 	dir      string
 	seed     string // file with the data, made by etcdctl
 	members  []*member
-	byScript bool // this program runs etcd
-	scripts  int  // counts restores by script
+	byScript bool          // this program runs etcd
+	scripts  int           // counts restores by script
+	stopTook time.Duration // of the last bare restart
 }
 
 // makeBed makes a cluster with data. None of what it does is measured.

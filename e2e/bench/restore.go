@@ -21,6 +21,7 @@ const (
 type restores struct {
 	ours, bare, script []seen
 	durations          map[string][]float64 // of the steps of ours, in seconds
+	stops              []float64            // of the bare restarts, in seconds
 }
 
 // restore measures restores as a client sees them, beside a bare restart and the classical script.
@@ -50,7 +51,8 @@ func (m *restores) measureBare(ctx context.Context, b *Bed) error {
 	}
 	s, err := b.watched(ctx, b.restartByScript)
 	m.bare = append(m.bare, s)
-	b.r.Say("  bare restart: %.2f s without service", s.longest)
+	m.stops = append(m.stops, b.stopTook.Seconds())
+	b.r.Say("  bare restart: %.2f s without service, stop %.2f s", s.longest, b.stopTook.Seconds())
 	return err
 }
 
@@ -115,7 +117,7 @@ func (m *restores) note() string {
 	for _, step := range []string{"stop", "swap", "start", "verify"} {
 		parts = append(parts, fmt.Sprintf("%s %.2f s", step, median(m.durations[step])))
 	}
-	return "Of this: " + strings.Join(parts, ", ") + "."
+	return fmt.Sprintf("Of this: %s. The stop of a bare restart: %.2f s.", strings.Join(parts, ", "), median(m.stops))
 }
 
 // compare fills a row with the medians of two series.

@@ -17,9 +17,11 @@ import (
 
 // restartByScript is the bare stop and start.
 func (b *Bed) restartByScript(ctx context.Context) error {
+	begun := time.Now()
 	if err := b.stopAll(ctx); err != nil {
 		return err
 	}
+	b.stopTook = time.Since(begun)
 	return b.startAll()
 }
 
