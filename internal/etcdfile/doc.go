@@ -1,18 +1,20 @@
 // Package etcdfile reads etcd's database files offline: a snapshot, or the db file in the data directory of a
 // stopped member. Nothing here writes to a file, not even a lock file: the file is opened read-only and mapped.
 //
-// Every read begins with a check of the file's page structure, done here and not by bbolt's own check: bbolt
-// checks in a goroutine of its own, where a damaged page ends the whole process, and it takes no context. A
-// file that passes is then read through bbolt. Whatever is wrong with a file comes back as a *CorruptError.
+// Pages are read here and not by bbolt, whose own check ends the whole process where a page is damaged, takes no
+// context, and needs passes of its own. Every page is checked in the first pass over the file, and what that
+// pass has read does not count unless all of them are sound. Whatever is wrong with a file comes back as a
+// *CorruptError.
 //
 // Functions take a tick, which is called about once for each MiB of work with the bytes read since the last
 // call, so that a caller can time out on progress. It may be nil.
 //
 // # Memory
 //
-// No key or value is held. The structure check needs two bits for each page of the file. Counting live keys
-// and HashKV need a 128-bit hash of each distinct key, at most about 40 bytes with its share of the map, and
-// one bit for each revision at or below the compact revision.
+// It does not grow with the size of the file: at most 16 MiB of it are mapped at a time, and keys are remembered
+// in a set of at most 24 MiB, which holds 1.8 million of them. A file with more is read once more for each
+// 1.8 million. What does grow is two bits for each page and, for HashKV, one bit for each entry at or below the
+// compact revision: 2.5 MiB for 20 million entries.
 //
 // # HashKV
 //

@@ -3,10 +3,6 @@ package etcdfile
 import (
 	"context"
 	"fmt"
-	"hash/crc32"
-
-	bolt "go.etcd.io/bbolt"
-	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
 // HashKV computes what a member that holds the file's keys answers to Maintenance.HashKV at revision rev with
@@ -14,52 +10,21 @@ import (
 // rev are left out, so that the hash at the snapshot's revision can still be computed after etcdutl has bumped
 // the revision of the restored file. rev must not be below compactRev.
 func HashKV(ctx context.Context, path string, rev, compactRev int64, tick func(n int64)) (hash uint32, err error) {
-	if rev < compactRev {
-		return 0, fmt.Errorf("hash %s at revision %d, compacted at %d: %w", path, rev, compactRev, errCompacted)
+	v, err := newView(path, rev, compactRev)
+	if err != nil {
+		return 0, err
 	}
-	p := &progress{ctx: ctx, tick: tick}
-	err = view(path, p, func(tx *bolt.Tx, _ int64) error {
-		if _, err := readBounds(path, tx); err != nil {
-			return err
-		}
-		keys := tx.Bucket(schema.Key.Name())
-		l, err := readLiveness(path, keys, rev, compactRev, p)
-		if err != nil {
-			return err
-		}
-		hash, err = hashKV(path, keys, rev, compactRev, l, p)
-		return err
-	})
-	return hash, err
+	if _, err := run(ctx, path, tick, func(bounds) []*view { return []*view{v} }, nil); err != nil {
+		return 0, err
+	}
+	return v.hash, nil
 }
 
-// hashKV walks the bucket forwards, which is the order of revisions.
-func hashKV(path string, keys *bolt.Bucket, rev, compactRev int64, l *liveness, p *progress) (uint32, error) {
-	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	write := func(b []byte) { _, _ = h.Write(b) } // never fails
-	write(schema.Key.Name())
-	c := keys.Cursor()
-	i := uint64(0)
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if err := p.did(int64(len(k) + len(v))); err != nil {
-			return 0, err
-		}
-		r, err := parseRevision(k)
-		if err != nil {
-			return 0, corrupt(path, "%v", err)
-		}
-		if r.main > rev {
-			break
-		}
-		compacted := r.main <= compactRev && l.live > 0 && !l.keeps(i)
-		i++
-		if compacted || (r.main == compactRev && r.tombstone) {
-			continue
-		}
-		write(k)
-		write(v)
+func newView(path string, rev, compactRev int64) (*view, error) {
+	if rev < compactRev {
+		return nil, fmt.Errorf("hash %s at revision %d, compacted at %d: %w", path, rev, compactRev, errCompacted)
 	}
-	return h.Sum32(), p.flush()
+	return &view{revision: rev, compacted: compactRev}, nil
 }
 
 // Started is what a member answers that was started on a database file.
@@ -78,21 +43,30 @@ type Started struct {
 //
 // etcdutl bumps the largest revision of an entry. In files of etcd up to 3.5.15 that may be below the
 // snapshot's revision, if the latest entry was a tombstone and compacted: Started says what really comes out.
-func StartedHash(ctx context.Context, path string, tick func(n int64)) (s Started, err error) {
-	p := &progress{ctx: ctx, tick: tick}
-	err = view(path, p, func(tx *bolt.Tx, _ int64) error {
-		b, err := readBounds(path, tx)
-		if err != nil {
-			return err
-		}
-		keys := tx.Bucket(schema.Key.Name())
-		l, err := readLiveness(path, keys, b.revision, b.compacted, p)
-		if err != nil {
-			return err
-		}
-		s.Revision, s.CompactRevision = b.revision, b.compacted
-		s.Hash, err = hashKV(path, keys, b.revision, b.compacted, l, p)
-		return err
-	})
-	return s, err
+func StartedHash(ctx context.Context, path string, tick func(n int64)) (Started, error) {
+	s, err := run(ctx, path, tick, func(b bounds) []*view { return []*view{b.view()} }, nil)
+	if err != nil {
+		return Started{}, err
+	}
+	return s.views[0].started(), nil
+}
+
+// Hashes computes HashKV and StartedHash of a file in one go.
+func Hashes(ctx context.Context, path string, rev, compactRev int64, tick func(n int64)) (hash uint32, started Started, err error) {
+	v, err := newView(path, rev, compactRev)
+	if err != nil {
+		return 0, Started{}, err
+	}
+	s, err := run(ctx, path, tick, func(b bounds) []*view { return []*view{v, b.view()} }, nil)
+	if err != nil {
+		return 0, Started{}, err
+	}
+	return v.hash, s.views[1].started(), nil
+}
+
+// view is what a member sees that is started on the file.
+func (b bounds) view() *view { return &view{revision: b.revision, compacted: b.compacted} }
+
+func (v *view) started() Started {
+	return Started{Revision: v.revision, CompactRevision: v.compacted, Hash: v.hash}
 }

@@ -1,14 +1,8 @@
 package etcdfile
 
 import (
-	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"hash/fnv"
-	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // bbolt's file format, version 2, in the byte order of the machine. It has not changed since 2014.
@@ -33,10 +27,11 @@ const (
 
 var order = binary.NativeEndian
 
-// structure checks that every page reachable from the newest meta page is inside the file, used once, of a
-// known type, and in the order of its keys: what bbolt relies on when it reads through a memory map.
+// structure is the tree of pages in a mapped file: check says whether it is sound, each reads what is.
 type structure struct {
+	path     string
 	data     []byte // the whole file, mapped
+	window   *window
 	pageSize uint64
 	pages    uint64 // high-water mark: IDs are below it
 	freelist uint64
@@ -47,70 +42,22 @@ type structure struct {
 	progress *progress
 }
 
-// checkStructure returns the bytes in use, or a *CorruptError.
-func checkStructure(path string, p *progress) (inUse int64, err error) {
-	data, unmap, err := mapFile(path)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, unmap()) }()
-	s := &structure{data: data, found: &CorruptError{Path: path}, progress: p}
-	if err := s.check(); err != nil {
-		return 0, err
-	}
-	if len(s.found.Problems) > 0 {
-		return 0, s.found
-	}
-	return s.usedN * int64(s.pageSize), nil
+func newStructure(path string, data []byte, p *progress) *structure {
+	return &structure{path: path, data: data, window: newWindow(data), progress: p, found: &CorruptError{Path: path}}
 }
 
-func mapFile(path string) (data []byte, unmap func() error, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	if info.Size() == 0 {
-		return nil, nil, corrupt(path, "it is empty")
-	}
-	data, err = unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, nil, fmt.Errorf("map %s: %w", path, err)
-	}
-	return data, func() error { return unix.Munmap(data) }, nil
-}
-
-func (s *structure) check() error {
+// open finds the newest tree. It returns a *CorruptError where there is none.
+func (s *structure) open() error {
 	if !s.readMeta() {
-		s.found.add("no valid meta page")
-		return nil
+		return corrupt(s.path, "no valid meta page")
 	}
 	if have, want := uint64(len(s.data))/s.pageSize, max(s.pages, 2); have < want {
-		s.found.add("it is cut off: %d bytes, %d pages of %d bytes expected", len(s.data), want, s.pageSize)
-		return nil
+		return corrupt(s.path, "it is cut off: %d bytes, %d pages of %d bytes expected", len(s.data), want, s.pageSize)
 	}
-	s.used = make(bitset, s.pages/64+1)
-	for id := range uint64(2) {
-		s.use(id)
-		if p, _ := parsePage(s.data[id*s.pageSize:]); p.id != id || p.flags != metaFlag {
-			s.found.add("page %d is no meta page", id)
-		}
-	}
-	if err := s.walk(s.root, span{}, 0); err != nil {
-		return err
-	}
-	if s.freelist != noFreelist {
-		s.checkFreelist()
-	}
-	return s.progress.flush()
+	return nil
 }
+
+func (s *structure) inUse() int64 { return s.usedN * int64(s.pageSize) }
 
 // readMeta takes page size, root and high-water mark from the valid meta page with the highest transaction ID.
 func (s *structure) readMeta() bool {
@@ -154,109 +101,13 @@ func parseMeta(data []byte, at uint64) *meta {
 	}
 }
 
-// span holds the keys that a page may have: from min on, below max. nil is no bound.
-type span struct{ min, max []byte }
-
-// walk checks the page and everything below it. It returns an error only when the context is done.
-func (s *structure) walk(id uint64, keys span, depth int) error {
-	if depth > maxDepth {
-		s.found.add("page %d: the tree is deeper than %d pages", id, maxDepth)
-		return nil
-	}
-	p, ok := s.page(id)
-	if !ok {
-		return nil
-	}
-	if err := s.progress.did(int64(s.pageSize)); err != nil {
-		return err
-	}
-	elements, ok := p.elements(s.found)
-	if !ok {
-		return nil
-	}
-	for i, e := range elements {
-		s.checkOrder(id, i, e.key, elements, keys)
-		var err error
-		switch {
-		case p.flags == branchFlag:
-			err = s.walk(e.child, span{e.key, following(elements, i, keys.max)}, depth+1)
-		case e.flags&bucketFlag != 0:
-			err = s.walkBucket(id, e, depth)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func following(elements []element, i int, last []byte) []byte {
-	if i+1 < len(elements) {
-		return elements[i+1].key
-	}
-	return last
-}
-
-func (s *structure) checkOrder(id uint64, i int, key []byte, elements []element, keys span) {
-	switch {
-	case len(key) == 0:
-		s.found.add("page %d: key %d is empty", id, i)
-	case i > 0 && bytes.Compare(elements[i-1].key, key) >= 0:
-		s.found.add("page %d: key %d is not above the key before it", id, i)
-	case i == 0 && keys.min != nil && bytes.Compare(key, keys.min) < 0:
-		s.found.add("page %d: its first key is below its parent's key", id)
-	case keys.max != nil && bytes.Compare(key, keys.max) >= 0:
-		s.found.add("page %d: key %d is not below its parent's next key", id, i)
-	}
-}
-
-// walkBucket checks the bucket that is the value of a leaf element: a tree of its own, or a page inside the
-// value for a small one.
-func (s *structure) walkBucket(id uint64, e element, depth int) error {
-	if len(e.value) < bucketSize {
-		s.found.add("page %d: a bucket of %d bytes", id, len(e.value))
-		return nil
-	}
-	if root := order.Uint64(e.value); root != 0 {
-		return s.walk(root, span{}, depth+1)
-	}
-	p, ok := parsePage(e.value[bucketSize:])
-	if !ok || p.flags != leafFlag {
-		s.found.add("page %d: a bucket in it is no leaf page", id)
-		return nil
-	}
-	elements, ok := p.elements(s.found)
-	if !ok {
-		return nil
-	}
-	for i, inner := range elements {
-		s.checkOrder(id, i, inner.key, elements, span{})
-		if inner.flags&bucketFlag != 0 {
-			s.found.add("page %d: a bucket in an inline bucket", id)
-		}
-	}
-	return nil
-}
-
-// page returns a branch or leaf page and marks it and its overflow as used.
-func (s *structure) page(id uint64) (page, bool) {
-	p, ok := s.extent(id)
-	if !ok {
-		return page{}, false
-	}
-	if p.flags != branchFlag && p.flags != leafFlag {
-		s.found.add("page %d: flags %#x are of no branch and no leaf", id, p.flags)
-		return page{}, false
-	}
-	return p, true
-}
-
 // extent returns the page with its overflow, all inside the file and not used before.
 func (s *structure) extent(id uint64) (page, bool) {
 	if id < 2 || id >= s.pages {
 		s.found.add("page %d is outside of the %d pages", id, s.pages)
 		return page{}, false
 	}
+	s.window.touch(id*s.pageSize, headerSize)
 	p, _ := parsePage(s.data[id*s.pageSize:][:s.pageSize]) // a page is larger than its header
 	if p.id != id {
 		s.found.add("page %d says that it is page %d", id, p.id)
@@ -272,8 +123,14 @@ func (s *structure) extent(id uint64) (page, bool) {
 			return page{}, false
 		}
 	}
-	p.data = s.data[id*s.pageSize:][:(p.overflow+1)*s.pageSize]
-	return p, true
+	return s.whole(p), true
+}
+
+// whole returns the page with its overflow, which must be inside the file.
+func (s *structure) whole(p page) page {
+	p.data = s.data[p.id*s.pageSize:][:(p.overflow+1)*s.pageSize]
+	s.window.touch(p.id*s.pageSize, uint64(len(p.data)))
+	return p
 }
 
 func (s *structure) use(id uint64) (first bool) {
@@ -337,25 +194,13 @@ func parsePage(data []byte) (page, bool) {
 	}, true
 }
 
-// elements returns the entries of a branch or leaf page. ok is false where one reaches out of the page.
-func (p page) elements(found *CorruptError) (list []element, ok bool) {
-	if p.flags == branchFlag && p.count == 0 {
-		found.add("page %d: a branch without children", p.id)
-		return nil, false
+// at returns the i-th element. ok is false where it reaches out of the page.
+func (p page) at(i int) (e element, ok bool) {
+	at := headerSize + i*elementSize
+	if at+elementSize > len(p.data) {
+		return element{}, false
 	}
-	list = make([]element, p.count)
-	for i := range list {
-		at := headerSize + i*elementSize
-		if at+elementSize > len(p.data) {
-			found.add("page %d: %d elements do not fit", p.id, p.count)
-			return nil, false
-		}
-		if list[i], ok = p.element(p.data[at:]); !ok {
-			found.add("page %d: element %d reaches out of the page", p.id, i)
-			return nil, false
-		}
-	}
-	return list, true
+	return p.element(p.data[at:])
 }
 
 // element parses the element at the start of b. Its key and value are at an offset from there.
