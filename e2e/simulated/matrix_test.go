@@ -1,0 +1,310 @@
+//go:build faultinject
+
+package simulated_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/fault"
+
+	"github.com/requorum/requorum/controller/operation"
+)
+
+var showLog = flag.Bool("simulated.log", false, "show the logs of runs that fail")
+
+// scenario is an operation that ends well, or badly on purpose.
+type scenario struct {
+	name  string
+	start func(k *controller) (*requorumv1.Operation, error)
+	fails string // point at which it is made to fail, so that it is put back
+	holes bool   // some nodes have lost their copy of the snapshot
+}
+
+const request = "request-1"
+
+// scenarios are in the order in which they are asked for points: each point is tested in the first that passes it.
+var scenarios = []scenario{
+	{name: "restore", start: startRestore, holes: true},
+	{name: "restore reverted", start: startRestore, holes: true, fails: "controller/restore/verify/before-outcome"},
+	{name: "restore given up early", start: startRestore, fails: "controller/restore/stop/before-intent"},
+	{name: "save", start: startSave},
+	{name: "save reverted", start: startSave, fails: "controller/save/record/before-outcome"},
+	{name: "import", start: startImport},
+	{name: "import reverted", start: startImport, fails: "controller/import/record/before-outcome"},
+	{name: "distribute", start: startDistribute, holes: true},
+	{name: "distribute reverted", start: startDistribute, holes: true, fails: "controller/distribute/record/before-outcome"},
+	{name: "check", start: startCheck},
+	{name: "delete", start: startDelete},
+}
+
+func startRestore(k *controller) (*requorumv1.Operation, error) {
+	spec := &requorumv1.RestoreSpec{Cluster: clusterName, Snapshot: goodName, Quarantine: durationpb.New(72 * time.Hour)}
+	return k.restores.Start(spec, request, "test")
+}
+
+func startSave(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Save(&requorumv1.SaveSnapshotRequest{Cluster: clusterName, Name: "fresh", RequestId: request}, "test")
+}
+
+func startImport(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Import(&requorumv1.ImportSnapshotRequest{Cluster: clusterName, Name: "imported", Node: "n2", Path: "/" + importFile, RequestId: request}, "test")
+}
+
+func startDistribute(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Distribute(clusterName, goodName, request, "test")
+}
+
+func startCheck(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Check(clusterName, goodName, request, "test")
+}
+
+func startDelete(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Delete(clusterName, goodName, request, "test", true)
+}
+
+// neverPassed are points that no operation passes, and why.
+var neverPassed = map[string]string{
+	"agent/push-copy/":                    "an operator's export, which is no operation",
+	"agent/serve-copy/after":              "it ends by being cancelled, never by itself",
+	"agent/serve-copy/report":             "the same: nobody waits for its answer",
+	"controller/check/record/middle":      "the step asks no node",
+	"controller/delete/check/middle":      "the step asks no node",
+	"controller/delete/forget/middle":     "the step asks no node",
+	"controller/distribute/record/middle": "the step asks no node",
+	"controller/import/record/middle":     "the step asks no node",
+	"controller/save/record/middle":       "the step asks no node",
+	"controller/restore/learners/middle":  "the simulated cluster has no learner, so the step asks no node",
+}
+
+// result is how a run ended.
+type result struct {
+	state  string
+	passed map[string]int
+	fired  int
+	wrongs []string
+	log    string
+	took   time.Duration
+}
+
+// play runs a scenario with faults, restarts everything, and judges what is left.
+func play(t *testing.T, s scenario, armed ...*arming) (r result) {
+	dir, err := os.MkdirTemp(fastDir(), "requorum-simulated-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, dir)
+		defer w.end()
+		if s.fails != "" {
+			armed = append(armed, &arming{point: s.fails, nth: 1, fault: trouble{kind: "error"}})
+		}
+		w.mu.Lock()
+		w.armed = armed
+		if s.holes {
+			for _, n := range w.nodes[1:] {
+				delete(n.disk.copies, goodName)
+				delete(n.disk.manifests, goodName)
+			}
+		}
+		w.passed = map[string]int{}
+		w.mu.Unlock()
+		op, err := s.start(w.controller)
+		w.must(err)
+		r.state = w.carryOut(op.GetId())
+		r.passed, r.fired, r.wrongs, r.log, r.took = w.passed, w.fired, w.wrongs, w.lines.String(), time.Since(w.began)
+	})
+	return r
+}
+
+// fastDir is a directory in memory, if there is one.
+func fastDir() string {
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		return "/dev/shm"
+	}
+	return ""
+}
+
+// carryOut waits for an operation's end, with everything restarted, and judges.
+func (w *world) carryOut(id string) string {
+	const soon, late = 15 * time.Minute, time.Hour
+	over := func() bool { op := w.operation(id); return op != nil && terminal(op) }
+	for end := time.Now().Add(soon); time.Now().Before(end) && !over(); {
+		w.must(wait(w.t.Context(), time.Second))
+	}
+	w.restartAll()
+	if !w.await("the operation has ended", late, over) {
+		return w.operation(id).GetState().String()
+	}
+	w.await("every agent has a session", time.Minute, w.connected)
+	w.must(wait(w.t.Context(), 5*time.Second)) // until the last answers were taken
+	op := w.operation(id)
+	w.judge(op)
+	return strings.TrimPrefix(op.GetState().String(), "OPERATION_STATE_")
+}
+
+// operation asks the controller, if there is one.
+func (w *world) operation(id string) *requorumv1.Operation {
+	w.mu.Lock()
+	k := w.controller
+	w.mu.Unlock()
+	if k == nil {
+		return nil
+	}
+	op, err := k.engine.Get(id)
+	if gone := new(operation.NotFoundError); errors.As(err, &gone) {
+		w.t.Fatal(err)
+	}
+	return op
+}
+
+func terminal(op *requorumv1.Operation) bool {
+	switch op.GetState() {
+	case requorumv1.OperationState_OPERATION_STATE_RUNNING, requorumv1.OperationState_OPERATION_STATE_REVERTING, requorumv1.OperationState_OPERATION_STATE_UNSPECIFIED:
+		return false
+	}
+	return true
+}
+
+func (r result) check(t *testing.T) {
+	t.Helper()
+	for _, wrong := range r.wrongs {
+		t.Error(wrong)
+	}
+	if t.Failed() {
+		t.Log("ended ", r.state)
+		t.Log(r.log)
+	}
+}
+
+// TestMatrix makes every fault happen at every fault point.
+func TestMatrix(t *testing.T) {
+	where := passages(t)
+	table := &matrix{cells: map[string]map[string]int{}, columns: faults}
+	t.Run("cells", func(t *testing.T) {
+		for _, point := range fault.Names() {
+			s, passed := where[point]
+			if !passed {
+				continue
+			}
+			for _, f := range faults {
+				t.Run(point+"/"+f.String(), func(t *testing.T) {
+					t.Parallel()
+					r := play(t, s, &arming{point: point, nth: 1, fault: f})
+					if r.fired == 0 {
+						t.Error("the point was not passed")
+					}
+					r.check(t)
+					table.add(point, f.String(), outcome(t, r))
+				})
+			}
+		}
+	})
+	table.write(t)
+}
+
+func outcome(t *testing.T, r result) string {
+	if t.Failed() {
+		return "FAILED"
+	}
+	return r.state
+}
+
+// passages runs every scenario without faults, and tells where each point is passed first.
+func passages(t *testing.T) map[string]scenario {
+	where := map[string]scenario{}
+	var mu sync.Mutex
+	found := make([]map[string]int, len(scenarios))
+	t.Run("without faults", func(t *testing.T) {
+		for i, s := range scenarios {
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				r := play(t, s)
+				r.check(t)
+				want := "SUCCEEDED"
+				if s.fails != "" {
+					want = "REVERTED"
+				}
+				if r.state != want {
+					t.Errorf("it ended %s, want %s", r.state, want)
+				}
+				t.Logf("%v of simulated time", r.took)
+				mu.Lock()
+				defer mu.Unlock()
+				found[i] = r.passed
+			})
+		}
+	})
+	for i, s := range slices.Backward(scenarios) {
+		for point := range found[i] {
+			where[point] = s
+		}
+	}
+	for _, point := range fault.Names() {
+		if _, passed := where[point]; !passed && !excused(point) {
+			t.Errorf("no scenario passes the fault point %s: add one that does, or say in neverPassed why none can", point)
+		}
+	}
+	return where
+}
+
+func excused(point string) bool {
+	for prefix := range neverPassed {
+		if strings.HasPrefix(point, prefix) || point == prefix {
+			return true
+		}
+	}
+	return false
+}
+
+// matrix is the table of points and faults.
+type matrix struct {
+	mu      sync.Mutex
+	columns []trouble
+	cells   map[string]map[string]int // outcomes by "point<tab>fault"
+}
+
+func (m *matrix) add(point, f, outcome string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := point + "\t" + f
+	if m.cells[key] == nil {
+		m.cells[key] = map[string]int{}
+	}
+	m.cells[key][outcome]++
+}
+
+// write writes the table to the file that REQUORUM_MATRIX_OUT names, and its summary to the test's log.
+func (m *matrix) write(t *testing.T) {
+	t.Helper()
+	totals, runs := map[string]int{}, 0
+	var lines []string
+	for key, outcomes := range m.cells {
+		for outcome, n := range outcomes {
+			totals[outcome] += n
+			runs += n
+			lines = append(lines, fmt.Sprintf("%s\t%d\t%s\n", key, n, outcome))
+		}
+	}
+	t.Logf("%d runs: %v", runs, totals)
+	path := os.Getenv("REQUORUM_MATRIX_OUT")
+	if path == "" {
+		return
+	}
+	slices.Sort(lines)
+	if err := os.WriteFile(path, []byte("point\tfault\truns\toutcome\n"+strings.Join(lines, "")), 0o600); err != nil {
+		t.Error(err)
+	}
+}
