@@ -29,7 +29,7 @@ type Bed struct {
 
 	r        *Report
 	dir      string
-	seed     string // file with the data, made by etcdctl
+	seed     string // snapshot file with the data
 	members  []*member
 	byScript bool          // this program runs etcd
 	scripts  int           // counts restores by script
@@ -48,6 +48,9 @@ func makeBed(ctx context.Context, r *Report, size Size) (b *Bed, err error) {
 		return b, err
 	}
 	r.Say("preparing %s", size)
+	if err := enoughSpace(b.dir, size); err != nil {
+		return b, err
+	}
 	if err := b.fill(ctx); err != nil {
 		return b, fmt.Errorf("make the data: %w", err)
 	}
@@ -63,8 +66,20 @@ func makeBed(ctx context.Context, r *Report, size Size) (b *Bed, err error) {
 	if err := b.HandBack(ctx); err != nil {
 		return b, err
 	}
-	_, err = b.requorum(ctx, "snapshot", "save", "--name", seedName)
-	return b, err
+	if _, err := b.requorum(ctx, "snapshot", "save", "--name", seedName); err != nil {
+		return b, err
+	}
+	return b, b.useCopy()
+}
+
+// useCopy makes the copy of one agent the file with the data, which spares the disk one.
+func (b *Bed) useCopy() error {
+	made := b.seed
+	b.seed = filepath.Join(b.Cluster.Nodes[0].AgentDir, "snapshots", seedName+".db")
+	if _, err := os.Stat(b.seed); err != nil {
+		return err
+	}
+	return errors.Join(os.Remove(made), b.Clean(context.Background()))
 }
 
 // options of the cluster. What is learnt of its members is what a script would know.
@@ -155,6 +170,22 @@ func (b *Bed) Remove() error {
 		errs = append(errs, b.Cluster.Stop())
 	}
 	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
+}
+
+// spaceFactor is how many times the data lies on the disk at most: three members, their old data, three copies of
+// each of two snapshots and a safety snapshot, all a fifth larger than the values in them.
+const spaceFactor = 16
+
+func enoughSpace(dir string, size Size) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("see how much space %s has: %w", dir, err)
+	}
+	free, need := Size(int64(fs.Bavail)*fs.Bsize), spaceFactor*size //nolint:unconvert // it is not the same type everywhere
+	if free < need {
+		return fmt.Errorf("%s free below %s, and %s is needed: make room, or name another directory with -dir", free, dir, need)
+	}
+	return nil
 }
 
 // patience is how long anything may take that is waited for. It is far above what it takes.

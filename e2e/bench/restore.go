@@ -22,6 +22,7 @@ type restores struct {
 	ours, bare, script []seen
 	durations          map[string][]float64 // of the steps of ours, in seconds
 	stops              []float64            // of the bare restarts, in seconds
+	finished           []float64            // from the command to the end of the step that finishes ours, in seconds
 }
 
 // restore measures restores as a client sees them, beside a bare restart and the classical script.
@@ -71,7 +72,9 @@ func (m *restores) measureOurs(ctx context.Context, b *Bed) error {
 		return err
 	}
 	var op *requorumv1.Operation
+	var begun time.Time
 	s, err := b.watched(ctx, func(ctx context.Context) (err error) {
+		begun = time.Now()
 		op, err = b.restore(ctx)
 		return err
 	})
@@ -79,6 +82,7 @@ func (m *restores) measureOurs(ctx context.Context, b *Bed) error {
 		return err
 	}
 	m.ours = append(m.ours, s)
+	m.finished = append(m.finished, steps(op)["finish"].to.Sub(begun).Seconds())
 	for name, step := range steps(op) {
 		m.durations[name] = append(m.durations[name], step.seconds())
 	}
@@ -100,24 +104,27 @@ func tell(op *requorumv1.Operation) string {
 func (m *restores) report(r *Report, size Size) {
 	longest := func(s seen) float64 { return s.longest }
 	total := func(s seen) float64 { return s.total }
-	ours := Row{Section: "restore", What: unavailable, Size: size, Unit: "s", Note: m.note()}
+	ours := Row{Section: "restore", What: unavailable, Size: size, Unit: "s", Note: m.noteSteps("stop", "swap", "start", "verify")}
+	ours.Note += fmt.Sprintf(" The stop of a bare restart: %.2f s.", median(m.stops))
 	r.Add(compare(ours, bareRestart, 1.25, pick(m.ours, longest), pick(m.bare, longest)))
 	ours.Note = ""
 	r.Add(compare(ours, script, 1.0/3, pick(m.ours, longest), pick(m.script, longest)))
 	ours.What, ours.Note = "all times without service in a restore", "Every time longer than 100 ms without an answer, added up: also those while etcd serves and the disk is busy."
 	r.Add(compare(ours, bareRestart, 0, pick(m.ours, total), pick(m.bare, total)))
-	ours.What, ours.Note = "whole restore, command to its end", ""
-	whole := pick(m.ours, func(s seen) float64 { return s.whole })
-	r.Add(compare(ours, script, 1.5, whole, pick(m.script, func(s seen) float64 { return s.serving })))
+	byScript := pick(m.script, func(s seen) float64 { return s.serving })
+	ours.What, ours.Note = "whole restore, command to Finished", "Until the step finish has ended. "+m.noteSteps("preflight", "agree", "stage", "safety")
+	r.Add(compare(ours, script, 1.5, m.finished, byScript))
+	ours.What, ours.Note = "the same with the fresh snapshot after it", ""
+	r.Add(compare(ours, script, 0, pick(m.ours, func(s seen) float64 { return s.whole }), byScript))
 }
 
-// note says where the time without service goes.
-func (m *restores) note() string {
+// noteSteps says how long steps took.
+func (m *restores) noteSteps(names ...string) string {
 	var parts []string
-	for _, step := range []string{"stop", "swap", "start", "verify"} {
+	for _, step := range names {
 		parts = append(parts, fmt.Sprintf("%s %.2f s", step, median(m.durations[step])))
 	}
-	return fmt.Sprintf("Of this: %s. The stop of a bare restart: %.2f s.", strings.Join(parts, ", "), median(m.stops))
+	return "Of this: " + strings.Join(parts, ", ") + "."
 }
 
 // compare fills a row with the medians of two series.

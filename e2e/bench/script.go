@@ -43,17 +43,16 @@ func (b *Bed) restoreByScript(ctx context.Context) error {
 
 // restoreMember restores one member with etcd's own tool. Its old data is kept aside.
 func (b *Bed) restoreMember(ctx context.Context, m *member) error {
-	copied := filepath.Join(filepath.Dir(m.dataDir), "snapshot.db")
+	copied := m.dataDir + ".snapshot"
 	if err := command(ctx, "cp", b.seed, copied); err != nil {
 		return err
 	}
 	if err := os.Rename(m.dataDir, fmt.Sprintf("%s.old-%d", m.dataDir, b.scripts)); err != nil {
 		return err
 	}
-	err := command(ctx, b.r.Settings.Etcdutl, "snapshot", "restore", copied, "--data-dir="+m.dataDir, "--name="+m.name,
+	return command(ctx, b.r.Settings.Etcdutl, "snapshot", "restore", copied, "--data-dir="+m.dataDir, "--name="+m.name,
 		"--initial-cluster="+m.initialCluster, "--initial-advertise-peer-urls="+m.peerURL,
 		fmt.Sprintf("--initial-cluster-token=script-%d", b.scripts))
-	return errors.Join(err, os.Remove(copied))
 }
 
 // stopAll stops the followers together and then the leader, which is the fastest way: a leader that is asked to end

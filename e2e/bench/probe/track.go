@@ -72,14 +72,3 @@ func (t *Track) Outage(begin time.Time) Outage {
 	}
 	return o
 }
-
-// FirstAfter returns when the first answer came after a time; the zero time if none did.
-func (t *Track) FirstAfter(begin time.Time) time.Time {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(t.answered, begin, time.Time.Compare)
-	if i == len(t.answered) {
-		return time.Time{}
-	}
-	return t.answered[i]
-}
