@@ -328,7 +328,7 @@ func (r *Run) finish(state requorumv1.OperationState, phase requorumv1.Phase, no
 		}
 		op := rec.GetOperation()
 		op.State, op.Phase, op.Ended, op.Attention = state, phase, now(), ""
-	}, r.end)
+	}, r.atEnd)
 	if err == nil {
 		r.Log.Info("operation ended", "state", state)
 	}

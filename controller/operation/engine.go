@@ -184,7 +184,7 @@ func (e *Engine) Start(rec *journalv1.OperationRecord, begin func(store.Tx, *jou
 		return nil, ErrNotDriving
 	}
 	op := rec.GetOperation()
-	if known, err := e.byRequest(op); known != nil || err != nil {
+	if known, err := e.byRequest(rec); known != nil || err != nil {
 		return known, err
 	}
 	if busy := e.busy(op.GetCluster()); busy != "" {
@@ -245,42 +245,38 @@ func (e *Engine) nextID() (string, error) {
 	return id.String(), nil
 }
 
-// Repeated returns the operation that a request ID has started before, nil if there is none. snapshot is
-// the name that the request gives; empty if it gives none that stands for one snapshot only.
-func (e *Engine) Repeated(requestID string, kind requorumv1.OperationKind, cluster, snapshot string) (*requorumv1.Operation, error) {
+// Repeated returns the operation that a request ID has started before, nil if there is none. digest is the
+// Digest of the request.
+func (e *Engine) Repeated(requestID string, kind requorumv1.OperationKind, cluster, digest string) (*requorumv1.Operation, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	known, err := e.byRequest(&requorumv1.Operation{RequestId: requestID, Kind: kind, Cluster: cluster})
-	if known != nil && snapshot != "" && snapshot != known.GetSnapshot() {
-		return nil, &RequestReusedError{RequestID: requestID, Operation: known.GetId()}
-	}
-	return known, err
+	return e.byRequest(&journalv1.OperationRecord{
+		Operation:     &requorumv1.Operation{RequestId: requestID, Kind: kind, Cluster: cluster},
+		RequestDigest: digest,
+	})
 }
 
 // byRequest returns the operation that the request ID has started before, if any.
-func (e *Engine) byRequest(op *requorumv1.Operation) (*requorumv1.Operation, error) {
+func (e *Engine) byRequest(asked *journalv1.OperationRecord) (*requorumv1.Operation, error) {
+	op := asked.GetOperation()
 	if op.GetRequestId() == "" {
 		return nil, nil
 	}
-	var known *requorumv1.Operation
+	rec := new(journalv1.OperationRecord)
 	err := e.store.View(func(tx store.Tx) error {
 		id, err := tx.Get(store.Requests, op.GetRequestId())
 		if err != nil {
 			return err
 		}
-		rec := new(journalv1.OperationRecord)
-		if err := store.Load(tx, store.Operations, string(id), rec); err != nil {
-			return err
-		}
-		known = rec.GetOperation()
-		return nil
+		return store.Load(tx, store.Operations, string(id), rec)
 	})
+	known := rec.GetOperation()
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case known.GetKind() != op.GetKind() || known.GetCluster() != op.GetCluster():
+	case known.GetKind() != op.GetKind() || known.GetCluster() != op.GetCluster() || rec.GetRequestDigest() != asked.GetRequestDigest():
 		return nil, &RequestReusedError{RequestID: op.GetRequestId(), Operation: known.GetId()}
 	}
 	if run := e.running[known.GetId()]; run != nil {

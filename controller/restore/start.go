@@ -10,13 +10,17 @@ import (
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
-	"github.com/requorum/requorum/controller/snapshot"
+	"github.com/requorum/requorum/controller/operation"
 )
 
 // Start starts a restore.
 func (j *Jobs) Start(req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
 	kind := requorumv1.OperationKind_OPERATION_KIND_RESTORE
-	if known, err := j.Engine.Repeated(requestID, kind, req.GetCluster(), snapshot.Fixed(req.GetSnapshot())); known != nil || err != nil {
+	digest, err := operation.Digest(req)
+	if err != nil {
+		return nil, err
+	}
+	if known, err := j.Engine.Repeated(requestID, kind, req.GetCluster(), digest); known != nil || err != nil {
 		return known, err
 	}
 	spec, err := j.Resolve(req)
@@ -27,7 +31,8 @@ func (j *Jobs) Start(req *requorumv1.RestoreSpec, requestID, by string) (*requor
 		Operation: &requorumv1.Operation{
 			Kind: kind, Cluster: spec.GetCluster(), Snapshot: spec.GetSnapshot(), Nodes: spec.GetNodes(), RequestId: requestID, RequestedBy: by,
 		},
-		State: &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{Spec: spec}},
+		RequestDigest: digest,
+		State:         &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{Spec: spec}},
 	}, nil)
 }
 

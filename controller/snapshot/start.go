@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/internal/names"
 )
@@ -35,7 +36,11 @@ func NewName(prefix, cluster string) string {
 
 // Save starts the operation that saves a snapshot.
 func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1.Operation, error) {
-	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_SAVE, req.GetCluster(), req.GetName()); known != nil || err != nil {
+	digest, err := operation.Digest(req)
+	if err != nil {
+		return nil, err
+	}
+	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_SAVE, req.GetCluster(), digest); known != nil || err != nil {
 		return known, err
 	}
 	name, err := chosenName(req.GetName(), "on-demand", req.GetCluster())
@@ -50,6 +55,7 @@ func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1
 		rec.GetOperation().Nodes = j.connected(req.GetCluster(), rec.GetOperation().GetNodes())
 	}
 	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND
+	rec.RequestDigest = digest
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{Save: req, Kind: kind}}
 	return j.Engine.Start(rec, addEntry(kind))
 }
@@ -59,7 +65,11 @@ func (j *Jobs) Import(req *requorumv1.ImportSnapshotRequest, by string) (*requor
 	if !filepath.IsAbs(req.GetPath()) || filepath.Clean(req.GetPath()) != req.GetPath() {
 		return nil, &InvalidError{fmt.Sprintf("path %q is not a clean absolute path on the node", req.GetPath())}
 	}
-	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_IMPORT, req.GetCluster(), req.GetName()); known != nil || err != nil {
+	digest, err := operation.Digest(req)
+	if err != nil {
+		return nil, err
+	}
+	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_IMPORT, req.GetCluster(), digest); known != nil || err != nil {
 		return known, err
 	}
 	name, err := chosenName(req.GetName(), "imported", req.GetCluster())
@@ -74,6 +84,7 @@ func (j *Jobs) Import(req *requorumv1.ImportSnapshotRequest, by string) (*requor
 		return nil, err
 	}
 	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED
+	rec.RequestDigest = digest
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{Import: req, Kind: kind, Node: req.GetNode()}}
 	return j.Engine.Start(rec, addEntry(kind))
 }
@@ -97,7 +108,11 @@ func (j *Jobs) Delete(cluster, name, requestID, by string, force bool) (*requoru
 }
 
 func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestID, by string, job *journalv1.SnapshotJob) (*requorumv1.Operation, error) {
-	if known, err := j.Engine.Repeated(requestID, kind, cluster, Fixed(name)); known != nil || err != nil {
+	digest, err := operation.Digest(&requorumv1.DeleteSnapshotRequest{Name: name, Force: job.GetForce()})
+	if err != nil {
+		return nil, err
+	}
+	if known, err := j.Engine.Repeated(requestID, kind, cluster, digest); known != nil || err != nil {
 		return known, err
 	}
 	snap, err := j.Catalog.Snapshot(cluster, name)
@@ -111,6 +126,7 @@ func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestI
 	if err != nil {
 		return nil, err
 	}
+	rec.RequestDigest = digest
 	job.Kind, job.Manifest = snap.GetKind(), snap.GetManifest()
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: job}
 	return j.Engine.Start(rec, nil)
@@ -131,14 +147,6 @@ func (j *Jobs) newRecord(kind requorumv1.OperationKind, cluster, name, requestID
 	return &journalv1.OperationRecord{Operation: &requorumv1.Operation{
 		Kind: kind, Cluster: cluster, Snapshot: name, Nodes: nodes, RequestId: requestID, RequestedBy: by,
 	}}, nil
-}
-
-// Fixed returns the name of a snapshot in a request, empty where it may stand for another one later.
-func Fixed(name string) string {
-	if name == catalog.Latest {
-		return ""
-	}
-	return name
 }
 
 func (j *Jobs) knownNode(cluster, node string, nodes []string) error {
@@ -181,9 +189,13 @@ func (j *Jobs) ended(tx store.Tx, rec *journalv1.OperationRecord) error {
 	case requorumv1.OperationState_OPERATION_STATE_REFUSED:
 		return catalog.Remove(tx, op.GetCluster(), op.GetSnapshot())
 	}
-	return catalog.Update(tx, op.GetCluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) {
+	err := catalog.Update(tx, op.GetCluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) {
 		s.State, s.Error = requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED, op.GetFailure().GetMessage()
 	})
+	if err != nil {
+		return err
+	}
+	return catalog.ForgetFailed(tx, op.GetCluster())
 }
 
 // StateName returns a state as people read it.

@@ -39,7 +39,9 @@ type OperationRecord struct {
 	// Index of the step that was last begun.
 	Cursor uint32 `protobuf:"varint,4,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// Nodes that each step has been undone on.
-	Undone        []*UndoneStep `protobuf:"bytes,5,rep,name=undone,proto3" json:"undone,omitempty"`
+	Undone []*UndoneStep `protobuf:"bytes,5,rep,name=undone,proto3" json:"undone,omitempty"`
+	// Digest of the request that began it: the same request ID with another request is refused.
+	RequestDigest string `protobuf:"bytes,6,opt,name=request_digest,json=requestDigest,proto3" json:"request_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -118,6 +120,13 @@ func (x *OperationRecord) GetUndone() []*UndoneStep {
 		return x.Undone
 	}
 	return nil
+}
+
+func (x *OperationRecord) GetRequestDigest() string {
+	if x != nil {
+		return x.RequestDigest
+	}
+	return ""
 }
 
 type isOperationRecord_State interface {
@@ -562,7 +571,9 @@ type RestoreNode struct {
 	// Whether the member was a learner and is added again as one.
 	Learner bool `protobuf:"varint,6,opt,name=learner,proto3" json:"learner,omitempty"`
 	// Whether the node's etcd was kept stopped because it had missed a restore.
-	Fenced        bool `protobuf:"varint,7,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	Fenced bool `protobuf:"varint,7,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	// Whether the node's member answered and saw a leader when the restore began.
+	Served        bool `protobuf:"varint,8,opt,name=served,proto3" json:"served,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -642,6 +653,13 @@ func (x *RestoreNode) GetLearner() bool {
 func (x *RestoreNode) GetFenced() bool {
 	if x != nil {
 		return x.Fenced
+	}
+	return false
+}
+
+func (x *RestoreNode) GetServed() bool {
+	if x != nil {
+		return x.Served
 	}
 	return false
 }
@@ -1216,13 +1234,14 @@ var File_requorum_journal_v1_journal_proto protoreflect.FileDescriptor
 
 const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"!requorum/journal/v1/journal.proto\x12\x13requorum.journal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frequorum/agent/v1/session.proto\x1a\x1brequorum/v1/operation.proto\x1a\x19requorum/v1/restore.proto\x1a\x1arequorum/v1/snapshot.proto\"\x9e\x02\n" +
+	"!requorum/journal/v1/journal.proto\x12\x13requorum.journal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frequorum/agent/v1/session.proto\x1a\x1brequorum/v1/operation.proto\x1a\x19requorum/v1/restore.proto\x1a\x1arequorum/v1/snapshot.proto\"\xc5\x02\n" +
 	"\x0fOperationRecord\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\x12>\n" +
 	"\bsnapshot\x18\x02 \x01(\v2 .requorum.journal.v1.SnapshotJobH\x00R\bsnapshot\x12;\n" +
 	"\arestore\x18\x03 \x01(\v2\x1f.requorum.journal.v1.RestoreJobH\x00R\arestore\x12\x16\n" +
 	"\x06cursor\x18\x04 \x01(\rR\x06cursor\x127\n" +
-	"\x06undone\x18\x05 \x03(\v2\x1f.requorum.journal.v1.UndoneStepR\x06undoneB\a\n" +
+	"\x06undone\x18\x05 \x03(\v2\x1f.requorum.journal.v1.UndoneStepR\x06undone\x12%\n" +
+	"\x0erequest_digest\x18\x06 \x01(\tR\rrequestDigestB\a\n" +
 	"\x05state\"6\n" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
@@ -1268,7 +1287,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x06opened\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x12)\n" +
 	"\x04late\x18\x15 \x01(\v2\x15.requorum.v1.ManifestR\x04late\x12\x19\n" +
 	"\bkeep_old\x18\x16 \x01(\bR\akeepOld\x12!\n" +
-	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\"\xc6\x01\n" +
+	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1277,7 +1296,8 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\vwas_running\x18\x05 \x01(\bR\n" +
 	"wasRunning\x12\x18\n" +
 	"\alearner\x18\x06 \x01(\bR\alearner\x12\x16\n" +
-	"\x06fenced\x18\a \x01(\bR\x06fenced\"\x90\x01\n" +
+	"\x06fenced\x18\a \x01(\bR\x06fenced\x12\x16\n" +
+	"\x06served\x18\b \x01(\bR\x06served\"\x90\x01\n" +
 	"\rClusterRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
