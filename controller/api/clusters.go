@@ -116,6 +116,10 @@ func (s clusters) node(rec *journalv1.NodeRecord, facts *agentv1.NodeFacts) *req
 	}
 	if !info.Connected { // what was last seen is not what is
 		n.Member, n.VaultFreeBytes, n.DataFreeBytes = nil, 0, 0
+		if info.Obeys > 0 {
+			message, advice := info.Away("")
+			n.Problem = message + "; " + advice
+		}
 	}
 	if facts != nil {
 		n.Generation, n.Fenced = facts.GetGeneration(), facts.GetFenced()
@@ -130,6 +134,8 @@ func problems(c *requorumv1.Cluster) []string {
 	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	for _, n := range c.GetNodes() {
 		switch {
+		case !n.GetConnected() && n.GetProblem() != "":
+			add("%s: %s", n.GetName(), n.GetProblem())
 		case !n.GetConnected():
 			add("%s: its agent is not connected", n.GetName())
 		case n.GetFenced():

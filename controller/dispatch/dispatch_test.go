@@ -351,6 +351,11 @@ func TestControllerThatNodesHaveLeftIsFenced(t *testing.T) {
 				case !c.accepted && b.Info(key("etcd-1")).Connected:
 					t.Error("connected all the same")
 				}
+				message, advice := b.Info(key("etcd-1")).Away("start the agent")
+				fenced := strings.Contains(message, fmt.Sprintf("of epoch %d", c.epoch)) && strings.Contains(advice, fmt.Sprintf("--epoch-at-least %d", c.epoch+1))
+				if fenced == c.accepted {
+					t.Errorf("people are told %q, %q", message, advice)
+				}
 			})
 		})
 	}

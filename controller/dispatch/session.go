@@ -48,6 +48,16 @@ type Info struct {
 	Member          *requorumv1.Member
 	VaultFreeBytes  uint64
 	DataFreeBytes   uint64
+	Obeys           uint64 // epoch of another controller that the node obeys and this one is fenced by; 0 if there is none
+}
+
+// Away says why a node has no session, and what to do: advice, unless the node obeys another controller.
+func (i Info) Away(advice string) (message, todo string) {
+	if i.Obeys == 0 {
+		return "its agent is not connected", advice
+	}
+	return fmt.Sprintf("it obeys another controller, of epoch %d: this controller is fenced and does nothing there", i.Obeys),
+		fmt.Sprintf("use the other controller; if there is none any more, start this one once with --epoch-at-least %d", i.Obeys+1)
 }
 
 // OpenSession serves the session of the node that key names, until it ends.
@@ -101,6 +111,9 @@ func (d *Dispatcher) fenced(key Key, req *agentv1.OpenSessionRequest) error {
 	}
 	d.log.Error("this controller is fenced: a node obeys another one. If this is the only controller, start it once with --epoch-at-least",
 		"cluster", key.Cluster, "node", key.Node, "epoch", d.epoch, "node_epoch", req.GetEpoch(), "epoch_at_least", req.GetEpoch()+1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.node(key).info.Obeys = req.GetEpoch()
 	return status.Errorf(codes.FailedPrecondition, "controller of epoch %d is fenced by epoch %d", d.epoch, req.GetEpoch())
 }
 
@@ -112,7 +125,7 @@ func (d *Dispatcher) open(key Key, s *session, req *agentv1.OpenSessionRequest, 
 	n.end(errors.New("replaced by a newer session of the node"))
 	n.session, n.seen = s, time.Now()
 	n.info.AgentVersion, n.info.TransferAddress, n.info.Runtime = req.GetAgentVersion(), req.GetTransferAddress(), req.GetRuntime()
-	n.info.Generation, n.info.Fenced, n.info.Member = req.GetGeneration(), req.GetFenced(), req.GetMember()
+	n.info.Generation, n.info.Fenced, n.info.Member, n.info.Obeys = req.GetGeneration(), req.GetFenced(), req.GetMember(), 0
 	first := &agentv1.OpenSessionResponse{Opened: opened, Neighbours: neighbours(req.GetReaders())}
 	for _, p := range n.tasks {
 		first.Tasks = append(first.Tasks, p.task)

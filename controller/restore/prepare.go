@@ -129,7 +129,8 @@ func (p *prepared) ask(ctx context.Context, fleet snapshot.Fleet, ask Asker) err
 	fleet.Gather(ctx, p.spec.GetCluster(), p.spec.GetNodes())
 	for _, node := range p.spec.GetNodes() {
 		if info := fleet.Info(dispatch.Key{Cluster: p.spec.GetCluster(), Node: node}); !info.Connected {
-			p.fail("connected", node, "its agent is not connected", "start the agent; if the node is gone for good leave it out: --nodes "+strings.Join(without(p.spec.GetNodes(), node), ","))
+			message, advice := info.Away("start the agent; if the node is gone for good leave it out: --nodes " + strings.Join(without(p.spec.GetNodes(), node), ","))
+			p.fail("connected", node, message, advice)
 			continue
 		}
 		connected = append(connected, node)

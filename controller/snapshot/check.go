@@ -91,8 +91,8 @@ func (j *Jobs) allConnected(ctx context.Context, cluster string, nodes []string)
 	j.Fleet.Gather(ctx, cluster, nodes)
 	for _, node := range nodes {
 		if info := j.Fleet.Info(dispatch.Key{Cluster: cluster, Node: node}); !info.Connected {
-			return failure.On(node, "its agent is not connected"+lastSeen(info),
-				"start the agent, or remove the node if it is gone for good (requorum cluster remove-node); a snapshot can be saved without it (snapshot save --allow-degraded)")
+			message, advice := info.Away("start the agent, or remove the node if it is gone for good (requorum cluster remove-node); a snapshot can be saved without it (snapshot save --allow-degraded)")
+			return failure.On(node, message+lastSeen(info), advice)
 		}
 	}
 	return nil
