@@ -150,6 +150,15 @@ else
 	@echo 'e2e: no tests in this tree'
 endif
 
+# Two clusters to a core: much of a run is waiting. Without the race detector, whose processes need too much memory for that.
+.PHONY: fault-matrix
+fault-matrix: ## Every step meets every kind of fault; MATRIX=full, MATRIX_SEED=7, MATRIX_CELL='…' from the table
+	@$(MAKE) build
+	CGO_ENABLED=0 $(GO) build -trimpath -tags faultinject -ldflags '-s -w $(LDFLAGS)' -o bin/requorum-matrix ./cmd/requorum
+	CGO_ENABLED=0 $(GO) build -o bin/matrix ./e2e/matrix
+	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-matrix bin/matrix -out dist \
+		$(if $(filter full,$(MATRIX)),-full) $(if $(MATRIX_SEED),-seed $(MATRIX_SEED)) $(if $(MATRIX_CELL),-cell '$(MATRIX_CELL)')
+
 .PHONY: race-notice
 race-notice:
 	@$(if $(CC_WORKS),true,echo 'no C compiler that works: testing without the race detector')

@@ -45,6 +45,7 @@ type Options struct {
 	Configure func(node string, c *agent.Config)
 	Control   func(c *controller.Config)
 
+	Beside bool                                        // start it beside any number of others
 	Host   func(name string) string                    // as of dev.Options
 	Launch func(name string, start func() error) error // the same
 
@@ -70,8 +71,10 @@ type Cluster struct {
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
 	plain, faults := Binaries(t)
-	slots <- struct{}{}
-	t.Cleanup(func() { <-slots })
+	if !o.Beside {
+		slots <- struct{}{}
+		t.Cleanup(func() { <-slots })
+	}
 	dir := t.TempDir()
 	c := &Cluster{t: t, Options: o, bin: plain, Faults: faulttest.Dir(filepath.Join(dir, "faults")), clients: map[string]*clientv3.Client{}}
 	etcd := filepath.Join(dir, "plain", "etcd") // etcd itself is not under test, and without the race detector it starts faster
@@ -112,6 +115,9 @@ func Start(t testing.TB, o Options) *Cluster {
 	t.Cleanup(c.end)
 	return c
 }
+
+// On makes another test, or a part of one, hear of what goes wrong from now on.
+func (c *Cluster) On(t testing.TB) { c.t = t }
 
 // end ends every process of the cluster, by its ID, and shows the logs of a failed test.
 func (c *Cluster) end() {

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/e2e/harness"
+)
+
+// safetyIsComplete says that the safety snapshot of a restore that has finished has every write in it that the old
+// cluster acknowledged, up to its stop.
+const safetyIsComplete = true
+
+// world is what the members hold.
+type world struct {
+	cluster uint64        // its ID
+	state   harness.State // without what the writer wrote
+	written harness.State // that
+	leases  []int64
+}
+
+// look waits until the cluster serves on every node and tells what it holds.
+func (b *bed) look() world {
+	id, _, err := b.Serving()
+	if err != nil {
+		b.hears.Fatal(err)
+	}
+	w := world{cluster: id}
+	w.state, w.written = split(b.Now())
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
+	defer cancel()
+	resp, err := b.Client(b.Nodes[0].Name).Leases(ctx)
+	if err != nil {
+		b.hears.Fatal(fmt.Errorf("leases: %w", err))
+	}
+	for _, l := range resp.Leases {
+		w.leases = append(w.leases, int64(l.ID))
+	}
+	slices.Sort(w.leases)
+	return w
+}
+
+// judge makes sure that the operation has ended one way or the other, and that nothing is in between.
+func (a *attempt) judge(op *requorumv1.Operation, acked []write) {
+	finished := op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED
+	a.judgeEnd(op, finished)
+	now := a.look()
+	want := a.before
+	if finished && a.cell.plan == "restore" {
+		want = a.base
+	}
+	if diff := now.state.Diff(want.state); diff != "" {
+		a.note.Errorf("the data after %s: %s", ending(op), diff)
+	}
+	if !slices.Equal(now.leases, want.leases) {
+		a.note.Errorf("the leases after %s are %x, want %x", ending(op), now.leases, want.leases)
+	}
+	if restored := finished && a.cell.plan == "restore"; restored == (now.cluster == a.before.cluster) {
+		a.note.Errorf("after %s the cluster ID is %x, before it was %x", ending(op), now.cluster, a.before.cluster)
+	}
+	a.judgeWrites(op, now, acked)
+	a.judgeDisks(op, finished)
+	a.judgeCatalog(op)
+	a.judgeNodes()
+	if a.cell.plan == "restore" {
+		a.Do("snapshot", "distribute", baseSnapshot)
+	}
+	a.tidy(op)
+}
+
+func (a *attempt) judgeEnd(op *requorumv1.Operation, finished bool) {
+	switch op.GetState() {
+	case requorumv1.OperationState_OPERATION_STATE_SUCCEEDED, requorumv1.OperationState_OPERATION_STATE_REVERTED:
+	case requorumv1.OperationState_OPERATION_STATE_REFUSED:
+		if first := op.GetSteps()[0].GetName(); op.GetFailure().GetStep() != first {
+			a.note.Errorf("refused by step %s, which is no check: %s", op.GetFailure().GetStep(), brieflyOf(op))
+		}
+	default:
+		a.note.Errorf("the operation ended as neither finished nor reverted: %s", brieflyOf(op))
+	}
+	if finished && a.cell.forced != "" {
+		a.note.Errorf("step %s failed, and the operation finished all the same: %s", a.cell.forced, brieflyOf(op))
+	}
+	if op.GetAttention() != "" {
+		a.note.Errorf("it has ended and still asks for a person: %s", op.GetAttention())
+	}
+}
+
+// judgeWrites looks for every write that was acknowledged.
+func (a *attempt) judgeWrites(op *requorumv1.Operation, now world, acked []write) {
+	var safe map[string]string
+	if safetyIsComplete && now.cluster != a.before.cluster {
+		safe = a.contents(op.GetSafetySnapshot())
+	}
+	lost := map[string][]string{}
+	for _, w := range acked {
+		switch {
+		case w.cluster == now.cluster:
+			if now.written[w.key].Value != w.value {
+				lost["the cluster"] = append(lost["the cluster"], w.key)
+			}
+		case w.cluster != a.before.cluster:
+			lost["a cluster that was given up again"] = append(lost["a cluster that was given up again"], w.key)
+		case safetyIsComplete && safe[w.key] != w.value:
+			lost["the safety snapshot"] = append(lost["the safety snapshot"], w.key)
+		}
+	}
+	for where, keys := range lost {
+		a.note.Errorf("%d of %d acknowledged writes are not in %s: %v", len(keys), len(acked), where, keys[:min(3, len(keys))])
+	}
+}
+
+// judgeDisks makes sure that old data is where the operation says, and that nothing else is left.
+func (a *attempt) judgeDisks(op *requorumv1.Operation, finished bool) {
+	if kept, want := len(op.GetQuarantines()) > 0, finished && a.cell.plan == "restore"; kept != want {
+		a.note.Errorf("after %s it keeps old data: %v", ending(op), op.GetQuarantines())
+	}
+	for _, q := range op.GetQuarantines() {
+		for _, path := range q.GetPaths() {
+			if _, err := os.Stat(path); err != nil {
+				a.note.Errorf("old data of %s: %v", q.GetNode(), err)
+			}
+		}
+	}
+	for _, left := range a.LeftBehind() {
+		a.note.Errorf("left behind: %s", left)
+	}
+}
+
+// judgeCatalog compares what the catalog says of copies with what is on the disks.
+func (a *attempt) judgeCatalog(op *requorumv1.Operation) {
+	var all requorumv1.ListSnapshotsResponse
+	a.JSON(&all, "snapshot", "ls")
+	for _, s := range all.GetSnapshots() {
+		if s.GetState() != requorumv1.SnapshotState_SNAPSHOT_STATE_READY {
+			continue
+		}
+		for _, c := range s.GetCopies() {
+			if c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD || s.GetName() == baseSnapshot {
+				continue // one copy of that is taken away each time; distribute looks at it
+			}
+			if err := same(a.Copy(c.GetNode(), s.GetName()), s.GetManifest(), s.GetOperationId() == op.GetId()); err != nil {
+				a.note.Errorf("the catalog says that %s has a good copy of %s: %v", c.GetNode(), s.GetName(), err)
+			}
+		}
+	}
+}
+
+// same makes sure that a file is the one of the manifest: of that size and, if whole, with that content.
+func same(path string, m *requorumv1.Manifest, whole bool) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != m.GetSize() {
+		return fmt.Errorf("it has %d bytes, not %d", info.Size(), m.GetSize())
+	}
+	if !whole {
+		return nil
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != m.GetSha256() {
+		return fmt.Errorf("its SHA-256 is %s, not %s", got, m.GetSha256())
+	}
+	return nil
+}
+
+// judgeNodes waits until every node is connected and of the cluster's generation.
+func (a *attempt) judgeNodes() {
+	var wrong error
+	err := a.Until("the nodes do not agree with the controller", func() bool {
+		resp, err := requorumv1.NewClusterServiceClient(a.Conn()).GetCluster(context.Background(), &requorumv1.GetClusterRequest{Cluster: harness.Name})
+		wrong = err
+		for _, n := range resp.GetCluster().GetNodes() {
+			if !n.GetConnected() || n.GetFenced() || n.GetGeneration() != resp.GetCluster().GetGeneration() {
+				wrong = errors.Join(wrong, fmt.Errorf("%s: connected %v, fenced %v, generation %d of %d", n.GetName(), n.GetConnected(), n.GetFenced(), n.GetGeneration(), resp.GetCluster().GetGeneration()))
+			}
+		}
+		return wrong == nil
+	})
+	if err != nil {
+		a.note.Errorf("%v: %v", err, wrong)
+	}
+}
+
+// tidy removes what a cell leaves by right, so that the next one begins as it did.
+func (b *bed) tidy(op *requorumv1.Operation) {
+	for _, q := range op.GetQuarantines() {
+		for _, path := range q.GetPaths() {
+			if err := os.RemoveAll(path); err != nil {
+				b.hears.Fatal(err)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
+	defer cancel()
+	if _, err := b.Client(b.Nodes[0].Name).Delete(ctx, writerPrefix, clientv3.WithPrefix()); err != nil {
+		b.hears.Fatal(err)
+	}
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/e2e/harness"
+)
+
+const look = 20 * time.Millisecond
+
+// outcome is how a cell ended.
+type outcome struct {
+	Step     string   `json:"step"`
+	Fault    string   `json:"fault"`
+	Cell     string   `json:"cell"`
+	Ended    string   `json:"ended"` // how the operation ended
+	Missed   bool     `json:"missed,omitempty"`
+	Seconds  float64  `json:"seconds"`
+	Failures []string `json:"failures,omitempty"`
+}
+
+// attempt is a cell that is being run.
+type attempt struct {
+	*bed
+	cell   cell
+	id     string
+	before world
+	note   *recorder
+}
+
+// run runs a cell and looks at everything afterwards.
+func (b *bed) run(c cell) outcome {
+	began := time.Now()
+	a := &attempt{bed: b, cell: c, note: &recorder{name: c.String()}}
+	o := outcome{Step: c.row.String(), Fault: c.kind, Cell: c.String()}
+	b.listen(a.note)
+	defer b.listen(b.life)
+	a.note.during(func() {
+		op, passed := a.carryOut()
+		o.Ended, o.Missed = ending(op), !passed
+	})
+	o.Failures, o.Seconds = a.note.failures, time.Since(began).Seconds()
+	return o
+}
+
+func ending(op *requorumv1.Operation) string {
+	return strings.ToLower(strings.TrimPrefix(op.GetState().String(), "OPERATION_STATE_"))
+}
+
+// carryOut does the operation with its fault, brings everything back and asks the oracle. passed tells whether the
+// operation came to the place at all.
+func (a *attempt) carryOut() (op *requorumv1.Operation, passed bool) {
+	a.Write(3)
+	a.before = a.look()
+	if a.cell.plan == "restore" {
+		a.lacking("etcd-3")
+	}
+	writing := a.startWriter()
+	defer writing.stop()
+	ctx, cancel := context.WithTimeoutCause(context.Background(), harness.Patience, errors.New("the operation did not end"))
+	defer cancel()
+	passed = a.reach(ctx)
+	if passed {
+		a.strike(ctx)
+	}
+	a.mend()
+	op = a.settled(ctx)
+	acked := writing.end()
+	a.judge(op, acked)
+	return op, passed
+}
+
+// reach arms the point, begins the operation and returns when it has come there, or has ended without.
+func (a *attempt) reach(ctx context.Context) bool {
+	c := a.cell
+	if c.forced != "" {
+		a.Arm(point(row{plan: c.plan, step: c.forced}, "before-outcome"), "controller", "error once forced")
+	}
+	gate := point(c.row, "after-intent")
+	inAgent := strings.HasPrefix(c.point, "agent/")
+	if inAgent { // other steps may pass the point, too: it is armed once the operation has come to this one
+		a.Arm(gate, "controller", "hang")
+	} else {
+		a.Arm(c.point, c.at, c.action())
+	}
+	var err error
+	if a.id, err = a.begin(ctx, c.plan); err != nil {
+		a.note.Fatal(err)
+	}
+	if inAgent {
+		if !a.fires(ctx, gate, "controller") {
+			return false
+		}
+		a.Arm(c.point, c.at, c.action())
+		if err := errors.Join(a.Faults.Disarm(gate, "controller"), a.Faults.Forget(gate, "controller")); err != nil {
+			a.note.Fatal(err)
+		}
+	}
+	return a.fires(ctx, c.point, c.at)
+}
+
+// action is what the point is armed with: most faults come from outside while the operation is held there.
+func (c cell) action() string {
+	switch c.kind {
+	case deliverTwice:
+		return "twice once"
+	case loseResult:
+		return "error once lost on the way"
+	default:
+		return "hang once"
+	}
+}
+
+// fires waits until a point has fired, or the operation has ended without.
+func (a *attempt) fires(ctx context.Context, point, node string) bool {
+	for ctx.Err() == nil {
+		if len(a.firings(point, node)) > 0 {
+			return true
+		}
+		if op := a.operation(ctx, a.id); op.GetEnded() != nil {
+			return len(a.firings(point, node)) > 0
+		}
+		time.Sleep(look)
+	}
+	a.note.Fatalf("%s did not fire: %v", point, context.Cause(ctx))
+	return false
+}
+
+// release lets the operation go on that is held.
+func (a *attempt) release() {
+	if err := a.Faults.Forget(a.cell.point, a.cell.at); err != nil {
+		a.note.Error(err)
+	}
+}
+
+// settled returns the operation once it has ended.
+func (a *attempt) settled(ctx context.Context) *requorumv1.Operation {
+	for {
+		op := a.operation(ctx, a.id)
+		if op.GetEnded() != nil {
+			return op
+		}
+		select {
+		case <-ctx.Done():
+			a.note.Fatalf("%v: %s", context.Cause(ctx), brieflyOf(a.operation(context.Background(), a.id)))
+		case <-time.After(look):
+		}
+	}
+}
+
+// brieflyOf says of an operation what matters when it hangs.
+func brieflyOf(op *requorumv1.Operation) string {
+	var steps []string
+	for _, s := range op.GetSteps() {
+		if s.GetState() == requorumv1.StepState_STEP_STATE_PENDING {
+			continue
+		}
+		line := s.GetName() + " " + strings.TrimPrefix(s.GetState().String(), "STEP_STATE_")
+		for _, t := range s.GetTasks() {
+			line += fmt.Sprintf(" [%s %s %s]", t.GetNode(), strings.TrimPrefix(t.GetState().String(), "STEP_STATE_"), t.GetDetail())
+		}
+		steps = append(steps, line)
+	}
+	return fmt.Sprintf("%s %s; failure %q; attention %q; %s", op.GetId(), ending(op), op.GetFailure().GetMessage(), op.GetAttention(), strings.Join(steps, "; "))
+}
