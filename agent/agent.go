@@ -219,10 +219,14 @@ func peerNode(ctx context.Context) (transfer.Peer, error) {
 	if err != nil {
 		return transfer.Peer{}, err
 	}
-	return transfer.Peer{Cluster: id.Cluster, Node: id.Node, Key: pki.KeyFingerprint(cert.PublicKey)}, nil
+	return transfer.Peer{Cluster: id.Cluster, Node: id.Node, Key: pki.CertificateKey(cert)}, nil
 }
 
 var keepAlive = grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true})
+
+// fixedWindow keeps gRPC from looking for a better window with each answer to a heartbeat, for which the controller
+// would have to answer a ping.
+const fixedWindow = 1 << 20
 
 // dialNeighbour reaches the transfer service of a node of this cluster.
 func (a *agent) dialNeighbour(_ context.Context, source *agentv1.Source) (grpc.ClientConnInterface, io.Closer, error) {

@@ -91,7 +91,8 @@ func (a *agent) session(ctx context.Context) (err error) {
 // dialController returns a connection to the controller, and a channel that is closed when it shows an old certificate.
 func (a *agent) dialController() (conn clientConn, renewed <-chan struct{}, err error) {
 	renewed = a.creds.Changed()
-	conn, err = grpc.NewClient(a.cfg.Controller, grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, pki.ControllerIdentity()))), keepAlive)
+	conn, err = grpc.NewClient(a.cfg.Controller, grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, pki.ControllerIdentity()))), keepAlive,
+		grpc.WithInitialWindowSize(fixedWindow), grpc.WithInitialConnWindowSize(fixedWindow))
 	return conn, renewed, err
 }
 

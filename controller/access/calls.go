@@ -59,7 +59,7 @@ type calls struct {
 // certificateOf names what is revoked: the key of a node, the one certificate of an operator.
 func certificateOf(id pki.Identity, cert *x509.Certificate) string {
 	if id.Kind == pki.Node {
-		return nodeKey(pki.KeyFingerprint(cert.PublicKey))
+		return nodeKey(pki.CertificateKey(cert))
 	}
 	return operatorSerial(serialOf(cert))
 }

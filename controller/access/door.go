@@ -34,6 +34,8 @@ const (
 	streamsEach   = 128              // calls under way on one connection
 	headerBytes   = 32 << 10         // of a call's metadata
 	messageBytes  = 4 << 20          // of a message; files come in parts
+	windowBytes   = 1 << 20          // under way on a connection. Fixed: gRPC would look for a better one with each message.
+	readBytes     = 8 << 10          // read at once; a thousand agents send little
 )
 
 // sources count what peers have under way.
@@ -61,6 +63,8 @@ func (a *Access) ServerOptions(creds *pki.Credentials) []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(streamsEach),
 		grpc.MaxHeaderListSize(headerBytes),
 		grpc.MaxRecvMsgSize(messageBytes),
+		grpc.InitialWindowSize(windowBytes), grpc.InitialConnWindowSize(windowBytes),
+		grpc.ReadBufferSize(readBytes),
 	}
 }
 

@@ -197,7 +197,7 @@ func (a *Access) CheckNode(_ context.Context, cert *x509.Certificate) error {
 		if err != nil {
 			return err
 		}
-		fresh = pki.KeyFingerprint(cert.PublicKey) == record.GetNextKeyFingerprint()
+		fresh = pki.CertificateKey(cert) == record.GetNextKeyFingerprint()
 		return a.standing(record, cert)
 	})
 	if err != nil || !fresh {
@@ -229,7 +229,7 @@ func (a *Access) admit(tx store.Tx, id pki.Identity, cert *x509.Certificate) (re
 	if err := a.standing(record, cert); err != nil {
 		return nil, nil, err
 	}
-	if key := pki.KeyFingerprint(cert.PublicKey); key == record.GetNextKeyFingerprint() {
+	if key := pki.CertificateKey(cert); key == record.GetNextKeyFingerprint() {
 		record.NextKeyFingerprint = ""
 		revoked = revokeKeys(record)
 		record.KeyFingerprint = key
@@ -248,7 +248,7 @@ func (a *Access) keysChanged(cluster, node string, revoked []string) {
 // standing returns nil if the certificate's key is the current or the next one of the node.
 func (a *Access) standing(record *journalv1.NodeRecord, cert *x509.Certificate) error {
 	advice := newTokenAdvice(record.GetCluster(), record.GetName())
-	key := pki.KeyFingerprint(cert.PublicKey)
+	key := pki.CertificateKey(cert)
 	switch {
 	case a.options.Now().After(cert.NotAfter):
 		return fmt.Errorf("node %s of cluster %s: %w; let the agent connect with its renewed one, or %s", record.GetName(), record.GetCluster(), ErrExpired, advice)

@@ -112,6 +112,10 @@ func KeyFingerprint(pub crypto.PublicKey) string {
 	return fingerprint(der)
 }
 
+// CertificateKey is KeyFingerprint of a certificate's key, without encoding that again: a controller asks for it with
+// every message.
+func CertificateKey(cert *x509.Certificate) string { return fingerprint(cert.RawSubjectPublicKeyInfo) }
+
 func fingerprint(der []byte) string {
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])

@@ -157,6 +157,20 @@ func TestIssuedCertificates(t *testing.T) {
 	}
 }
 
+func TestKeyOfACertificateIsTheKeyItWasIssuedFor(t *testing.T) {
+	ca := authority(t, t.TempDir())
+	key := newKey(t)
+	der, err := ca.Issue(key.Public(), pki.NodeIdentity("prod", "etcd-1"), time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(der)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || pki.CertificateKey(cert) != pki.KeyFingerprint(key.Public()) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestIssueKeepsWithinItsLimits(t *testing.T) {
 	ca := authority(t, t.TempDir())
 	certPEM, _ := issue(t, ca, pki.ControllerIdentity(), 100*365*24*time.Hour)

@@ -24,6 +24,7 @@ const (
 	longestRetry = 8 * time.Second
 	healthy      = 10 * time.Second
 	leastAnswer  = 5 * time.Second
+	fixedWindow  = 1 << 20
 )
 
 var keepAlive = grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true})
@@ -67,7 +68,8 @@ func (a *simulated) keepSession(ctx context.Context) {
 func (a *simulated) session(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, err := grpc.NewClient(a.controller, grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, pki.ControllerIdentity()))), keepAlive)
+	conn, err := grpc.NewClient(a.controller, grpc.WithTransportCredentials(credentials.NewTLS(pki.ClientTLS(a.creds, pki.ControllerIdentity()))), keepAlive,
+		grpc.WithInitialWindowSize(fixedWindow), grpc.WithInitialConnWindowSize(fixedWindow))
 	if err != nil {
 		return err
 	}
