@@ -55,11 +55,22 @@ func (ca *CA) Pool() *x509.CertPool {
 // returns the paths of its PEM files.
 func (ca *CA) Issue(t testing.TB, cn string) (certFile, keyFile string) {
 	t.Helper()
+	return ca.IssueFor(t, cn, "127.0.0.1", "localhost")
+}
+
+// IssueFor makes a certificate as Issue does, for these addresses and names and no others.
+func (ca *CA) IssueFor(t testing.TB, cn string, hosts ...string) (certFile, keyFile string) {
+	t.Helper()
 	key := newKey(t)
 	template := certificate(cn)
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-	template.DNSNames = []string{"localhost"}
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, host)
+		}
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
 	if err != nil {
 		t.Fatal(err)
