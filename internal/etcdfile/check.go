@@ -50,26 +50,28 @@ func (w *walk) page(id uint64, keys span, depth int, take entry) error {
 	if !ok {
 		return nil
 	}
-	if err := w.progress.did(int64(len(p.data))); err != nil {
+	err := w.progress.did(int64(len(p.data)))
+	if err != nil {
 		return err
 	}
 	if !w.checkElements(p, id, keys) {
 		return nil
 	}
 	for i := int(p.count) - 1; i >= 0; i-- {
-		p = w.whole(p) // what is below may have taken its place in the window
 		e, _ := p.at(i)
 		if p.flags == leafFlag {
-			if err := take(id, e, depth); err != nil {
-				return err
-			}
-			continue
+			err = take(id, e, depth)
+		} else {
+			below := span{bytes.Clone(e.key), keys.max}
+			err = w.page(e.child, below, depth+1, take)
+			keys.max = below.min
 		}
-		below := span{bytes.Clone(e.key), keys.max}
-		if err := w.page(e.child, below, depth+1, take); err != nil {
+		if err != nil {
 			return err
 		}
-		keys.max = below.min
+		if p.flags == branchFlag || e.flags&bucketFlag != 0 {
+			p = w.whole(p) // what is below may have taken its place in the window
+		}
 	}
 	return nil
 }

@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/requorum/requorum/internal/etcdfile"
 	"github.com/requorum/requorum/internal/etcdtest"
@@ -163,6 +165,10 @@ func TestHashesOfARestoredFile(t *testing.T) {
 			}
 			started, err := etcdfile.StartedHash(t.Context(), db, nil)
 			h.must(err)
+			hash, again, err := etcdfile.Hashes(t.Context(), db, manifest.Revision, manifest.CompactRevision, nil)
+			if err != nil || hash != manifest.HashKv || again != started {
+				t.Errorf("both in one go are %d and %+v, %v; one by one %d and %+v", hash, again, err, manifest.HashKv, started)
+			}
 			if want := manifest.Revision + int64(tc.bump); started.Revision != want {
 				t.Errorf("started revision %d, expected %d", started.Revision, want)
 			}
@@ -216,4 +222,38 @@ func awaitCompaction(t *testing.T, c *etcdtest.Cluster, h *history, started etcd
 			t.Fatal("the compaction did not finish")
 		}
 	}
+}
+
+// Parts change nothing about what comes out. The file has 20 keys, and a set of 8 slots holds 7.
+func TestFilesWithMoreKeysThanFitAreReadInParts(t *testing.T) {
+	c := etcdtest.Start(t, unfinished)
+	h := newHistory(t, 5, c)
+	h.write(200)
+	h.compact()
+	h.write(100)
+	file := c.SaveSnapshot(t, 0)
+	whole, err := etcdfile.Inspect(t.Context(), file, nil)
+	h.must(err)
+	if whole.GetKeys() < 8 {
+		t.Fatalf("%d keys fit into one part", whole.GetKeys())
+	}
+	passes := countTicks(t, file)
+	defer etcdfile.SetKeysAtOnce(8)()
+	inParts, err := etcdfile.Inspect(t.Context(), file, nil)
+	h.must(err)
+	if diff := cmp.Diff(whole, inParts, protocmp.Transform()); diff != "" {
+		t.Errorf("-whole +in parts:\n%s", diff)
+	}
+	if n := countTicks(t, file); n <= passes {
+		t.Errorf("%d bytes read in parts, %d at once: the file was not read in parts", n, passes)
+	}
+	compareHashes(t, c, h)
+}
+
+func countTicks(t *testing.T, file string) (bytes int64) {
+	t.Helper()
+	if _, err := etcdfile.Inspect(t.Context(), file, func(n int64) { bytes += n }); err != nil {
+		t.Fatal(err)
+	}
+	return bytes
 }
