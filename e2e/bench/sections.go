@@ -28,6 +28,9 @@ func sections() []Section {
 		{Name: "restore", About: "a restore, against a bare restart and the classical script", Takes: perGiB(60, 180), RunOn: restore},
 		{Name: "writes", About: "writes during a save, against etcdctl snapshot save", Takes: perGiB(15, 60), RunOn: writes},
 		{Name: "growth", About: "unavailability at the largest size against the others", Takes: fixed(0), Run: growth},
+		{Name: "sent", About: "bytes that the source of a distribution sends", Takes: fixed(4 * time.Minute), Run: sent},
+		{Name: "links", About: "a distribution over slow links, against a star", Takes: fixed(5 * time.Minute), Run: links},
+		{Name: "agents", About: "a thousand agents on one controller", Takes: fixed(90 * time.Second), Run: manySessions},
 	}
 }
 
