@@ -30,11 +30,11 @@ func writes(ctx context.Context, r *Report, b *Bed) (err error) {
 			err = ended
 		}
 	}()
-	var quiet, ours, base []float64
+	var quiet, ours, base, cpu []float64
 	for round := range r.Settings.Rounds {
 		measures := []func() error{
-			func() error { return l.rate(b, &ours, func() error { return b.saveOurs(ctx, round) }) },
-			func() error { return l.rate(b, &base, func() error { return b.saveByTool(ctx) }) },
+			func() error { return l.rate(b, &ours, func() error { return b.saveOurs(ctx, round, &cpu) }) },
+			func() error { return l.rate(b, &base, func() error { return b.saveByTool(ctx, &cpu) }) },
 			func() error { return l.rate(b, &quiet, func() error { return pause(ctx, quietTime) }) },
 		}
 		for i := range measures {

@@ -41,6 +41,25 @@ func TestAPeakIsSeen(t *testing.T) {
 	_ = taken[len(taken)-1] // in use until here
 }
 
+func TestComputingTakesTime(t *testing.T) {
+	before, err := usage.CPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; ; n++ {
+		after, err := usage.CPU(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after > before {
+			return
+		}
+		if n == 1e6 {
+			t.Fatal("a million looks at /proc took no time")
+		}
+	}
+}
+
 func TestAProcessThatEndsIsAnError(t *testing.T) {
 	w := usage.Start(t.Context(), map[string]int{"nobody": 1 << 30})
 	if err := w.Stop(); err == nil {
