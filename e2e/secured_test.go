@@ -316,8 +316,8 @@ func TestAuthenticationWithoutQuorum(t *testing.T) {
 		return ctx.Err()
 	})
 	op := restore(t, c, "before")
-	if op.GetSafetySnapshot() != "" || len(op.GetWarnings()) == 0 {
-		t.Errorf("no safety snapshot can be taken, and that is to be said: %v", op)
+	if op.GetSafetySnapshot() == "" { // nobody can log in: it is taken of the old data
+		t.Errorf("there is no safety snapshot: %v", op)
 	}
 	c.DropClients()
 	holds(t, c, saved)

@@ -221,7 +221,26 @@ func (r *Run) revert(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if err := r.settleDown(ctx, last); err != nil {
+		return err
+	}
 	return r.finish(requorumv1.OperationState_OPERATION_STATE_REVERTED, requorumv1.Phase_PHASE_REVERTED, nil)
+}
+
+// settleDown waits until the cluster is as it was.
+func (r *Run) settleDown(ctx context.Context, last int) error {
+	if r.settle == nil {
+		return nil
+	}
+	pos := position{step: last, direction: undoing, attempt: fmt.Sprintf("%d.settle", r.epoch)}
+	failed := r.settle(withPosition(ctx, pos), r)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if failed != nil {
+		return r.Warn("everything was put back, and %v", failed)
+	}
+	return nil
 }
 
 // revertNode undoes the steps up to last on one node, in reverse order.

@@ -307,7 +307,7 @@ func (e *Engine) newRun(rec *journalv1.OperationRecord) (*Run, error) {
 		changed: make(chan struct{}), done: make(chan struct{}), stuck: make(map[string]string),
 	}
 	job := build(run)
-	run.plan, run.end = job.Plan, job.End
+	run.plan, run.settle, run.end = job.Plan, job.Settle, job.End
 	return run, nil
 }
 

@@ -37,6 +37,9 @@ type Plan []Step
 // Job is what an operation does.
 type Job struct {
 	Plan Plan
+	// Settle waits, once everything is put back, until the cluster is as it was; may be nil. What it fails with is
+	// a warning: nothing is left to undo, and an operation that never ends would keep a person from the next one.
+	Settle func(ctx context.Context, run *Run) error
 	// End records the end of the operation in the transaction that journals it; may be nil.
 	End func(tx store.Tx, record *journalv1.OperationRecord) error
 }

@@ -46,6 +46,7 @@ type Run struct {
 	cancel  context.CancelCauseFunc
 	stuck   map[string]string // what a person has to do on nodes that cannot be put back
 	plan    Plan
+	settle  func(context.Context, *Run) error
 	end     func(store.Tx, *journalv1.OperationRecord) error
 	done    chan struct{}
 	beside  sync.WaitGroup // background tasks

@@ -71,6 +71,7 @@ type world struct {
 	journal *memory
 	fleet   *fleet
 	plan    operation.Plan
+	settle  func(context.Context, *operation.Run) error
 	end     func(store.Tx, *journalv1.OperationRecord) error
 	engine  *operation.Engine
 	epoch   uint64
@@ -89,7 +90,7 @@ func newWorld(t *testing.T, plan ...operation.Step) *world {
 func (w *world) start() {
 	w.epoch++
 	builders := map[requorumv1.OperationKind]operation.Builder{
-		kind: func(*operation.Run) operation.Job { return operation.Job{Plan: w.plan, End: w.end} },
+		kind: func(*operation.Run) operation.Job { return operation.Job{Plan: w.plan, Settle: w.settle, End: w.end} },
 		requorumv1.OperationKind_OPERATION_KIND_CHECK: func(*operation.Run) operation.Job {
 			return operation.Job{Plan: operation.Plan{check("look")}}
 		},

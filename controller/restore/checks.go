@@ -317,7 +317,7 @@ func (p *prepared) checkLoss() {
 	live := p.liveRevision()
 	switch {
 	case live == 0:
-		p.warn("newer data", "", "no member serves: there will be no safety snapshot", "the old data directories are kept")
+		p.warn("newer data", "", "no member serves, so it cannot be told", "the safety snapshot is taken of the old data once the restore is done")
 	case live > p.snapshot.GetManifest().GetRevision():
 		p.warn("newer data", "", fmt.Sprintf("the cluster is at revision %d, the snapshot at %d: what is newer will be gone", live, p.snapshot.GetManifest().GetRevision()), "it is kept in a safety snapshot")
 	default:

@@ -29,7 +29,7 @@ func (j *Jobs) Builder(*operation.Run) operation.Job {
 		restart  = requorumv1.Phase_PHASE_RESTART_CLUSTER
 		finished = requorumv1.Phase_PHASE_FINISHED
 	)
-	return operation.Job{Plan: operation.Plan{
+	return operation.Job{Settle: j.settle, Plan: operation.Plan{
 		{Name: "preflight", Phase: started, Do: j.preflight, Check: true},
 		{Name: "distribute", Phase: started, Do: j.distribute, Undo: j.dropPartial},
 		{Name: "agree", Phase: started, Do: j.agree},

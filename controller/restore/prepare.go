@@ -173,7 +173,7 @@ func (p *prepared) findMembers() {
 	}
 	for _, node := range p.spec.GetNodes() {
 		f := p.facts[node]
-		n := &journalv1.RestoreNode{Node: node, Member: f.GetMember().GetName(), PeerUrls: f.GetMember().GetPeerUrls(), WasRunning: f.GetRunning(), Fenced: f.GetFenced()}
+		n := &journalv1.RestoreNode{Node: node, Member: f.GetMember().GetName(), PeerUrls: f.GetMember().GetPeerUrls(), WasRunning: f.GetRunning(), Fenced: f.GetFenced(), Served: serves(f)}
 		if listed := find(p.members, f.GetMember()); listed != nil {
 			n.PeerUrls, n.Learner = listed.GetPeerUrls(), listed.GetLearner()
 		}
@@ -211,11 +211,16 @@ func (p *prepared) leader() string {
 // hadLeader tells whether any member sees a leader.
 func (p *prepared) hadLeader() bool {
 	for _, f := range p.facts {
-		if f.GetMember().GetServing() && f.GetMember().GetLeader() != "" {
+		if serves(f) {
 			return true
 		}
 	}
 	return false
+}
+
+// serves tells whether a node's member answers and sees a leader.
+func serves(f *agentv1.NodeFacts) bool {
+	return f.GetMember().GetServing() && f.GetMember().GetLeader() != ""
 }
 
 // etcdVersion returns the version that the members run, or would; empty if no node knows.

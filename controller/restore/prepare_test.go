@@ -281,7 +281,7 @@ func TestChecksWarn(t *testing.T) {
 		"a copy that is missing":   {wrong: func(r *room) { r.copies["b"] = requorumv1.CopyState_COPY_STATE_MISSING }, want: "copies b: its copy is missing (detail); it gets the file from a"},
 		"an unknown version":       {wrong: func(r *room) { r.facts["b"].EtcdVersion = "" }, want: "version b: the version of its etcd is not known"},
 		"another version, allowed": {wrong: func(r *room) { r.facts["b"].EtcdVersion = "3.5.21" }, spec: &requorumv1.RestoreSpec{AllowVersionMismatch: true}, want: "version b: its etcd is 3.5.21"},
-		"nobody serves":            {wrong: (*room).down, want: "no member serves: there will be no safety snapshot"},
+		"nobody serves":            {wrong: (*room).down, want: "no member serves, so it cannot be told; the safety snapshot is taken of the old data once the restore is done"},
 		"no bump":                  {wrong: func(*room) {}, spec: &requorumv1.RestoreSpec{NoBump: true}, want: "the revision goes back"},
 		"no hashes":                {wrong: func(*room) {}, spec: &requorumv1.RestoreSpec{SkipHashCheck: true}, want: "a damaged file would be restored"},
 		"a learner that can join again": {wrong: func(r *room) {
