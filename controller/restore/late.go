@@ -46,6 +46,9 @@ func lacking(job *journalv1.RestoreJob) string {
 // replaceSafety saves a snapshot of the old data if that goes further than the safety snapshot.
 func (j *Jobs) replaceSafety(ctx context.Context, run *operation.Run) error {
 	before := run.Restore().GetSafety()
+	if late := run.Restore().GetLate(); late != nil && late.GetName() == run.Operation().GetSafetySnapshot() {
+		return j.dropEarlier(ctx, run)
+	}
 	node, old, err := j.furthest(ctx, run)
 	if err != nil {
 		return err
@@ -67,7 +70,7 @@ func (j *Jobs) replaceSafety(ctx context.Context, run *operation.Run) error {
 	if err := j.noteSafety(run, m); err != nil {
 		return err
 	}
-	return j.dropEarlier(ctx, run, before)
+	return j.dropEarlier(ctx, run)
 }
 
 // furthest asks the nodes how far their old data goes, and returns the one that goes furthest.
@@ -160,13 +163,31 @@ func saveOld(ctx context.Context, run *operation.Run, late *requorumv1.Manifest,
 	return snapshot.Describe(ctx, run, late.GetNode(), late.GetName(), result.GetCopy(), requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, nil)
 }
 
-// dropEarlier removes the safety snapshot that was taken before the stop: the later one holds all of it.
-func (j *Jobs) dropEarlier(ctx context.Context, run *operation.Run, earlier *requorumv1.Manifest) error {
-	if earlier.GetSha256() == "" || earlier.GetName() == run.Operation().GetSafetySnapshot() {
+// dropEarlier removes the safety snapshot that was taken before the stop: the later one holds all of it. It is done
+// again after a crash, and what cannot be removed is no longer READY.
+func (j *Jobs) dropEarlier(ctx context.Context, run *operation.Run) error {
+	name := run.Restore().GetSafetyName()
+	if name == "" || name == run.Operation().GetSafetySnapshot() {
 		return nil
 	}
-	if err := snapshot.Drop(ctx, run, earlier.GetNode(), &agentv1.DropCopy{Name: earlier.GetName()}); err != nil {
-		return run.Warn("%s: the earlier safety snapshot %s could not be removed: %v", earlier.GetNode(), earlier.GetName(), err)
+	earlier, err := j.Catalog.Snapshot(run.Cluster(), name)
+	if gone := new(catalog.NotFoundError); errors.As(err, &gone) {
+		return nil
 	}
-	return j.Catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, run.Cluster(), earlier.GetName()) })
+	if err != nil {
+		return err
+	}
+	err = j.Catalog.Update(run.Cluster(), name, func(s *requorumv1.Snapshot) { s.State = requorumv1.SnapshotState_SNAPSHOT_STATE_DELETING })
+	if err != nil {
+		return err
+	}
+	node := earlier.GetManifest().GetNode()
+	err = snapshot.Drop(ctx, run, node, &agentv1.DropCopy{Name: name})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return run.Warn("%s: the earlier safety snapshot %s could not be removed: %v (requorum snapshot rm %s)", node, name, err, name)
+	}
+	return j.Catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, run.Cluster(), name) })
 }
