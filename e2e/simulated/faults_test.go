@@ -96,6 +96,8 @@ func (w *world) strike(ctx context.Context, p *process, n *node, f trouble) erro
 		return errors.New("made to fail")
 	case "hang", "hang-forever":
 		return w.hang(ctx, p, n, target, f.kind == "hang-forever")
+	case "copy":
+		w.note(func() { w.kept = w.memory.copied() })
 	case "twice":
 		return w.deliverTwice(target)
 	case "lost":

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +23,10 @@ import (
 	"github.com/requorum/requorum/controller/operation"
 )
 
-var showLog = flag.Bool("simulated.log", false, "show the logs of runs that fail")
+var (
+	showLog = flag.Bool("simulated.log", false, "show the logs of runs that fail")
+	only    = flag.String("simulated.only", "", "run only the cells whose \"point fault\" this regular expression matches")
+)
 
 // scenario is an operation that ends well, or badly on purpose.
 type scenario struct {
@@ -192,6 +196,7 @@ func (r result) check(t *testing.T) {
 // TestMatrix makes every fault happen at every fault point.
 func TestMatrix(t *testing.T) {
 	where := passages(t)
+	wanted := regexp.MustCompile(*only)
 	table := &matrix{cells: map[string]map[string]int{}, columns: faults}
 	t.Run("cells", func(t *testing.T) {
 		for _, point := range fault.Names() {
@@ -200,6 +205,9 @@ func TestMatrix(t *testing.T) {
 				continue
 			}
 			for _, f := range faults {
+				if !wanted.MatchString(point + " " + f.String()) {
+					continue
+				}
 				t.Run(point+"/"+f.String(), func(t *testing.T) {
 					t.Parallel()
 					r := play(t, s, &arming{point: point, nth: 1, fault: f})

@@ -5,6 +5,7 @@ package simulated_test
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -167,9 +168,10 @@ func (w *world) judgeCopies(rec *journalv1.OperationRecord, snaps []*requorumv1.
 			switch {
 			case n.disk.manifests[name].GetSha256() != sha:
 				w.wrong("%s: copy %s has no manifest that fits", n.name, name)
+			case s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_DELETING: // judgeEntry has seen it
 			case s.GetState() != requorumv1.SnapshotState_SNAPSHOT_STATE_READY:
 				w.wrong("%s: it keeps %s, which the catalog has as %s", n.name, name, s.GetState())
-			case !slices.ContainsFunc(s.GetCopies(), func(c *requorumv1.Copy) bool { return c.GetNode() == n.name && c.GetSha256() == sha }):
+			case !slices.ContainsFunc(s.GetCopies(), func(c *requorumv1.Copy) bool { return c.GetNode() == n.name && c.GetSha256() == sha }) && !w.stale(rec, s):
 				w.wrong("%s: it keeps %s, and the catalog does not say so", n.name, name)
 			}
 		}
@@ -181,6 +183,12 @@ func (w *world) judgeEntry(rec *journalv1.OperationRecord, s *requorumv1.Snapsho
 	switch s.GetState() {
 	case requorumv1.SnapshotState_SNAPSHOT_STATE_READY:
 	case requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED:
+		return
+	case requorumv1.SnapshotState_SNAPSHOT_STATE_DELETING:
+		warned := func(text string) bool { return strings.Contains(text, s.GetName()+" could not be removed") }
+		if !slices.ContainsFunc(rec.GetOperation().GetWarnings(), warned) {
+			w.wrong("%s was not removed, and nobody says so", s.GetName())
+		}
 		return
 	default:
 		w.wrong("the catalog has %s as %s, and nothing is under way", s.GetName(), s.GetState())
@@ -205,7 +213,8 @@ func (w *world) judgeEntry(rec *journalv1.OperationRecord, s *requorumv1.Snapsho
 	}
 }
 
-// stale tells whether nobody has looked at a snapshot's copies since the test took some away.
+// stale tells whether nobody may have looked at a snapshot's copies since the test took some away, and since nodes
+// that lacked one were given it by an operation that was then put back: it leaves whole copies where they are.
 func (w *world) stale(rec *journalv1.OperationRecord, s *requorumv1.Snapshot) bool {
 	return s.GetName() == goodName && rec.GetOperation().GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED
 }

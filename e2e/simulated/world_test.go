@@ -55,6 +55,7 @@ type world struct {
 	controller *controller // nil while it is dead
 	route      func(*node) *controller
 	memory     *memory
+	kept       *memory // a copy of it that a test took
 	ended      bool
 	passed     map[string]int // fault points, how often
 	armed      []*arming
