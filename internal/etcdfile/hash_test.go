@@ -238,7 +238,7 @@ func TestFilesWithMoreKeysThanFitAreReadInParts(t *testing.T) {
 		t.Fatalf("%d keys fit into one part", whole.GetKeys())
 	}
 	passes := countTicks(t, file)
-	defer etcdfile.SetKeysAtOnce(8)()
+	t.Cleanup(etcdfile.SetKeysAtOnce(8))
 	inParts, err := etcdfile.Inspect(t.Context(), file, nil)
 	h.must(err)
 	if diff := cmp.Diff(whole, inParts, protocmp.Transform()); diff != "" {

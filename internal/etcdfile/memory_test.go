@@ -68,7 +68,7 @@ func TestPeakMemoryDoesNotGrowWithTheFile(t *testing.T) {
 		if _, err := etcdfile.Inspect(t.Context(), path, nil); err != nil {
 			t.Fatal(err)
 		}
-		fmt.Printf("peak %d\n", peakMemory(t))
+		fmt.Fprintf(os.Stdout, "peak %d\n", peakMemory(t))
 		return
 	}
 	const limit = 64 << 20
@@ -81,7 +81,7 @@ func TestPeakMemoryDoesNotGrowWithTheFile(t *testing.T) {
 
 func inspectInAChild(t *testing.T, path string) (peak int64) {
 	t.Helper()
-	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // the test itself
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	child.Env = append(os.Environ(), inspected+"="+path)
 	out, err := child.CombinedOutput()
 	if err != nil {
