@@ -218,6 +218,8 @@ func (w *world) killAgent(n *node) {
 }
 
 func (w *world) unlessEnded(still func() bool, f func()) {
+	w.starting.Lock()
+	defer w.starting.Unlock()
 	w.mu.Lock()
 	goes := still()
 	w.mu.Unlock()

@@ -75,7 +75,7 @@ func startCheck(k *controller) (*requorumv1.Operation, error) {
 }
 
 func startDelete(k *controller) (*requorumv1.Operation, error) {
-	return k.snapshots.Delete(clusterName, goodName, request, "test", true)
+	return k.snapshots.Delete(clusterName, goodName, request, "test", false)
 }
 
 // neverPassed are points that no operation passes, and why.

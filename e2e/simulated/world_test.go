@@ -38,6 +38,7 @@ const (
 	clusterName = "prod"
 	size        = 3         // nodes of a cluster
 	goodName    = "good"    // the snapshot that is there from the beginning
+	elderName   = "elder"   // another one, so that the first may be deleted
 	importFile  = "brought" // a file that somebody has put on every node
 )
 
@@ -50,6 +51,7 @@ type world struct {
 	files files
 	began time.Time
 
+	starting   sync.Mutex // held while it is seen what is dead, and started again
 	mu         sync.Mutex
 	nodes      []*node
 	controller *controller // nil while it is dead
@@ -123,15 +125,9 @@ func newWorld(t *testing.T, dir string) *world {
 // seedRecords writes what enrolment and an earlier save have left.
 func (w *world) seedRecords() {
 	content := w.files.encode(w.good)
-	m := manifestOf(goodName, "n1", content, w.good)
-	snap := &requorumv1.Snapshot{
-		Name: goodName, Cluster: clusterName, Kind: m.GetKind(), State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Created: m.GetCreated(), Manifest: m,
-	}
 	err := opened{w.memory, newProcess("seed")}.Update(func(t store.Tx) error {
 		for _, n := range w.nodes {
-			n.disk.copies[goodName], n.disk.manifests[goodName] = content, m
 			n.disk.copies[importFile] = content
-			snap.Copies = append(snap.Copies, &requorumv1.Copy{Node: n.name, State: requorumv1.CopyState_COPY_STATE_GOOD, Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256()})
 			rec := &journalv1.NodeRecord{Cluster: clusterName, Name: n.name, KeyFingerprint: keyOf(n.name), Enrolled: timestamppb.Now(), TransferAddress: n.name}
 			if err := store.Save(t, store.Nodes, clusterName+"/"+n.name, rec); err != nil {
 				return err
@@ -140,9 +136,22 @@ func (w *world) seedRecords() {
 		if err := store.Save(t, store.Clusters, clusterName, &journalv1.ClusterRecord{Name: clusterName, Voters: size}); err != nil {
 			return err
 		}
-		return catalog.Put(t, snap)
+		return errors.Join(catalog.Put(t, w.seedSnapshot(elderName, content)), catalog.Put(t, w.seedSnapshot(goodName, content)))
 	})
 	w.must(err)
+}
+
+// seedSnapshot puts a copy on every node.
+func (w *world) seedSnapshot(name string, content []byte) *requorumv1.Snapshot {
+	m := manifestOf(name, "n1", content, w.good)
+	snap := &requorumv1.Snapshot{
+		Name: name, Cluster: clusterName, Kind: m.GetKind(), State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Created: m.GetCreated(), Manifest: m,
+	}
+	for _, n := range w.nodes {
+		n.disk.copies[name], n.disk.manifests[name] = content, m
+		snap.Copies = append(snap.Copies, &requorumv1.Copy{Node: n.name, State: requorumv1.CopyState_COPY_STATE_GOOD, Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256()})
+	}
+	return snap
 }
 
 func (w *world) must(err error) {
@@ -314,9 +323,18 @@ func (w *world) restartAll() {
 		w.kill(p)
 		p.wg.Wait()
 	}
-	w.startController()
+	w.starting.Lock()
+	defer w.starting.Unlock()
+	w.mu.Lock()
+	k = w.controller
+	w.mu.Unlock()
+	if k == nil || k.live() != nil {
+		w.startController()
+	}
 	for _, n := range w.nodes {
-		w.startAgent(n)
+		if n.agent.live() != nil {
+			w.startAgent(n)
+		}
 	}
 }
 
