@@ -37,3 +37,6 @@ func HasTrailer(data []byte, pieces []int) (size int64, md5, sha256 string, fits
 	f := d.facts()
 	return f.GetSize(), f.GetMd5(), f.GetSha256(), f.GetHasTrailer()
 }
+
+// BlockSize is how much of a file is hashed at once.
+const BlockSize = blockSize
