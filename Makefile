@@ -84,7 +84,7 @@ vet:
 .PHONY: lint
 lint:
 	$(LINT) run ./...
-	$(LINT) run --build-tags faultinject ./internal/fault/...
+	$(LINT) run --build-tags faultinject ./internal/fault/... ./agent/task ./controller/operation
 
 .PHONY: check-proto
 check-proto:
@@ -137,7 +137,7 @@ test: unit e2e ## All tests, with the race detector where there is a C compiler
 .PHONY: unit
 unit: race-notice ## Tests beside the code
 	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '^$(MODULE)/e2e')
-	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject ./internal/fault/...
+	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject ./internal/fault/... ./agent/task ./controller/operation
 
 # The tests find the binaries by REQUORUM_BIN and REQUORUM_FAULTS_BIN.
 .PHONY: e2e

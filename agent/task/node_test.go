@@ -694,6 +694,15 @@ func TestVerify(t *testing.T) {
 		n := nodeOf(t, "etcd-1", rt)
 		n.refuses(task(), agentv1.TaskErrorCode_TASK_ERROR_CODE_UNSPECIFIED, "panic")
 	})
+	t.Run("where there is no way back, takes a process that was started again", func(t *testing.T) {
+		for _, spec := range []*agentv1.Verify{{LiftGate: true}, {AddLearners: map[string]string{"etcd-4": "http://d:2380"}}} {
+			rt := stopped(t)
+			rt.dead = errors.New("etcd has ended 1 times since it was started; its last lines: killed")
+			n := nodeOf(t, "etcd-1", rt)
+			n.member = &fakeMember{verify: func() (*agentv1.Verified, error) { return &agentv1.Verified{}, nil }}
+			n.do(&agentv1.Task{Spec: &agentv1.Task_Verify{Verify: spec}})
+		}
+	})
 	t.Run("gives up with the last reason", func(t *testing.T) {
 		n := nodeOf(t, "etcd-1", stopped(t))
 		n.StartWait = 200 * time.Millisecond

@@ -238,7 +238,9 @@ func (n *Node) verify(ctx context.Context, spec *agentv1.Verify, p *Progress) (*
 }
 
 func (n *Node) verifyOnce(ctx context.Context, spec *agentv1.Verify) (*agentv1.Verified, error) {
-	if l, ok := n.Runtime.(runtime.Liveness); ok {
+	// Where there is no way back any more, only what is now counts: etcd may have been killed, and runs again.
+	goesOn := spec.GetLiftGate() || len(spec.GetAddLearners()) > 0
+	if l, ok := n.Runtime.(runtime.Liveness); ok && !goesOn {
 		if err := l.Alive(ctx); err != nil {
 			return nil, err
 		}
