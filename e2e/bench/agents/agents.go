@@ -13,7 +13,7 @@ type Options struct {
 	Binary string        // requorum as it is released, an absolute path
 	Dir    string        // for everything; what is made in it is removed again
 	Agents int           // how many
-	Rest   time.Duration // how long the controller is watched at rest
+	Rest   time.Duration // how long the controller is watched at rest, after a quarter of that without being watched
 }
 
 // Result is what was measured.
@@ -25,9 +25,6 @@ type Result struct {
 	Back     time.Duration `json:"back_ns"`           // from starting a controller that was killed until all have a session again
 	Lost     int64         `json:"lost_sessions"`     // at rest, which should be none
 }
-
-// settle is left to the controller for what it still does of the agents' arrival.
-const settle = 10 * time.Second
 
 // Measure lets agents connect to a controller, watches it at rest, kills it, starts it again, and ends everything.
 func Measure(ctx context.Context, o Options) (_ *Result, err error) {
@@ -51,7 +48,7 @@ func Measure(ctx context.Context, o Options) (_ *Result, err error) {
 
 // rest watches the controller while nothing happens but heartbeats.
 func (f *fleet) rest(ctx context.Context, watch time.Duration, r *Result) error {
-	if err := sleep(ctx, settle); err != nil {
+	if err := sleep(ctx, watch/4); err != nil { // for what it still does of the agents' arrival
 		return err
 	}
 	pid, lost := f.controller.PID(), f.lost.Load()
