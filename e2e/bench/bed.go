@@ -54,7 +54,9 @@ func makeBed(ctx context.Context, r *Report, size Size) (b *Bed, err error) {
 	if err := b.fill(ctx); err != nil {
 		return b, fmt.Errorf("make the data: %w", err)
 	}
-	if b.Cluster, err = dev.Start(ctx, b.options()); err != nil {
+	patient, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the cluster did not come up"))
+	defer cancel()
+	if b.Cluster, err = dev.Start(patient, b.options()); err != nil {
 		return b, err
 	}
 	if err := b.TakeOver(ctx); err != nil {
@@ -124,6 +126,11 @@ func (b *Bed) HandBack(ctx context.Context) error {
 			return err
 		}
 	}
+	return b.serving(ctx)
+}
+
+// serving returns when every agent is connected and every member serves.
+func (b *Bed) serving(ctx context.Context) error {
 	patient, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the agents did not come back"))
 	defer cancel()
 	return b.Cluster.WaitServing(patient)
@@ -181,7 +188,7 @@ func enoughSpace(dir string, size Size) error {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return fmt.Errorf("see how much space %s has: %w", dir, err)
 	}
-	free, need := Size(int64(fs.Bavail)*fs.Bsize), spaceFactor*size //nolint:unconvert // it is not the same type everywhere
+	free, need := Size(int64(fs.Bavail)*fs.Bsize), spaceFactor*size
 	if free < need {
 		return fmt.Errorf("%s free below %s, and %s is needed: make room, or name another directory with -dir", free, dir, need)
 	}
@@ -189,7 +196,7 @@ func enoughSpace(dir string, size Size) error {
 }
 
 // patience is how long anything may take that is waited for. It is far above what it takes.
-const patience = 10 * time.Minute
+const patience = 30 * time.Minute
 
 // flagOf returns the value of a flag of a command line, as in --name=value.
 func flagOf(command []string, name string) string {

@@ -59,7 +59,7 @@ func (b *Bed) freshAgents(ctx context.Context) error {
 			return err
 		}
 	}
-	return b.Cluster.WaitServing(ctx)
+	return b.serving(ctx)
 }
 
 // peaks watches the agents at rest and during an operation, and adds what was more.

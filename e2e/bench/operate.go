@@ -16,6 +16,8 @@ import (
 
 // requorum runs a command as the admin, and returns what it prints as JSON.
 func (b *Bed) requorum(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("requorum %s did not end within %s", strings.Join(args, " "), patience))
+	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, b.r.Settings.Binary, append(args, "-o", "json")...)
 	cmd.Env = append(os.Environ(), "REQUORUM_CONFIG="+b.Cluster.AdminConfig())

@@ -34,6 +34,9 @@ func sections() []Section {
 	}
 }
 
+// preparing estimates how long a cluster with data takes.
+var preparing = perGiB(15, 45)
+
 func fixed(d time.Duration) func(float64) time.Duration {
 	return func(float64) time.Duration { return d }
 }
@@ -67,13 +70,20 @@ func choose(all []Section, names []string) ([]Section, error) {
 // estimate adds up how long sections take.
 func estimate(chosen []Section, sizes []Size) time.Duration {
 	var sum time.Duration
+	onData := false
 	for _, s := range chosen {
 		if s.RunOn == nil {
 			sum += s.Takes(0)
 			continue
 		}
+		onData = true
 		for _, size := range sizes {
 			sum += s.Takes(size.GiB())
+		}
+	}
+	if onData {
+		for _, size := range sizes {
+			sum += preparing(size.GiB())
 		}
 	}
 	return sum
