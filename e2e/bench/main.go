@@ -129,8 +129,15 @@ func (r *Report) measureSize(ctx context.Context, chosen []Section, size Size) e
 			}
 			bed = made
 		}
+		failures := len(r.Failures)
 		if err := r.section(ctx, s.Name, func() error { return s.RunOn(ctx, r, bed) }); err != nil {
 			return errors.Join(err, bed.Remove())
+		}
+		if len(r.Failures) > failures { // nobody knows how it left the cluster; the next section gets another
+			if err := bed.Remove(); err != nil {
+				return err
+			}
+			bed = nil
 		}
 	}
 	if bed == nil {
