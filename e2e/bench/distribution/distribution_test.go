@@ -74,10 +74,16 @@ func TestNothingIsLeftOfAnInterruptedMeasurement(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
-		for len(distribution.Namespaces()) == 0 && ctx.Err() == nil {
-			time.Sleep(10 * time.Millisecond)
+		defer cancel()
+		ticker := time.NewTicker(10 * time.Millisecond)
+		defer ticker.Stop()
+		for len(distribution.Namespaces()) == 0 {
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
 		}
-		cancel()
 	}()
 	_, err := distribution.Measure(ctx, distribution.Options{Binary: binary, Dir: dir, Size: size, Receivers: 2, Megabits: 1})
 	if err == nil || !strings.Contains(err.Error(), "cancel") && !strings.Contains(err.Error(), "killed") {

@@ -59,7 +59,10 @@ func (w *world) close() error {
 	for _, a := range w.agents {
 		errs = append(errs, a.Stop())
 	}
-	return errors.Join(append(errs, w.controller.Stop())...)
+	if w.controller != nil {
+		errs = append(errs, w.controller.Stop())
+	}
+	return errors.Join(errs...)
 }
 
 // process is a requorum that runs in a namespace.
