@@ -133,11 +133,34 @@ func (j *Jobs) saveAfter(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	if name := run.Restore().GetAfter().GetManifest().GetName(); name != "" { // what is left of it is of no use
-		err = errors.Join(err, askPresent(ctx, run, run.Operation().GetNodes(), func(string) *agentv1.Task {
-			return &agentv1.Task{Spec: &agentv1.Task_DropCopy{DropCopy: &agentv1.DropCopy{Name: name}}}
-		}))
+		err = errors.Join(err, dropUnfinished(ctx, run, name))
 	}
 	return run.Warn("the cluster is restored; no fresh snapshot could be taken of it: %v (take one with requorum snapshot save)", err)
+}
+
+const (
+	dropTries = 20
+	dropEvery = time.Second
+)
+
+// dropUnfinished removes a snapshot that was not finished from every node. What kept it from being finished,
+// as a full disk does, may for a while keep it from being removed.
+func dropUnfinished(ctx context.Context, run *operation.Run, name string) error {
+	for try := 1; ; try++ {
+		err := askPresent(ctx, run, run.Operation().GetNodes(), func(string) *agentv1.Task {
+			return &agentv1.Task{Spec: &agentv1.Task_DropCopy{DropCopy: &agentv1.DropCopy{Name: name}}}
+		})
+		if err == nil || try == dropTries {
+			return err
+		}
+		timer := time.NewTimer(dropEvery)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+	}
 }
 
 func (j *Jobs) freshSnapshot(ctx context.Context, run *operation.Run) error {
