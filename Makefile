@@ -157,7 +157,7 @@ fault-matrix: ## Every step meets every kind of fault; MATRIX=full, MATRIX_SEED=
 	CGO_ENABLED=0 $(GO) build -trimpath -tags faultinject -ldflags '-s -w $(LDFLAGS)' -o bin/requorum-matrix ./cmd/requorum
 	CGO_ENABLED=0 $(GO) build -o bin/matrix ./e2e/matrix
 	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-matrix bin/matrix -out dist \
-		$(if $(filter full,$(MATRIX)),-full) $(if $(MATRIX_SEED),-seed $(MATRIX_SEED)) $(if $(MATRIX_CELL),-cell '$(MATRIX_CELL)')
+		$(if $(filter full,$(MATRIX)),-full) $(if $(MATRIX_SEED),-seed $(MATRIX_SEED)) $(if $(MATRIX_DOC),-doc $(MATRIX_DOC)) $(if $(MATRIX_CELL),-cell '$(MATRIX_CELL)')
 
 .PHONY: race-notice
 race-notice:

@@ -25,7 +25,7 @@ const (
 	baseSnapshot = "base"
 	keys         = 120
 
-	offline = 4 * time.Second // how long a task waits for a node that is away
+	offline = 6 * time.Second // how long a task waits for a node that is away
 	stalled = 6 * time.Second // how long a task may show no progress
 	long    = offline + 2*time.Second
 	brief   = time.Second

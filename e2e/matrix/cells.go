@@ -98,7 +98,7 @@ func choose(seed uint64, places map[row][]place, nodes []string, possible func(k
 	return cells
 }
 
-// product is every cell of every row.
+// everything is every cell of every row.
 func everything(places map[row][]place, nodes []string, possible func(kind string) bool) []cell {
 	var cells []cell
 	for _, r := range rows() {
@@ -165,6 +165,11 @@ func forcedBy(r row, p place) []string {
 		return []string{""}
 	}
 	return slices.Sorted(maps.Keys(p.forced))
+}
+
+// harmless tells whether the operation has to succeed in spite of the fault.
+func (c cell) harmless() bool {
+	return !c.undo && (c.kind == killController || c.kind == deliverTwice || c.kind == loseResult)
 }
 
 // lasting tells how long a kind of fault may last: always longer, or also shorter than a node is waited for.

@@ -29,6 +29,7 @@ type settings struct {
 	cell     string
 	clusters int
 	out      string
+	doc      string
 }
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 	flag.StringVar(&s.cell, "cell", "", "repeat only this `CELL`, as the table gives it")
 	flag.IntVar(&s.clusters, "clusters", 4, "`NUMBER` of clusters at a time")
 	flag.StringVar(&s.out, "out", "dist", "`DIR` for the tables")
+	flag.StringVar(&s.doc, "doc", "", "`FILE` of the documentation to put the counts into")
 	flag.Parse()
 	if os.Getenv(insideEnv) == "" {
 		if code, err := inside(); err == nil {
@@ -207,7 +209,7 @@ func (m *matrix) worker(b *bed) {
 				continue
 			}
 		}
-		o := b.run(c)
+		o := b.reaching(c)
 		m.add(o)
 		if len(o.Failures) > 0 {
 			m.close(b, o)
@@ -279,6 +281,11 @@ func (m *matrix) add(o outcome) {
 func (m *matrix) finish() error {
 	if err := m.report.write(m.out); err != nil {
 		return err
+	}
+	if m.doc != "" {
+		if err := m.report.document(m.doc); err != nil {
+			return err
+		}
 	}
 	fmt.Print(m.report.summary())
 	if len(m.queue) > 0 {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -88,6 +89,9 @@ func (a *attempt) judgeEnd(op *requorumv1.Operation, finished bool) {
 	default:
 		a.note.Errorf("the operation ended as neither finished nor reverted: %s", brieflyOf(op))
 	}
+	if !finished && a.cell.harmless() {
+		a.note.Errorf("that is no reason to give up: %s", brieflyOf(op))
+	}
 	if finished && a.cell.forced != "" {
 		a.note.Errorf("step %s failed, and the operation finished all the same: %s", a.cell.forced, brieflyOf(op))
 	}
@@ -99,7 +103,8 @@ func (a *attempt) judgeEnd(op *requorumv1.Operation, finished bool) {
 // judgeWrites looks for every write that was acknowledged.
 func (a *attempt) judgeWrites(op *requorumv1.Operation, now world, acked []write) {
 	var safe map[string]string
-	if safetyIsComplete && now.cluster != a.before.cluster {
+	complete := safetyIsComplete && now.cluster != a.before.cluster && !a.keepsOld(op)
+	if complete {
 		safe = a.contents(op.GetSafetySnapshot())
 	}
 	lost := map[string][]string{}
@@ -111,13 +116,25 @@ func (a *attempt) judgeWrites(op *requorumv1.Operation, now world, acked []write
 			}
 		case w.cluster != a.before.cluster:
 			lost["a cluster that was given up again"] = append(lost["a cluster that was given up again"], w.key)
-		case safetyIsComplete && safe[w.key] != w.value:
+		case complete && safe[w.key] != w.value:
 			lost["the safety snapshot"] = append(lost["the safety snapshot"], w.key)
 		}
 	}
 	for where, keys := range lost {
 		a.note.Errorf("%d of %d acknowledged writes are not in %s: %v", len(keys), len(acked), where, keys[:min(3, len(keys))])
 	}
+}
+
+// keepsOld tells whether the safety snapshot could not be completed: then people are told so, and the old data, which has
+// those writes, is kept until a person removes it.
+func (a *attempt) keepsOld(op *requorumv1.Operation) bool {
+	told := slices.ContainsFunc(op.GetWarnings(), func(w string) bool { return strings.Contains(w, "old data directories are kept") })
+	for _, q := range op.GetQuarantines() {
+		if told == (q.GetExpires() != nil) {
+			a.note.Errorf("that old data is kept for good is told: %v; on %s it expires: %v", told, q.GetNode(), q.GetExpires().AsTime())
+		}
+	}
+	return told
 }
 
 // judgeDisks makes sure that old data is where the operation says, and that nothing else is left.
@@ -133,6 +150,9 @@ func (a *attempt) judgeDisks(op *requorumv1.Operation, finished bool) {
 		}
 	}
 	for _, left := range a.LeftBehind() {
+		if a.cell.kind == fillDisk && strings.Contains(left, "--data-dir=") {
+			continue // an etcd that was started while its record could not be written: the agent knows it by its environment
+		}
 		a.note.Errorf("left behind: %s", left)
 	}
 }

@@ -43,6 +43,37 @@ func (r *report) write(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "fault-matrix.md"), []byte(text), 0o644)
 }
 
+const docHeading = "## A run\n\n"
+
+// document puts the counts of this run into a page of the documentation.
+func (r *report) document(path string) error {
+	page, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, _, found := strings.Cut(string(page), docHeading)
+	if !found {
+		return fmt.Errorf("%s has no heading %q", path, strings.TrimSpace(docHeading))
+	}
+	return os.WriteFile(path, []byte(before+docHeading+r.summary()+"\n"+r.counts()), 0o644)
+}
+
+// counts has a line for each kind of fault.
+func (r *report) counts() string {
+	var b strings.Builder
+	b.WriteString("| fault | succeeded | reverted | refused |\n|---|---|---|---|\n")
+	for _, kind := range kinds {
+		ended := map[string]int{}
+		for _, o := range r.Cells {
+			if o.Fault == kind {
+				ended[o.Ended]++
+			}
+		}
+		fmt.Fprintf(&b, "| %s | %d | %d | %d |\n", kind, ended["succeeded"], ended["reverted"], ended["refused"])
+	}
+	return b.String()
+}
+
 // summary counts.
 func (r *report) summary() string {
 	counts, missed := map[string]int{}, 0
