@@ -51,7 +51,7 @@ func TestAnotherHolderGoesOnWhereTheSourceDied(t *testing.T) {
 					progress = at(percent, died.grpc.Stop)
 				}
 				group.Go(func() error {
-					fetched, err := nodes[i].fetch(t.Context(), m, 4*impatient, progress, sources...)
+					fetched, err := nodes[i].fetch(t.Context(), m, patient, progress, sources...)
 					if i == 2 && err == nil && fetched.GetWireBytes() != m.GetSize() {
 						t.Errorf("%d bytes of %d came to the chain from %v", fetched.GetWireBytes(), m.GetSize(), fetched.GetNodes())
 					}
@@ -162,7 +162,7 @@ func TestStalledTransferGoesOnFromAnotherHolder(t *testing.T) {
 			stalled := &node{name: "etcd-9"}
 			stalled.serve(t, halfway(data, alive))
 			nodes[1].rounds = 1000 // so that only asking the others helps in time
-			fetched, err := nodes[1].fetch(t.Context(), m, impatient, nil, stalled, nodes[0])
+			fetched, err := nodes[1].fetch(t.Context(), m, 4*impatient, nil, stalled, nodes[0])
 			if err != nil || !slices.Equal(fetched.GetNodes(), []string{"etcd-9", "etcd-1"}) || fetched.GetWireBytes() != m.GetSize() {
 				t.Errorf("%v, %v", fetched, err)
 			}
@@ -239,7 +239,7 @@ func TestLinkThatDamagesEveryChunkIsNamed(t *testing.T) {
 		first.Store(1)
 		return corrupter{stream, &first}, err
 	}
-	_, err := nodes[1].fetch(t.Context(), m, impatient, nil, nodes[0])
+	_, err := nodes[1].fetch(t.Context(), m, patient, nil, nodes[0])
 	var sources *transfer.SourcesError
 	if !errors.As(err, &sources) || sources.Offset != 0 || !strings.Contains(err.Error(), "etcd-1: bad chunk at offset 0: CRC-32C") {
 		t.Errorf("%v", err)
