@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/fault"
@@ -28,16 +29,30 @@ func (r *Runner) do(e *execution) (*agentv1.TaskResult, error) {
 func (r *Runner) handled(ctx context.Context, e *execution) (*agentv1.TaskResult, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	p := &Progress{runner: r, execution: e, middle: func() {
+	p := &Progress{runner: r, execution: e, middle: once(func() {
 		if err := middleOf(ctx, e.task); err != nil {
 			fail(err)
 		}
-	}}
+	})}
 	result, err := r.handle(ctx, e.task, p)
 	if failed := context.Cause(ctx); failed != nil && e.ctx.Err() == nil {
 		return nil, failed
 	}
 	return result, err
+}
+
+// once returns a function that calls f the first time, and whose other callers wait until f has returned. Unlike those
+// of a sync.Once they wait in a way that testing/synctest understands.
+func once(f func()) func() {
+	var begun atomic.Bool
+	returned := make(chan struct{})
+	return func() {
+		if begun.CompareAndSwap(false, true) {
+			f()
+			close(returned)
+		}
+		<-returned
+	}
 }
 
 func middleOf(ctx context.Context, task *agentv1.Task) error {

@@ -1,7 +1,6 @@
 package task
 
 import (
-	"sync"
 	"time"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -16,8 +15,7 @@ type Progress struct {
 	execution *execution
 	last      time.Time // guarded by Runner.mu
 
-	middle func() // in builds with fault points: to be called at the first progress
-	once   sync.Once
+	middle func() // in builds with fault points: to be called at every progress
 }
 
 // Bytes tells how many bytes are done, and how many there are in all, 0 if that is not known.
@@ -38,7 +36,7 @@ func (p *Progress) set(change func(*agentv1.TaskReport)) {
 		return
 	}
 	if fault.Enabled && p.middle != nil {
-		p.once.Do(p.middle)
+		p.middle()
 	}
 	p.runner.mu.Lock()
 	defer p.runner.mu.Unlock()
