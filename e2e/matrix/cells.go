@@ -114,7 +114,7 @@ func everything(places map[row][]place, nodes []string, possible func(kind strin
 func random(seed uint64, r row, kind string) *rand.Rand {
 	h := fnv.New64a()
 	fmt.Fprint(h, r, kind)
-	return rand.New(rand.NewPCG(seed, h.Sum64()))
+	return rand.New(rand.NewPCG(seed, h.Sum64())) //nolint:gosec // the same each time
 }
 
 // product is every cell of a row and a kind of fault.

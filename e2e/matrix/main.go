@@ -42,14 +42,14 @@ func main() {
 	flag.StringVar(&s.doc, "doc", "", "`FILE` of the documentation to put the counts into")
 	flag.Parse()
 	if os.Getenv(insideEnv) == "" {
-		if code, err := inside(); err == nil {
+		code, err := inside()
+		if err == nil {
 			os.Exit(code)
-		} else {
-			fmt.Println("fault-matrix: no namespaces here:", err)
 		}
+		fmt.Fprintln(os.Stdout, "fault-matrix: no namespaces here:", err)
 	}
 	if s.seed == 0 {
-		s.seed = 1 + rand.Uint64N(1_000_000)
+		s.seed = 1 + rand.Uint64N(1_000_000) //nolint:gosec // it chooses places, no key
 	}
 	if err := run(s); err != nil {
 		fmt.Fprintln(os.Stderr, "fault-matrix:", err)
@@ -69,7 +69,7 @@ func inside() (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.Command(self, os.Args[1:]...)
+	cmd := exec.Command(self, os.Args[1:]...) //nolint:gosec // this very program, as it was called
 	cmd.Env = append(os.Environ(), insideEnv+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGTERM}
@@ -120,7 +120,7 @@ func run(s settings) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("fault-matrix: seed %d, %d runs on %d clusters at a time\n", s.seed, len(m.queue), s.clusters)
+	fmt.Fprintf(os.Stdout, "fault-matrix: seed %d, %d runs on %d clusters at a time\n", s.seed, len(m.queue), s.clusters)
 	m.work(first)
 	m.report.Seconds = time.Since(m.report.Began).Seconds()
 	return m.finish()
@@ -154,7 +154,8 @@ func (m *matrix) prepare() (*bed, error) {
 	} else {
 		m.queue = choose(m.seed, m.places, b.NodeNames(), m.possible)
 	}
-	rand.New(rand.NewPCG(m.seed, 0)).Shuffle(len(m.queue), func(i, j int) { m.queue[i], m.queue[j] = m.queue[j], m.queue[i] })
+	order := rand.New(rand.NewPCG(m.seed, 0)) //nolint:gosec // the same each time
+	order.Shuffle(len(m.queue), func(i, j int) { m.queue[i], m.queue[j] = m.queue[j], m.queue[i] })
 	return b, nil
 }
 
@@ -231,7 +232,7 @@ func (m *matrix) close(b *bed, o outcome) {
 		name := strings.NewReplacer("/", "-", " ", "-", ",", "_").Replace(o.Cell) + ".log"
 		text := o.Cell + "\n" + strings.Join(o.Failures, "\n") + "\n" + strings.Join(b.life.logs, "\n")
 		dir := filepath.Join(m.out, "fault-matrix-logs")
-		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o750), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)); err != nil {
 			fmt.Fprintln(os.Stderr, "fault-matrix:", err)
 		}
 		return
@@ -269,12 +270,12 @@ func (m *matrix) add(o outcome) {
 	if o.Missed {
 		word += ", place not reached"
 	}
-	fmt.Printf("%4d left  %-9s %5.1f s  %s  %s\n", len(m.queue), o.Ended, o.Seconds, word, o.Cell)
+	fmt.Fprintf(os.Stdout, "%4d left  %-9s %5.1f s  %s  %s\n", len(m.queue), o.Ended, o.Seconds, word, o.Cell)
 	for _, f := range o.Failures {
-		fmt.Println("           ", strings.ReplaceAll(f, "\n", "\n            "))
+		fmt.Fprintln(os.Stdout, "           ", strings.ReplaceAll(f, "\n", "\n            "))
 	}
 	if len(o.Failures) > 0 {
-		fmt.Println("            again:", again(o))
+		fmt.Fprintln(os.Stdout, "            again:", again(o))
 	}
 }
 
@@ -287,7 +288,7 @@ func (m *matrix) finish() error {
 			return err
 		}
 	}
-	fmt.Print(m.report.summary())
+	fmt.Fprint(os.Stdout, m.report.summary())
 	if len(m.queue) > 0 {
 		return fmt.Errorf("interrupted with %d runs to go", len(m.queue))
 	}

@@ -89,7 +89,8 @@ func (a *attempt) judgeEnd(op *requorumv1.Operation, finished bool) {
 	default:
 		a.note.Errorf("the operation ended as neither finished nor reverted: %s", brieflyOf(op))
 	}
-	if !finished && a.cell.harmless() {
+	refused := op.GetState() == requorumv1.OperationState_OPERATION_STATE_REFUSED // an agent may take longer to come back than a check waits
+	if !finished && !refused && a.cell.harmless() {
 		a.note.Errorf("that is no reason to give up: %s", brieflyOf(op))
 	}
 	if finished && a.cell.forced != "" {

@@ -29,18 +29,18 @@ func (r *report) failed() []outcome {
 
 // write writes the report to a directory, as JSON and as a table.
 func (r *report) write(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "fault-matrix.json"), append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "fault-matrix.json"), append(data, '\n'), 0o600); err != nil {
 		return err
 	}
 	text := "# Fault matrix\n\n" + r.summary() + "\n" + r.table() + r.details()
-	return os.WriteFile(filepath.Join(dir, "fault-matrix.md"), []byte(text), 0o644)
+	return os.WriteFile(filepath.Join(dir, "fault-matrix.md"), []byte(text), 0o600)
 }
 
 const docHeading = "## A run\n\n"
@@ -55,7 +55,7 @@ func (r *report) document(path string) error {
 	if !found {
 		return fmt.Errorf("%s has no heading %q", path, strings.TrimSpace(docHeading))
 	}
-	return os.WriteFile(path, []byte(before+docHeading+r.summary()+"\n"+r.counts()), 0o644)
+	return os.WriteFile(path, []byte(before+docHeading+r.summary()+"\n"+r.counts()), 0o600)
 }
 
 // counts has a line for each kind of fault.

@@ -135,6 +135,8 @@ func (c cell) action() string {
 
 // fires waits until a point has fired, or the operation has ended without.
 func (a *attempt) fires(ctx context.Context, point, node string) bool {
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
 	for ctx.Err() == nil {
 		if len(a.firings(point, node)) > 0 {
 			return true
@@ -142,7 +144,7 @@ func (a *attempt) fires(ctx context.Context, point, node string) bool {
 		if op := a.operation(ctx, a.id); op.GetEnded() != nil {
 			return len(a.firings(point, node)) > 0
 		}
-		time.Sleep(look)
+		<-ticker.C
 	}
 	a.note.Fatalf("%s did not fire: %v", point, context.Cause(ctx))
 	return false
@@ -164,7 +166,7 @@ func (a *attempt) settled(ctx context.Context) *requorumv1.Operation {
 		}
 		select {
 		case <-ctx.Done():
-			a.note.Fatalf("%v: %s", context.Cause(ctx), brieflyOf(a.operation(context.Background(), a.id)))
+			a.note.Fatalf("%v: %s", context.Cause(ctx), brieflyOf(a.operation(context.Background(), a.id))) //nolint:contextcheck // the operation's time is up
 		case <-time.After(look):
 		}
 	}
