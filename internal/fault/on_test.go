@@ -88,6 +88,20 @@ func TestENOSPC(t *testing.T) {
 	}
 }
 
+func TestTwiceIsForTheTaskThatIsTraced(t *testing.T) {
+	dir := armed(t)
+	arm(t, dir, "", "twice once")
+	ctx := fault.WithTask(t.Context(), "operation/stage/do/1/etcd-1")
+	for _, want := range []error{fault.ErrTwice, nil} {
+		if err := fault.At(ctx, point); !errors.Is(err, want) {
+			t.Errorf("At: %v, want %v", err, want)
+		}
+	}
+	if got := waitFired(t, dir, "", 1)[0].Task; got != "operation/stage/do/1/etcd-1" {
+		t.Errorf("trace has task %q", got)
+	}
+}
+
 func TestNothingArmed(t *testing.T) {
 	dir := armed(t)
 	arm(t, dir, "etcd-2", "error meant for another node")
@@ -238,6 +252,9 @@ func TestUndeclaredPoint(t *testing.T) {
 func TestDeclare(t *testing.T) {
 	if !fault.Enabled || !slices.Contains(fault.Names(), point) {
 		t.Errorf("Names() = %q, want %q among them", fault.Names(), point)
+	}
+	if !slices.Contains(fault.Points(), fault.Point{Name: point, Meaning: "in these tests"}) {
+		t.Errorf("Points() = %v, without what %s means", fault.Points(), point)
 	}
 	for _, name := range []string{point, "", "/a", "a/", "a//b", "a__b", "a@b", "a b"} {
 		if !panics(func() { fault.Declare(name, "again") }) {
