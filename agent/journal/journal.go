@@ -17,7 +17,8 @@ import (
 
 const (
 	formatVersion = 1
-	keptTasks     = 512 // answers of older tasks are forgotten
+	keptTasks     = 512  // answers of older tasks are forgotten
+	keptFinished  = 1000 // no controller comes back with an operation that is older
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 	tasksBucket      = "tasks" // by task ID
 	orderBucket      = "order" // task IDs by sequence number, the oldest first
 	quarantineBucket = "quarantines"
-	finishedBucket   = "finished" // IDs of restores that have ended on this node, all of them
+	finishedBucket   = "finished" // IDs of restores that have ended on this node
 
 	stateKey    = "agent"
 	restoredKey = "restored"
@@ -160,7 +161,7 @@ func (j *Journal) Restored() (*Restored, error) {
 	return r, err
 }
 
-// Finished tells whether a restore has ended on this node.
+// Finished tells whether a restore has ended on this node. It knows the newest thousand that have.
 func (j *Journal) Finished(restoreID string) (finished bool, err error) {
 	err = j.file.View(func(tx *boltfile.Tx) error {
 		_, finished, err = tx.Get(finishedBucket, restoreID)
@@ -169,9 +170,33 @@ func (j *Journal) Finished(restoreID string) (finished bool, err error) {
 	return finished, err
 }
 
-// SetFinished notes for good that a restore has ended on this node.
+// SetFinished notes that a restore has ended on this node, and forgets those that began first once there are more than a
+// thousand.
 func (j *Journal) SetFinished(restoreID string) error {
-	return j.file.Update(func(tx *boltfile.Tx) error { return tx.Put(finishedBucket, restoreID, []byte{1}) })
+	return j.file.Update(func(tx *boltfile.Tx) error {
+		if err := tx.Put(finishedBucket, restoreID, []byte{1}); err != nil {
+			return err
+		}
+		return forgetFinished(tx)
+	})
+}
+
+// forgetFinished keeps the newest: IDs are in the order in which operations began.
+func forgetFinished(tx *boltfile.Tx) error {
+	var ids []string
+	err := tx.Each(finishedBucket, "", func(id string, _ []byte) error {
+		ids = append(ids, id)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range ids[:max(0, len(ids)-keptFinished)] {
+		if err := tx.Delete(finishedBucket, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Task returns the record of a task, nil if there is none.

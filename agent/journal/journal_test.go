@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/oklog/ulid/v2"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -121,6 +122,32 @@ func TestOldestTasksAreForgotten(t *testing.T) {
 		must(t, err)
 		if known := rec != nil; known != (i >= extra) {
 			t.Errorf("task %d known: %v", i, known)
+		}
+	}
+}
+
+// Restores that have ended are known by their IDs, which are in the order in which they began; they may end in another.
+func TestOldestFinishedRestoresAreForgotten(t *testing.T) {
+	path := file(t)
+	j, err := journal.Open(path)
+	must(t, err)
+	const extra, finished = 4, 1000
+	id := func(n int) string {
+		id := ulid.ULID{}
+		must(t, id.SetTime(uint64(n)))
+		return id.String()
+	}
+	for n := range finished + extra {
+		must(t, j.SetFinished(id(n^1))) // each second one before the first
+	}
+	must(t, j.SetFinished(id(finished))) // again
+	must(t, j.Close())
+	j = open(t, path)
+	for n := range finished + extra {
+		known, err := j.Finished(id(n))
+		must(t, err)
+		if known != (n >= extra) {
+			t.Errorf("restore %d finished: %v", n, known)
 		}
 	}
 }
