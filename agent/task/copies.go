@@ -13,6 +13,7 @@ import (
 
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/tasks"
 )
 
@@ -122,6 +123,24 @@ func (n *Node) fetch(ctx context.Context, task *agentv1.Task, spec *agentv1.Fetc
 		return nil, err
 	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Fetched{Fetched: fetched}}, nil
+}
+
+// hashCopy reads a copy back from the disk. Without its manifest a good copy would be forgotten together with the
+// controller's catalog: one that is damaged or gone is written again.
+func (n *Node) hashCopy(ctx context.Context, m *requorumv1.Manifest, p *Progress) *requorumv1.Copy {
+	c := n.Vault.Hash(ctx, m, p.Bytes)
+	if c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD {
+		return c
+	}
+	_, damage := n.Vault.Manifest(m.GetName())
+	if damage == nil {
+		return c
+	}
+	n.Log.Warn("the manifest of a good copy cannot be read and is written again", "snapshot", m.GetName(), "error", damage)
+	if err := n.Vault.WriteManifest(m); err != nil {
+		c.State, c.Detail = requorumv1.CopyState_COPY_STATE_UNREADABLE, fmt.Sprintf("%v; it cannot be written again: %v", damage, err)
+	}
+	return c
 }
 
 // holdGrant keeps a grant beyond its task.

@@ -92,7 +92,7 @@ func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (res
 	case *agentv1.Task_ServeCopy:
 		err = n.serve(ctx, spec.ServeCopy, p)
 	case *agentv1.Task_HashCopy:
-		c := n.Vault.Hash(ctx, spec.HashCopy.GetManifest(), p.Bytes)
+		c := n.hashCopy(ctx, spec.HashCopy.GetManifest(), p)
 		result, err = &agentv1.TaskResult{Result: &agentv1.TaskResult_Hashed{Hashed: c}}, ctx.Err()
 	case *agentv1.Task_DropCopy:
 		err = n.drop(spec.DropCopy)
