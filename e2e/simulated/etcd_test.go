@@ -282,7 +282,7 @@ func (s *seated) prove(want *agentv1.Verify) error {
 	return err
 }
 
-// engine is the node's runtime as one agent sees it.
+// machine is the node's runtime as one agent sees it.
 type machine struct {
 	*node
 	p *process
