@@ -233,8 +233,10 @@ func (w *world) judgeNode(n *node, rec *journalv1.OperationRecord, cluster *jour
 	if len(n.disk.staging) > 0 {
 		w.wrong("%s: staged data is left: %v", n.name, slices.Collect(maps.Keys(n.disk.staging)))
 	}
-	if len(n.disk.parts) > 0 {
-		w.wrong("%s: partial files are left: %v", n.name, slices.Collect(maps.Keys(n.disk.parts)))
+	for name := range n.disk.parts {
+		if !leftKnowingly(rec, name) {
+			w.wrong("%s: the partial file of %s is left", n.name, name)
+		}
 	}
 	if !restored(rec) && len(n.disk.quarantine) > 0 {
 		w.wrong("%s: old data is in quarantine although nothing was restored", n.name)
