@@ -17,7 +17,7 @@ func TestReleaseHasNoFaults(t *testing.T) {
 	must(t, err)
 	tested, err := os.ReadFile(faults)
 	must(t, err)
-	for _, trace := range []string{fault.DirEnv, "skewWall", "injected at"} {
+	for _, trace := range []string{fault.DirEnv, "skewWall", "injected at", "undo-before-outcome", "agent/datadir/swap/half", "/deliver", "fault-points"} {
 		if bytes.Contains(released, []byte(trace)) {
 			t.Errorf("%s has %q in it", plain, trace)
 		}
