@@ -128,17 +128,6 @@ func flush(ctx context.Context, path string, m *meter) error {
 	return f.Sync()
 }
 
-// warm reads a file into the page cache.
-func warm(ctx context.Context, path string, m *meter) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	r := &progressReader{ctx: ctx, r: f, report: func(n int64) { m.at(phaseWarm, n) }}
-	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, make([]byte, 1<<20))
-	return errors.Join(err, f.Close())
-}
-
 // own sets owner and mode.
 func own(path string, uid, gid int, mode fs.FileMode) error {
 	if err := os.Lchown(path, uid, gid); err != nil {
@@ -205,7 +194,6 @@ const (
 	phaseVerify = iota
 	phaseRestore
 	phaseFlush
-	phaseWarm
 	phases
 )
 

@@ -256,8 +256,8 @@ func (d *Dirs) complete() error {
 	return nil
 }
 
-// finishFiles gives the staged files to etcd's user and makes them durable, then reads the database so
-// that etcd finds it in the page cache.
+// finishFiles gives the staged files to etcd's user and makes them durable. Whoever computes their hashes next
+// reads the database, so that etcd finds it in the page cache.
 func (d *Dirs) finishFiles(ctx context.Context, uid, gid int, m *meter) error {
 	for _, s := range d.slots {
 		if err := d.dress(s, uid, gid); err != nil {
@@ -275,7 +275,7 @@ func (d *Dirs) finishFiles(ctx context.Context, uid, gid int, m *meter) error {
 			return err
 		}
 	}
-	return warm(ctx, d.StagedDB(), m)
+	return nil
 }
 
 // dress gives staged files the owner, mode and SELinux label that live ones have.

@@ -85,8 +85,7 @@ type Disk interface {
 // Databases reads etcd's database files, as package etcdfile does.
 type Databases interface {
 	Inspect(ctx context.Context, path string, tick func(n int64)) (*requorumv1.Manifest, error)
-	HashKV(ctx context.Context, path string, revision, compactRevision int64, tick func(n int64)) (uint32, error)
-	StartedHash(ctx context.Context, path string, tick func(n int64)) (etcdfile.Started, error)
+	Hashes(ctx context.Context, path string, revision, compactRevision int64, tick func(n int64)) (uint32, etcdfile.Started, error)
 	// Size returns the size of the member's live database, 0 if there is none.
 	Size(m runtime.Member) int64
 }
@@ -130,12 +129,8 @@ func (realDisk) Inspect(ctx context.Context, path string, tick func(n int64)) (*
 	return etcdfile.Inspect(ctx, path, tick)
 }
 
-func (realDisk) HashKV(ctx context.Context, path string, revision, compactRevision int64, tick func(n int64)) (uint32, error) {
-	return etcdfile.HashKV(ctx, path, revision, compactRevision, tick)
-}
-
-func (realDisk) StartedHash(ctx context.Context, path string, tick func(n int64)) (etcdfile.Started, error) {
-	return etcdfile.StartedHash(ctx, path, tick)
+func (realDisk) Hashes(ctx context.Context, path string, revision, compactRevision int64, tick func(n int64)) (uint32, etcdfile.Started, error) {
+	return etcdfile.Hashes(ctx, path, revision, compactRevision, tick)
 }
 
 // Facts leaves out what cannot be told once something fails.

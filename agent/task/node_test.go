@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/oklog/ulid/v2"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/member"
+	"github.com/requorum/requorum/agent/olddata"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/transfer"
 	"github.com/requorum/requorum/agent/vault"
@@ -135,6 +137,7 @@ func nodeOf(t *testing.T, name string, rt *fakeRuntime) *testNode {
 	must(t, err)
 	n := &testNode{t: t, runtime: rt, name: name}
 	n.Node = &Node{Vault: OnDisk(v), Runtime: rt, Grants: &transfer.Grants{}, Journal: obeying(t, file(t)), Log: hclog.NewNullLogger()}
+	n.Old = &olddata.Reader{Runtime: rt, Log: hclog.NewNullLogger()}
 	n.Fetcher = transfer.NewFetcher(v, n.dial, hclog.NewNullLogger(), transfer.Options{})
 	n.Member = func(ctx context.Context) (Member, error) {
 		if n.member != nil {
@@ -570,11 +573,40 @@ func TestRestore(t *testing.T) {
 	if string(got.Kvs[0].Value) != "before" {
 		t.Errorf("k is %s", got.Kvs[0].Value)
 	}
+	n.opens(rt, staged)
+	n.savesOld("r1")
 	wrong := proto.CloneOf(staged)
 	wrong.ClusterId = "1"
 	n.refuses(verifyTask(rt, wrong), agentv1.TaskErrorCode_TASK_ERROR_CODE_REFUSED, "cluster ID")
 	n.finishes(old)
 	n.refusesWhatUndoes("r1")
+}
+
+// opens makes sure that writes are refused until they are let in.
+func (n *testNode) opens(rt *fakeRuntime, staged *agentv1.Staged) {
+	n.t.Helper()
+	if _, err := rt.etcd.Client(n.t).Put(n.t.Context(), "early", "v"); !errors.Is(err, rpctypes.ErrCorrupt) {
+		n.t.Errorf("a write before the cluster is open: %v", err)
+	}
+	lift := verifyTask(rt, staged)
+	lift.GetVerify().LiftGate = true
+	n.do(lift)
+	_, err := rt.etcd.Client(n.t).Put(n.t.Context(), "late", "v")
+	must(n.t, err)
+}
+
+// savesOld saves a snapshot of the data that the restore has put aside, and looks for the last write in it.
+func (n *testNode) savesOld(id string) {
+	n.t.Helper()
+	old := n.do(&agentv1.Task{Spec: &agentv1.Task_InspectOld{InspectOld: &agentv1.InspectOld{RestoreId: id}}}).GetOld()
+	if !old.GetReadable() || old.GetLastChange() == 0 || old.GetAppliedIndex() < old.GetLastChange() {
+		n.t.Errorf("old data: %v", old)
+	}
+	facts := n.do(&agentv1.Task{Spec: &agentv1.Task_SaveOld{SaveOld: &agentv1.SaveOld{RestoreId: id, Name: "old", EtcdVersion: "3.7.3"}}}).GetCopy()
+	m := n.do(&agentv1.Task{Spec: &agentv1.Task_InspectCopy{InspectCopy: &agentv1.InspectCopy{Name: "old"}}}).GetManifest()
+	if !facts.GetHasTrailer() || facts.GetEtcdVersion() != "3.7.3" || m.GetAppliedIndex() != old.GetAppliedIndex() || m.GetRevision() < 3 {
+		n.t.Errorf("saved %v, which holds %v", facts, m)
+	}
 }
 
 // refusesWhatUndoes tries everything that a controller from an older copy would do to a restore that has ended.
@@ -606,7 +638,7 @@ func stageTask(rt *fakeRuntime, m *requorumv1.Manifest) *agentv1.Task {
 func verifyTask(rt *fakeRuntime, staged *agentv1.Staged) *agentv1.Task {
 	return &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: &agentv1.Verify{
 		ClusterId: staged.GetClusterId(), MemberId: staged.GetMemberId(), Revision: staged.GetRevision(), HashRevision: staged.GetRevision(),
-		Members: map[string]string{"m1": rt.etcd.Member(0).PeerURL},
+		Members: map[string]string{"m1": rt.etcd.Member(0).PeerURL}, Gate: staged.GetGate(),
 	}}}
 }
 

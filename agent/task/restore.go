@@ -66,14 +66,12 @@ func (n *Node) stageFrom(spec *agentv1.Stage) (string, error) {
 }
 
 // hashStaged computes what the member must answer that is started on the staged database.
-func (n *Node) hashStaged(ctx context.Context, db string, m *requorumv1.Manifest, staged *agentv1.Staged, p *Progress) (err error) {
-	if staged.HashKv, err = n.disk().HashKV(ctx, db, m.GetRevision(), m.GetCompactRevision(), p.read); err != nil {
-		return err
-	}
-	started, err := n.disk().StartedHash(ctx, db, p.read)
+func (n *Node) hashStaged(ctx context.Context, db string, m *requorumv1.Manifest, staged *agentv1.Staged, p *Progress) error {
+	hash, started, err := n.disk().Hashes(ctx, db, m.GetRevision(), m.GetCompactRevision(), p.read)
 	if err != nil {
 		return err
 	}
+	staged.HashKv = hash
 	staged.Revision, staged.StartedHashKv, staged.StartedCompactRevision = started.Revision, started.Hash, started.CompactRevision
 	return nil
 }

@@ -363,20 +363,13 @@ func (m *mounted) Inspect(ctx context.Context, path string, tick func(n int64)) 
 	return db.manifest(), nil
 }
 
-func (m *mounted) HashKV(ctx context.Context, path string, revision, compact int64, tick func(n int64)) (uint32, error) {
+func (m *mounted) Hashes(ctx context.Context, path string, revision, compact int64, tick func(n int64)) (uint32, etcdfile.Started, error) {
 	db, err := m.read(ctx, path, tick)
 	if err != nil {
-		return 0, err
+		return 0, etcdfile.Started{}, err
 	}
-	return db.hash(revision, compact), nil
-}
-
-func (m *mounted) StartedHash(ctx context.Context, path string, tick func(n int64)) (etcdfile.Started, error) {
-	db, err := m.read(ctx, path, tick)
-	if err != nil {
-		return etcdfile.Started{}, err
-	}
-	return etcdfile.Started{Revision: db.revision, Hash: db.hash(db.revision, db.compact), CompactRevision: db.compact}, nil
+	started := etcdfile.Started{Revision: db.revision, Hash: db.hash(db.revision, db.compact), CompactRevision: db.compact}
+	return db.hash(revision, compact), started, nil
 }
 
 // dirs are the directories of one restore. Like those of package datadir, every change is made in steps
