@@ -12,7 +12,7 @@ type restores struct {
 }
 
 func (s restores) PlanRestore(ctx context.Context, req *requorumv1.PlanRestoreRequest) (*requorumv1.PlanRestoreResponse, error) {
-	plan, err := s.Restores.Plan(ctx, req.GetSpec())
+	plan, err := s.Restores.Plan(ctx, req)
 	return &requorumv1.PlanRestoreResponse{Plan: plan}, toStatus(err)
 }
 

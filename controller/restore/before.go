@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
@@ -22,7 +23,7 @@ func (w within) AskNode(ctx context.Context, _, node string, task *agentv1.Task)
 
 // preflight runs every check and journals what the restore works with.
 func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
-	p, err := j.prepare(ctx, within{run}, run.Restore().GetSpec())
+	p, err := j.prepare(ctx, within{run}, run.Restore().GetSpec(), false)
 	if err != nil {
 		return err
 	}
@@ -71,10 +72,15 @@ func (j *Jobs) noteCopies(run *operation.Run, copies []*requorumv1.Copy) error {
 	})
 }
 
-// agree makes sure that every node's copy is the same file, by reading it back from disk.
+// readAgainAfter is for how long agree takes what preflight has read for what is there.
+const readAgainAfter = 10 * time.Minute
+
+// agree makes sure that every node's copy is the same file, by reading it back from disk. What preflight has just
+// read is not read a third time: stage reads it once more, up to its SHA-256 at the end.
 func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	copies, err := snapshot.HashAll(ctx, run, job.GetSpec().GetNodes(), job.GetManifest())
+	unread := unreadNodes(job, preflightEnded(run.Operation()))
+	copies, err := snapshot.HashAll(ctx, run, unread, job.GetManifest())
 	if err != nil {
 		return err
 	}
@@ -91,4 +97,21 @@ func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 		}
 	}
 	return run.Warn("the copies agree with each other and not with the manifest; restored on request all the same")
+}
+
+// unreadNodes returns the nodes whose copies are still to be read.
+func unreadNodes(job *journalv1.RestoreJob, preflight time.Time) []string {
+	if job.GetSpec().GetSkipHashCheck() || !job.GetManifest().GetHasTrailer() || time.Since(preflight) > readAgainAfter {
+		return job.GetSpec().GetNodes()
+	}
+	return slices.DeleteFunc(slices.Clone(job.GetSpec().GetNodes()), func(n string) bool { return slices.Contains(job.GetHolders(), n) })
+}
+
+func preflightEnded(op *requorumv1.Operation) time.Time {
+	for _, s := range op.GetSteps() {
+		if s.GetName() == "preflight" {
+			return s.GetEnded().AsTime()
+		}
+	}
+	return time.Time{}
 }

@@ -162,7 +162,11 @@ func (p *prepared) checkSpace(node string) {
 // checkCopies makes sure that at least one node can give the file to the others.
 func (p *prepared) checkCopies() {
 	good := snapshot.GoodOn(p.copies)
-	if len(good) == len(p.copies) {
+	switch {
+	case len(good) == len(p.copies) && p.copiesAsKnown:
+		p.pass("copies", "copies agreed on all nodes when they were last read, MD5 %s; they are read again before anything is stopped", p.snapshot.GetManifest().GetMd5())
+		return
+	case len(good) == len(p.copies):
 		p.pass("copies", "copies agree on all nodes, MD5 %s", p.snapshot.GetManifest().GetMd5())
 		return
 	}

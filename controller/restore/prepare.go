@@ -40,6 +40,7 @@ type prepared struct {
 	snapshot       *requorumv1.Snapshot
 	facts          map[string]*agentv1.NodeFacts
 	copies         []*requorumv1.Copy
+	copiesAsKnown  bool
 	leftOutServing string                     // a node that is left out although its member serves
 	highest        int64                      // revision that clients may have seen
 	newest         uint64                     // generation that any node has
@@ -88,9 +89,10 @@ func (j *Jobs) Resolve(req *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, er
 	return spec, nil
 }
 
-// prepare asks every node and runs every check. It changes nothing.
-func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec) (*prepared, error) {
-	p := &prepared{spec: spec, facts: make(map[string]*agentv1.NodeFacts)}
+// prepare asks every node and runs every check. It changes nothing. copiesAsKnown spares the nodes from reading
+// their copies.
+func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, copiesAsKnown bool) (*prepared, error) {
+	p := &prepared{spec: spec, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts)}
 	var err error
 	if p.cluster, err = j.Catalog.Cluster(spec.GetCluster()); err != nil {
 		return nil, err
@@ -140,22 +142,45 @@ func (p *prepared) ask(ctx context.Context, fleet snapshot.Fleet, ask Asker) err
 	}
 	m := p.snapshot.GetManifest()
 	inspect := &agentv1.Task{Spec: &agentv1.Task_InspectNode{InspectNode: &agentv1.InspectNode{SnapshotSize: m.GetSize()}}}
-	hash := &agentv1.Task{Spec: &agentv1.Task_HashCopy{HashCopy: &agentv1.HashCopy{Manifest: m}}}
 	facts, err := askAll(ctx, ask, p.spec.GetCluster(), connected, inspect)
-	if err != nil {
-		return err
-	}
-	hashed, err := askAll(ctx, ask, p.spec.GetCluster(), connected, hash)
 	if err != nil {
 		return err
 	}
 	for i, node := range connected {
 		p.facts[node] = facts[i].GetNode()
-		c := proto.CloneOf(hashed[i].GetHashed())
-		c.Node = node
-		p.copies = append(p.copies, c)
 	}
-	return nil
+	known := knownCopies(p.snapshot, connected)
+	if p.copiesAsKnown = p.copiesAsKnown && len(snapshot.GoodOn(known)) == len(connected); p.copiesAsKnown { // what is bad may have been mended
+		p.copies = known
+		return nil
+	}
+	p.copies, err = readCopies(ctx, ask, p.spec.GetCluster(), connected, m)
+	return err
+}
+
+// readCopies has every node read its copy in full.
+func readCopies(ctx context.Context, ask Asker, cluster string, nodes []string, m *requorumv1.Manifest) ([]*requorumv1.Copy, error) {
+	hashed, err := askAll(ctx, ask, cluster, nodes, &agentv1.Task{Spec: &agentv1.Task_HashCopy{HashCopy: &agentv1.HashCopy{Manifest: m}}})
+	copies := make([]*requorumv1.Copy, len(hashed))
+	for i, result := range hashed {
+		copies[i] = proto.CloneOf(result.GetHashed())
+		copies[i].Node = nodes[i]
+	}
+	return copies, err
+}
+
+// knownCopies is what the catalog says of the nodes' copies.
+func knownCopies(s *requorumv1.Snapshot, nodes []string) []*requorumv1.Copy {
+	var copies []*requorumv1.Copy
+	for _, node := range nodes {
+		at := slices.IndexFunc(s.GetCopies(), func(c *requorumv1.Copy) bool { return c.GetNode() == node })
+		if at < 0 {
+			copies = append(copies, &requorumv1.Copy{Node: node, State: requorumv1.CopyState_COPY_STATE_MISSING, Detail: "it never had one"})
+			continue
+		}
+		copies = append(copies, proto.CloneOf(s.GetCopies()[at]))
+	}
+	return copies
 }
 
 func without(nodes []string, node string) []string {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,8 @@ type room struct {
 	enrolled []string
 	seen     int64 // revision that members were last seen with
 	more     []*requorumv1.Snapshot
+
+	hashed atomic.Int32 // copies read
 }
 
 func newRoom(t *testing.T) *room {
@@ -109,6 +112,7 @@ func (r *room) AskNode(_ context.Context, _, node string, task *agentv1.Task) (*
 		return nil, err
 	}
 	if task.GetHashCopy() != nil {
+		r.hashed.Add(1)
 		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Hashed{Hashed: &requorumv1.Copy{State: r.copies[node], Detail: "detail"}}}, nil
 	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Node{Node: r.facts[node]}}, nil
@@ -147,7 +151,7 @@ func (r *room) plan(spec *requorumv1.RestoreSpec) *requorumv1.RestorePlan {
 	r.Helper()
 	r.open()
 	spec.Cluster, spec.Snapshot = "prod", "s"
-	plan, err := r.Plan(context.Background(), spec)
+	plan, err := r.Plan(context.Background(), &requorumv1.PlanRestoreRequest{Spec: spec})
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -435,7 +439,7 @@ func TestPlanFailsWithANode(t *testing.T) {
 	r := newRoom(t)
 	r.refuses["b"] = errors.New("b: cannot read its configuration")
 	r.open()
-	if _, err := r.Plan(context.Background(), &requorumv1.RestoreSpec{Cluster: "prod", Snapshot: "s"}); !errors.Is(err, r.refuses["b"]) {
+	if _, err := r.Plan(context.Background(), &requorumv1.PlanRestoreRequest{Spec: &requorumv1.RestoreSpec{Cluster: "prod", Snapshot: "s"}}); !errors.Is(err, r.refuses["b"]) {
 		t.Errorf("got %v", err)
 	}
 }

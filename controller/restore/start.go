@@ -37,12 +37,12 @@ func (j *Jobs) Start(req *requorumv1.RestoreSpec, requestID, by string) (*requor
 }
 
 // Plan runs every check and says what a restore would do.
-func (j *Jobs) Plan(ctx context.Context, req *requorumv1.RestoreSpec) (*requorumv1.RestorePlan, error) {
-	spec, err := j.Resolve(req)
+func (j *Jobs) Plan(ctx context.Context, req *requorumv1.PlanRestoreRequest) (*requorumv1.RestorePlan, error) {
+	spec, err := j.Resolve(req.GetSpec())
 	if err != nil {
 		return nil, err
 	}
-	p, err := j.prepare(ctx, j.Fleet, spec)
+	p, err := j.prepare(ctx, j.Fleet, spec, req.GetCopiesAsKnown())
 	if err != nil {
 		return nil, err
 	}

@@ -81,7 +81,7 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 		return usagef("nobody can be asked to confirm the restore, as stdin is not a terminal; look at it with --plan, go ahead without being asked with --yes")
 	}
 	checked := p.checking()
-	planned, err := ask(ctx, c.PlanRestore, &requorumv1.PlanRestoreRequest{Spec: f.spec}, planLimit)
+	planned, err := ask(ctx, c.PlanRestore, &requorumv1.PlanRestoreRequest{Spec: f.spec, CopiesAsKnown: f.yes && !f.plan}, planLimit)
 	checked()
 	if err != nil {
 		return err

@@ -83,7 +83,10 @@ func (CheckState) EnumDescriptor() ([]byte, []int) {
 type PlanRestoreRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to restore and how.
-	Spec          *RestoreSpec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Spec *RestoreSpec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Take the nodes' copies for what they were when they were last read, instead of having them read in full. The restore
+	// itself reads them before anything is stopped.
+	CopiesAsKnown bool `protobuf:"varint,2,opt,name=copies_as_known,json=copiesAsKnown,proto3" json:"copies_as_known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -123,6 +126,13 @@ func (x *PlanRestoreRequest) GetSpec() *RestoreSpec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *PlanRestoreRequest) GetCopiesAsKnown() bool {
+	if x != nil {
+		return x.CopiesAsKnown
+	}
+	return false
 }
 
 // PlanRestoreResponse carries the plan.
@@ -689,9 +699,10 @@ var File_requorum_v1_restore_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\n" +
-	"\x19requorum/v1/restore.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/snapshot.proto\"B\n" +
+	"\x19requorum/v1/restore.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/snapshot.proto\"j\n" +
 	"\x12PlanRestoreRequest\x12,\n" +
-	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\"C\n" +
+	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x12&\n" +
+	"\x0fcopies_as_known\x18\x02 \x01(\bR\rcopiesAsKnown\"C\n" +
 	"\x13PlanRestoreResponse\x12,\n" +
 	"\x04plan\x18\x01 \x01(\v2\x18.requorum.v1.RestorePlanR\x04plan\"b\n" +
 	"\x13StartRestoreRequest\x12\x1d\n" +
