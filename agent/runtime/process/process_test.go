@@ -290,6 +290,27 @@ func TestAnEtcdThatLingersIsKilledWithItsChildren(t *testing.T) {
 	wait(t, func() bool { return dead(pid) })
 }
 
+// An etcd that has closed its data has nothing left to lose, and is not waited for.
+func TestAnEtcdThatHasLetGoOfItsDataIsNotWaitedFor(t *testing.T) {
+	if _, err := exec.LookPath("flock"); err != nil {
+		t.Skipf("flock, of util-linux, is not here: %v", err)
+	}
+	up := filepath.Join(t.TempDir(), "up")
+	o := script(t, `dir=$(echo "$*" | sed 's/.*--data-dir=\([^ ]*\).*/\1/')/member/snap
+mkdir -p "$dir"
+exec 9>"$dir/db"
+flock -x 9
+trap 'exec 9>&-' TERM
+touch `+up+`
+while :; do sleep 3600 9>&- & wait; done
+`)
+	o.Grace = time.Hour
+	r := open(t, o)
+	start(t, r)
+	wait(t, func() bool { _, err := os.Stat(up); return err == nil })
+	stop(t, r)
+}
+
 // dead tells whether a process has ended. One that is not our child may stay a zombie for a while.
 func dead(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

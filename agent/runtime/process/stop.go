@@ -5,13 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/requorum/requorum/agent/datadir"
 	"github.com/requorum/requorum/internal/durable"
 )
 
-var errGrace = errors.New("etcd did not end in time")
+var (
+	errGrace    = errors.New("etcd did not end in time")
+	errReleased = errors.New("etcd has let go of its data")
+)
 
 // Stop notes that etcd should be stopped, ends it, kills it where it lingers longer than the grace, and
 // waits until nothing holds its data and ports.
@@ -43,21 +48,43 @@ func (r *Runtime) end(ctx context.Context, rec *record) error {
 	if err != nil || h == nil {
 		return err
 	}
-	err = h.signal(unix.SIGTERM)
+	holds, err := r.holdsData(ctx)
 	if err == nil {
-		err = r.outlast(ctx, h)
+		err = h.signal(unix.SIGTERM)
+	}
+	if err == nil {
+		err = r.outlast(ctx, h, holds)
 	}
 	return errors.Join(err, h.close())
 }
 
-func (r *Runtime) outlast(ctx context.Context, h *handle) error {
-	grace, cancel := context.WithTimeoutCause(ctx, r.o.Grace, errGrace)
-	defer cancel()
-	err := h.wait(grace)
-	if !errors.Is(err, errGrace) {
+// outlast waits until a process that was told to end has done so. One that has let go of its data can lose nothing
+// any more, and is not waited for: etcd keeps its peers' idle connections for up to a second longer (embed.Etcd.Close).
+func (r *Runtime) outlast(ctx context.Context, h *handle, held bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel(nil)
+	patience, stop := context.WithTimeoutCause(ctx, r.o.Grace, errGrace)
+	defer stop()
+	ended, release := context.WithCancelCause(patience)
+	if held {
+		watch.Go(func() {
+			if r.waitReleased(ended) == nil {
+				release(errReleased)
+			}
+		})
+	}
+	err := h.wait(ended)
+	release(nil)
+	switch {
+	case errors.Is(err, errGrace):
+		r.o.Log.Warn("etcd did not end in time and is killed", "pid", h.rec.PID, "grace", r.o.Grace)
+	case errors.Is(err, errReleased):
+		r.o.Log.Debug("etcd has let go of its data and is not waited for", "pid", h.rec.PID)
+	default:
 		return err
 	}
-	r.o.Log.Warn("etcd did not end in time and is killed", "pid", h.rec.PID, "grace", r.o.Grace)
 	if err := h.kill(); err != nil {
 		return err
 	}
@@ -65,4 +92,27 @@ func (r *Runtime) outlast(ctx context.Context, h *handle) error {
 		return fmt.Errorf("process %d does not end although it was killed: %w", h.rec.PID, err)
 	}
 	return nil
+}
+
+// holdsData tells whether somebody holds the data directory: the process that is to end, as a rule.
+func (r *Runtime) holdsData(ctx context.Context) (bool, error) {
+	m, err := r.configured()
+	if err != nil {
+		return false, err
+	}
+	var held *datadir.HeldError
+	err = datadir.Free(ctx, m.DataDir, m.WALDir, nil)
+	if errors.As(err, &held) {
+		return true, nil
+	}
+	return false, err
+}
+
+// waitReleased waits until nothing holds the data directory; ports do not count.
+func (r *Runtime) waitReleased(ctx context.Context) error {
+	m, err := r.configured()
+	if err != nil {
+		return err
+	}
+	return datadir.WaitFree(ctx, m.DataDir, m.WALDir, nil)
 }
