@@ -3,6 +3,7 @@ package operation_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 
@@ -63,12 +64,20 @@ func TestCancelBeforeThePivotPutsEverythingBack(t *testing.T) {
 // A cancellation that is accepted between two steps finds nothing to end; the pivot must see it.
 func TestCancelBetweenStepsKeepsThePivotFromBeginning(t *testing.T) {
 	for range 100 { // both outcomes are right, and come up
-		synctest.Test(t, cancelBetweenSteps)
+		synctest.Test(t, func(t *testing.T) { cancelBesideTheOutcome(t, effect("swap"), pivot("open")) })
 	}
 }
 
-func cancelBetweenSteps(t *testing.T) {
-	w := newWorld(t, effect("swap"), pivot("open"))
+// A cancellation that is accepted after the last step of a plan without a pivot finds nothing to end either.
+func TestCancelAfterTheLastStepPutsEverythingBack(t *testing.T) {
+	for range 100 { // as above
+		synctest.Test(t, func(t *testing.T) { cancelBesideTheOutcome(t, effect("swap")) })
+	}
+}
+
+func cancelBesideTheOutcome(t *testing.T, plan ...operation.Step) {
+	t.Helper()
+	w := newWorld(t, plan...)
 	defer w.stop()
 	id := make(chan string, 1)
 	accepted := false
@@ -79,10 +88,11 @@ func cancelBetweenSteps(t *testing.T) {
 		}
 		op := <-id
 		go func() {
-			o, err := w.engine.Cancel(op) // waits for the journal, and comes before the pivot's intent or after it
+			o, err := w.engine.Cancel(op) // waits for the journal, and comes before what follows or after it
 			accepted = o.GetCancelRequested()
 			answer <- err
 		}()
+		letOthersWait()
 	}
 	op := w.begin()
 	id <- op
@@ -92,10 +102,25 @@ func cancelBetweenSteps(t *testing.T) {
 	case accepted:
 		w.expect(ended, undone, "")
 	case err == nil, errors.As(err, &late): // it has ended, or cannot go back any more
-		w.expect(ended, success, everywhere("swap", "open"))
+		w.expect(ended, success, everywhere(names(plan)...))
 	default:
 		t.Error(err)
 	}
+}
+
+// letOthersWait lets other goroutines come to the lock that this one holds, mostly for so long that it is theirs next.
+func letOthersWait() {
+	for range 20_000 {
+		runtime.Gosched()
+	}
+}
+
+func names(plan []operation.Step) []string {
+	all := make([]string, len(plan))
+	for i, s := range plan {
+		all[i] = s.Name
+	}
+	return all
 }
 
 func TestCancelFromThePivotOnIsRefused(t *testing.T) {

@@ -58,7 +58,17 @@ func (r *Run) forward(ctx context.Context) error {
 			return r.fail(i, failed)
 		}
 	}
-	return r.finish(requorumv1.OperationState_OPERATION_STATE_SUCCEEDED, requorumv1.Phase_PHASE_FINISHED, nil)
+	return r.succeed()
+}
+
+// succeed journals that everything is done, unless a cancellation was accepted after the last step of a plan without
+// a pivot: who asked was told that everything is put back.
+func (r *Run) succeed() error {
+	err := r.finish(requorumv1.OperationState_OPERATION_STATE_SUCCEEDED, requorumv1.Phase_PHASE_FINISHED, nil)
+	if errors.Is(err, errCancelled) {
+		return r.fail(len(r.plan)-1, errCancelled)
+	}
+	return err
 }
 
 // step does one step. failed is why the operation has to be given up; err is why it cannot be driven on.

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/store"
 )
@@ -59,8 +60,12 @@ func Digest(request proto.Message) (string, error) {
 	return fmt.Sprintf("%x", sha256.Sum256(data)), nil
 }
 
-// atEnd is what happens in the transaction that ends the operation.
+// atEnd is what happens in the transaction that ends the operation. It refuses, with errCancelled, that one succeeds
+// which has to be put back.
 func (r *Run) atEnd(tx store.Tx, rec *journalv1.OperationRecord) error {
+	if op := rec.GetOperation(); op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED && cancelled(op) {
+		return errCancelled
+	}
 	if r.end != nil {
 		if err := r.end(tx, rec); err != nil {
 			return err
