@@ -138,6 +138,7 @@ test: unit e2e ## All tests, with the race detector where there is a C compiler
 unit: race-notice ## Tests beside the code
 	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '^$(MODULE)/e2e')
 	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject ./internal/fault/... ./agent/task ./controller/operation
+	@CGO_ENABLED=0 $(GO) test -timeout $(TEST_TIMEOUT) -run '^TestModel$$' ./controller/operation
 	@$(GO) test -timeout $(TEST_TIMEOUT) -tags faultinject ./e2e/simulated
 	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject -run 'TestRandomFaults|TestANode|TestACopied' ./e2e/simulated
 

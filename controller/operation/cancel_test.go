@@ -70,7 +70,7 @@ func TestCancelBetweenStepsKeepsThePivotFromBeginning(t *testing.T) {
 
 // A cancellation that is accepted after the last step of a plan without a pivot finds nothing to end either.
 func TestCancelAfterTheLastStepPutsEverythingBack(t *testing.T) {
-	for range 100 { // as above
+	for range 300 { // as above
 		synctest.Test(t, func(t *testing.T) { cancelBesideTheOutcome(t, effect("swap")) })
 	}
 }

@@ -22,6 +22,8 @@ type memory struct {
 	cutAt    int  // the write at which the power goes, counted from 1; 0 for never
 	kept     bool // whether that write is durable
 	off      bool
+	failAt   int         // a write that fails alone, counted from 1; 0 for none
+	failed   bool        // a write has failed
 	onUpdate func(n int) // called before each write, may be nil
 }
 
@@ -43,6 +45,7 @@ func (m *memory) Update(f func(store.Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.off {
+		m.failed = true
 		return errPower
 	}
 	m.writes++
@@ -50,6 +53,10 @@ func (m *memory) Update(f func(store.Tx) error) error {
 		m.onUpdate(m.writes)
 	}
 	m.off = m.writes == m.cutAt
+	m.failed = m.failed || m.off || m.writes == m.failAt
+	if m.writes == m.failAt {
+		return errPower
+	}
 	if m.off && !m.kept {
 		return errPower
 	}
@@ -73,7 +80,22 @@ func (m *memory) Close() error { return nil }
 func (m *memory) restore(cutAt int, kept bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.off, m.writes, m.cutAt, m.kept = false, 0, cutAt, kept
+	m.off, m.failed, m.writes, m.cutAt, m.kept, m.failAt = false, false, 0, cutAt, kept, 0
+}
+
+// failOnce makes one write fail, counted from now on.
+func (m *memory) failOnce(at int) {
+	m.restore(0, false)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failAt = at
+}
+
+// hasFailed tells whether a write has failed since restore.
+func (m *memory) hasFailed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failed
 }
 
 type memoryTx struct {

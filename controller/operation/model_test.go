@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,33 +25,75 @@ import (
 
 var (
 	seedFlag = flag.Uint64("seed", 0, "first seed of the model test; 0 for one of its own")
-	runsFlag = flag.Int("runs", 0, "runs of the model test; 0 for as many as a few seconds allow")
+	runsFlag = flag.Int("runs", modelRuns, "runs of the model test")
 )
 
-// Random plans on random nodes, with failures, crashes, cancellations and tasks that are delivered twice,
-// always end in one of two ways: everything was done everywhere, or nothing is left anywhere.
+// Random plans on random nodes, with failures, lost results, tasks delivered twice, crashes, journals that cannot be written
+// and cancellations at any moment, always end in one of two ways: everything was done everywhere, or nothing is left anywhere.
 func TestModel(t *testing.T) {
-	seed, enough := *seedFlag, time.Now().Add(6*time.Second)
+	seed := *seedFlag
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	ends := map[requorumv1.OperationState]int{}
-	runs, crashes := 0, 0
-	for ; runs < *runsFlag || *runsFlag == 0 && time.Now().Before(enough); runs++ {
-		m := newModel(seed + uint64(runs))
-		synctest.Test(t, func(t *testing.T) { m.run(t) })
-		ends[m.end]++
-		crashes += m.crashes
-		if t.Failed() {
-			t.Fatalf("run it again with: go test ./controller/operation -run TestModel -args -runs 1 -seed %d\n%s", seed+uint64(runs), m)
+	var total counts
+	t.Run("runs", func(t *testing.T) {
+		var next atomic.Int64
+		for worker := range runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint(worker), func(t *testing.T) {
+				t.Parallel()
+				for n := int(next.Add(1)); n <= *runsFlag && !t.Failed(); n = int(next.Add(1)) {
+					total.add(runModel(t, seed+uint64(n)-1))
+				}
+			})
 		}
-	}
-	t.Logf("seed %d: %d runs, %v, %d crashes", seed, runs, ends, crashes)
+	})
+	t.Logf("seed %d: %s", seed, &total)
 	for _, state := range []requorumv1.OperationState{success, undone, refused} {
-		if runs >= 1000 && ends[state] < runs/100 {
-			t.Errorf("only %d runs ended %v: the model does not look where it should", ends[state], state)
+		if total.runs >= 1000 && total.ends[state] < total.runs/100 {
+			t.Errorf("only %d runs ended %v: the model does not look where it should", total.ends[state], state)
 		}
 	}
+}
+
+func runModel(t *testing.T, seed uint64) *model {
+	t.Helper()
+	m := newModel(seed)
+	synctest.Test(t, func(t *testing.T) { m.run(t) })
+	if t.Failed() {
+		t.Logf("run it again with: go test ./controller/operation -run TestModel -args -runs 1 -seed %d\n%s", seed, m)
+	}
+	return m
+}
+
+// counts is what happened in all runs.
+type counts struct {
+	mu                                                                sync.Mutex
+	runs, crashes, unwritten, twice, lost, failures, asked, cancelled int
+	ends                                                              map[requorumv1.OperationState]int
+}
+
+func (c *counts) add(m *model) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.runs++
+	c.crashes += m.crashes
+	c.unwritten += m.unwritten
+	c.twice += m.twice
+	c.lost += m.lost
+	c.failures += m.failures
+	c.asked += m.asked
+	if m.cancelled {
+		c.cancelled++
+	}
+	if c.ends == nil {
+		c.ends = map[requorumv1.OperationState]int{}
+	}
+	c.ends[m.end]++
+}
+
+func (c *counts) String() string {
+	return fmt.Sprintf("%d runs %v; %d crashes, %d writes failed alone, %d tasks delivered twice, %d results lost, %d tasks failed, %d cancellations of which %d were accepted",
+		c.runs, c.ends, c.crashes, c.unwritten, c.twice, c.lost, c.failures, c.asked, c.cancelled)
 }
 
 // modelStep is what the model knows of a step.
@@ -76,21 +120,33 @@ type model struct {
 	steps   []modelStep
 	nodes   []string
 	trouble float64 // how likely a task is to fail
-	cancel  string  // step during which the operation is cancelled, if any
 	world   *world
 	end     requorumv1.OperationState
-	crashes int
+
+	cancelIn      string        // step during which the operation is cancelled, if any
+	cancelAt      int           // write of the journal beside which it is, counted over all crashes; 0 for none
+	cancelAfter   time.Duration // time after which it is; 0 for none
+	writes        int
+	cancellations sync.WaitGroup
 
 	mu        sync.Mutex
-	delivered map[string]int // how often each task came
-	applied   map[string]int // how often each effect was applied on each node
+	engine    *operation.Engine          // of the controller that runs
+	delivered map[string]int             // how often each task came
+	applied   map[string]map[string]bool // IDs of the tasks that did a step on a node
+	failedIn  map[string]int             // how often a node failed in a step
+	answered  map[string]bool            // "node step": it has said that the step is done
 	wrong     []string
 	cancelled bool // a cancellation was accepted
+
+	crashes, unwritten, twice, lost, failures, asked int
 }
 
 func newModel(seed uint64) *model {
-	m := &model{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), delivered: map[string]int{}, applied: map[string]int{}}
-	count := 1 + m.rng.IntN(8)
+	m := &model{
+		seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), delivered: map[string]int{}, applied: map[string]map[string]bool{},
+		failedIn: map[string]int{}, answered: map[string]bool{},
+	}
+	count := 1 + m.rng.IntN(6)
 	pivotAt := m.rng.IntN(2 * count) // half of the plans have none
 	for i := range count {
 		s := modelStep{name: fmt.Sprintf("s%d", i)}
@@ -104,12 +160,17 @@ func newModel(seed uint64) *model {
 		}
 		m.steps = append(m.steps, s)
 	}
-	for i := range 1 + m.rng.IntN(5) {
+	for i := range 1 + m.rng.IntN(3) {
 		m.nodes = append(m.nodes, string(rune('a'+i)))
 	}
 	m.trouble = []float64{0, 0.02, 0.1, 0.3}[m.rng.IntN(4)]
-	if m.rng.IntN(5) == 0 {
-		m.cancel = m.steps[m.rng.IntN(count)].name
+	switch m.rng.IntN(8) {
+	case 0:
+		m.cancelIn = m.steps[m.rng.IntN(count)].name
+	case 1:
+		m.cancelAt = 1 + m.rng.IntN(3*count)
+	case 2:
+		m.cancelAfter = time.Duration(m.rng.Int64N(int64(count) * int64(time.Second)))
 	}
 	return m
 }
@@ -120,33 +181,97 @@ func (m *model) run(t *testing.T) {
 	for _, s := range m.steps {
 		w.plan = append(w.plan, s.step())
 	}
-	w.fleet.before, w.fleet.after = m.before, m.after
+	w.fleet.before, w.fleet.after, w.journal.onUpdate = m.before, m.after, m.written
 	m.world = w
-	rec := record("r")
-	rec.Operation.Nodes = m.nodes
-	for crashesLeft := m.rng.IntN(4); ; crashesLeft-- {
-		cutAt := 0
-		if crashesLeft > 0 {
-			cutAt = 1 + m.rng.IntN(3*len(m.steps)+len(m.nodes))
-		}
-		w.journal.restore(cutAt, m.rng.IntN(2) == 0)
-		w.start()
-		op, err := w.engine.Start(rec, nil)
+	if m.cancelAfter > 0 {
+		m.cancellations.Go(func() { pass(m.cancelAfter); m.cancel() })
+	}
+	for troubles := m.rng.IntN(4); ; troubles-- {
+		op, err := m.live(troubles > 0)
 		if err == nil {
-			op, err = w.poll(op.GetId())
-		}
-		w.cancel()
-		died := <-w.ended
-		if err == nil {
+			m.cancellations.Wait()
 			m.judge(t, op)
 			return
 		}
-		m.crashes++
-		if !w.journal.cut() || died != nil && !errors.Is(died, errPower) {
-			t.Fatalf("ended with %v, %v", err, died)
+		if !w.journal.hasFailed() {
+			t.Fatalf("ended with %v", err)
 		}
-		rec = record("r")
-		rec.Operation.Nodes = m.nodes
+	}
+}
+
+// live is the life of one controller: until the operation has ended, or its journal cannot be written.
+func (m *model) live(troubled bool) (*requorumv1.Operation, error) {
+	w := m.world
+	m.spoilJournal(troubled)
+	w.start()
+	m.note(func() { m.engine = w.engine })
+	rec := record("r")
+	rec.Operation.Nodes = m.nodes
+	op, err := w.engine.Start(rec, nil)
+	if err == nil {
+		op, err = w.poll(op.GetId())
+	}
+	w.cancel()
+	m.countTrouble()
+	if died := <-w.ended; died != nil && !errors.Is(died, errPower) {
+		return nil, died
+	}
+	return op, err
+}
+
+// spoilJournal makes the power go at some write, with it or before it, or makes one write fail alone.
+func (m *model) spoilJournal(troubled bool) {
+	j := m.world.journal
+	if j.restore(0, false); !troubled {
+		return
+	}
+	at := 1 + m.rng.IntN(3*len(m.steps)+len(m.nodes))
+	if m.rng.IntN(4) == 0 {
+		j.failOnce(at)
+		return
+	}
+	j.restore(at, m.rng.IntN(2) == 0)
+}
+
+func (m *model) countTrouble() {
+	switch j := m.world.journal; {
+	case j.cut():
+		m.crashes++
+	case j.hasFailed():
+		m.unwritten++
+	}
+}
+
+// written is called at each write of the journal.
+func (m *model) written(int) {
+	if m.writes++; m.writes == m.cancelAt {
+		m.cancellations.Go(m.cancel) // it waits for the write, and comes before the next one or after it
+		if m.rng.IntN(8) == 0 {
+			letOthersWait()
+		}
+	}
+}
+
+// cancel asks to cancel whatever runs. No controller may be there to hear it.
+func (m *model) cancel() {
+	m.mu.Lock()
+	engine := m.engine
+	m.asked++
+	m.mu.Unlock()
+	if engine == nil {
+		return
+	}
+	ops, err := engine.List("", 1)
+	if err != nil || len(ops) == 0 {
+		return
+	}
+	m.hear(engine.Cancel(ops[0].GetId()))
+}
+
+// hear notes what a cancellation was answered.
+func (m *model) hear(op *requorumv1.Operation, err error) {
+	if err == nil && op.GetCancelRequested() {
+		m.note(func() { m.cancelled = true })
 	}
 }
 
@@ -181,35 +306,60 @@ func (m *model) chance(what, node string, t *agentv1.Task) float64 {
 }
 
 func (m *model) before(ctx context.Context, node string, t *agentv1.Task) error {
-	if t.GetStep() == m.cancel && !isUndo(t, m.cancel) {
-		if _, err := m.world.engine.Cancel(t.GetOperationId()); err == nil {
-			m.note(func() { m.cancelled = true })
-		}
+	if t.GetStep() == m.cancelIn && !isUndo(t, m.cancelIn) {
+		m.note(func() { m.asked++ })
+		m.hear(m.world.engine.Cancel(t.GetOperationId()))
 	}
 	delay := time.NewTimer(time.Duration(m.chance("delay", node, t) * float64(time.Second)))
 	defer delay.Stop()
 	select {
 	case <-delay.C:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case <-ctx.Done(): // nobody hears the answer any more; the node may do the task all the same
+		return errors.Join(context.Cause(ctx), m.unheard(node, t))
 	}
 	if m.chance("before", node, t) < m.trouble {
+		m.fail(t, &m.failures)
 		return errNode
 	}
 	m.checkOrder(node, t)
 	return nil
 }
 
+func (m *model) unheard(node string, t *agentv1.Task) error {
+	if m.chance("unheard", node, t) < 0.5 {
+		return nil
+	}
+	m.note(func() { m.lost++ })
+	m.checkOrder(node, t)
+	return m.world.fleet.apply(node, t)
+}
+
 func (m *model) after(_ context.Context, node string, t *agentv1.Task) error {
 	if m.chance("twice", node, t) < 0.2 {
+		m.note(func() { m.twice++ })
 		if err := m.world.fleet.apply(node, t); err != nil {
 			return err
 		}
 	}
 	if m.chance("after", node, t) < m.trouble {
+		m.fail(t, &m.lost)
 		return errNode
 	}
+	if !isUndo(t, t.GetStep()) {
+		m.note(func() { m.answered[node+" "+t.GetStep()] = true })
+	}
 	return nil
+}
+
+// fail notes that a task has failed: nobody may count on what its step has answered so far.
+func (m *model) fail(t *agentv1.Task, count *int) {
+	m.note(func() {
+		*count++
+		m.failedIn[t.GetStep()]++
+		for _, node := range m.nodes {
+			delete(m.answered, node+" "+t.GetStep())
+		}
+	})
 }
 
 // checkOrder looks at what is there when a task is about to take effect.
@@ -218,29 +368,36 @@ func (m *model) checkOrder(node string, t *agentv1.Task) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	at := slices.IndexFunc(m.steps, func(s modelStep) bool { return s.name == t.GetStep() })
-	has := func(node string, s modelStep) bool { return f.nodes[node].effects[s.name] }
-	switch {
-	case isDo(t, t.GetStep()):
-		for _, s := range m.steps[:at] {
-			for _, other := range m.nodes {
-				if !s.check && !has(other, s) {
-					m.object("%s is done on %s before %s was done on %s", t.GetStep(), node, s.name, other)
-				}
-			}
-		}
-		if !f.nodes[node].answered[t.GetId()] && !has(node, m.steps[at]) {
-			m.apply(node, t.GetStep())
-		}
-	case isUndo(t, t.GetStep()):
-		for _, s := range m.steps[at+1:] {
-			if has(node, s) {
-				m.object("%s is undone on %s before %s", t.GetStep(), node, s.name)
-			}
-			if s.pivot && m.begun(s) {
-				m.object("%s is undone on %s after the pivot", t.GetStep(), node)
+	if isUndo(t, t.GetStep()) {
+		m.checkUndo(node, at)
+		return
+	}
+	for _, s := range m.steps[:at] {
+		for _, other := range m.nodes {
+			if !m.hasAnswered(other, s) {
+				m.object("%s is done on %s before %s has answered that %s is done", t.GetStep(), node, other, s.name)
 			}
 		}
 	}
+	if isDo(t, t.GetStep()) {
+		m.apply(node, t)
+	}
+}
+
+func (m *model) checkUndo(node string, at int) {
+	for _, s := range m.steps[at+1:] {
+		if m.world.fleet.nodes[node].effects[s.name] {
+			m.object("%s is undone on %s before %s", m.steps[at].name, node, s.name)
+		}
+		if s.pivot && m.begun(s) {
+			m.object("%s is undone on %s after the pivot", m.steps[at].name, node)
+		}
+	}
+}
+
+func (m *model) hasAnswered(node string, s modelStep) (known bool) {
+	m.note(func() { known = m.answered[node+" "+s.name] })
+	return known
 }
 
 func (m *model) begun(s modelStep) bool {
@@ -257,11 +414,19 @@ func (m *model) object(format string, args ...any) {
 	m.note(func() { m.wrong = append(m.wrong, fmt.Sprintf(format, args...)) })
 }
 
-func (m *model) apply(node, step string) {
-	m.note(func() { m.applied[node+" "+step]++ })
-	if m.applied[node+" "+step] > 1 {
-		m.object("%s was applied again on %s", step, node)
-	}
+// apply notes that a task does a step. A node must know a task again that it may have done: only after a failure that the
+// controller was told of may it come under another ID.
+func (m *model) apply(node string, t *agentv1.Task) {
+	m.note(func() {
+		key := node + " " + t.GetStep()
+		if m.applied[key] == nil {
+			m.applied[key] = map[string]bool{}
+		}
+		m.applied[key][t.GetId()] = true
+		if len(m.applied[key]) > 1+m.failedIn[t.GetStep()] {
+			m.wrong = append(m.wrong, fmt.Sprintf("%s is done on %s under another ID: %s", t.GetStep(), node, t.GetId()))
+		}
+	})
 }
 
 // judge is the model: everything everywhere, or nothing anywhere.
@@ -281,8 +446,8 @@ func (m *model) judge(t *testing.T, op *requorumv1.Operation) {
 	if got := m.world.fleet.left(); !known || got != left {
 		t.Errorf("%v with %q left, want %q", m.end, got, left)
 	}
-	if m.cancelled && op.GetPastPivot() {
-		t.Error("the cancellation was accepted, and the pivot begun")
+	if m.cancelled && (op.GetPastPivot() || m.end == success) {
+		t.Error("the cancellation was accepted, and nothing was put back")
 	}
 	if op.GetPastPivot() && m.end != success {
 		t.Errorf("past the pivot, and %v", m.end)
@@ -293,5 +458,6 @@ func (m *model) judge(t *testing.T, op *requorumv1.Operation) {
 }
 
 func (m *model) String() string {
-	return fmt.Sprintf("nodes %v, steps %+v, trouble %v, cancel %q\nevents %q", m.nodes, m.steps, m.trouble, m.cancel, m.world.fleet.events)
+	return fmt.Sprintf("nodes %v, steps %+v, trouble %v, cancelled in %q, at write %d, after %s\nevents %q",
+		m.nodes, m.steps, m.trouble, m.cancelIn, m.cancelAt, m.cancelAfter, m.world.fleet.events)
 }
