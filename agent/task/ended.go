@@ -6,7 +6,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 )
 
-// refuseEnded refuses to touch the data or etcd for a restore that has ended on this node. A controller
+// refuseEnded refuses to touch the data or etcd for a restore that is past its point of no return. A controller
 // whose data came back from an older copy may take such a restore up again; swapping the old data back
 // would then lose every write since.
 func (n *Node) refuseEnded(task *agentv1.Task) error {
@@ -36,7 +36,9 @@ func touches(task *agentv1.Task) (restoreID string) {
 	case *agentv1.Task_SwapBack:
 		return spec.SwapBack.GetRestoreId()
 	case *agentv1.Task_Start:
-		return spec.Start.GetRestoreId()
+		if spec.Start.GetJoinCluster() == "" { // learners join an open cluster
+			return spec.Start.GetRestoreId()
+		}
 	}
 	return ""
 }

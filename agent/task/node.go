@@ -125,7 +125,7 @@ func (n *Node) doRestore(ctx context.Context, task *agentv1.Task, p *Progress) (
 	case *agentv1.Task_Start:
 		return nil, n.start(ctx, spec.Start, p)
 	case *agentv1.Task_Open:
-		return nil, n.startControlPlane(ctx, p)
+		return nil, n.open(ctx, spec.Open, p)
 	case *agentv1.Task_InspectOld:
 		return n.inspectOld(ctx, spec.InspectOld, p)
 	case *agentv1.Task_SaveOld:

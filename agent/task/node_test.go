@@ -575,6 +575,8 @@ func TestRestore(t *testing.T) {
 	}
 	n.opens(rt, staged)
 	n.savesOld("r1")
+	n.do(&agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: "r1", PastPivot: true}}})
+	n.refuses(&agentv1.Task{Spec: &agentv1.Task_SwapBack{SwapBack: &agentv1.SwapBack{RestoreId: "r1"}}}, agentv1.TaskErrorCode_TASK_ERROR_CODE_REFUSED, "has ended on this node")
 	wrong := proto.CloneOf(staged)
 	wrong.ClusterId = "1"
 	n.refuses(verifyTask(rt, wrong), agentv1.TaskErrorCode_TASK_ERROR_CODE_REFUSED, "cluster ID")

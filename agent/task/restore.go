@@ -203,6 +203,16 @@ func (n *Node) startControlPlane(ctx context.Context, p *Progress) error {
 	return nil
 }
 
+// open starts the control plane, and notes before that whether there is a way back.
+func (n *Node) open(ctx context.Context, spec *agentv1.Open, p *Progress) error {
+	if spec.GetPastPivot() {
+		if err := n.Journal.SetFinished(spec.GetRestoreId()); err != nil {
+			return err
+		}
+	}
+	return n.startControlPlane(ctx, p)
+}
+
 // verify checks the started member until everything is as it has to be. It gives up when the process
 // has died, when something is wrong that time does not mend, or when the member takes too long.
 func (n *Node) verify(ctx context.Context, spec *agentv1.Verify, p *Progress) (*agentv1.TaskResult, error) {

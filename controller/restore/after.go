@@ -29,7 +29,7 @@ func (j *Jobs) open(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	return askPresent(ctx, run, run.Operation().GetNodes(), func(string) *agentv1.Task {
-		return &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID()}}}
+		return &agentv1.Task{Spec: &agentv1.Task_Open{Open: &agentv1.Open{RestoreId: run.ID(), PastPivot: true}}}
 	})
 }
 
@@ -86,11 +86,20 @@ func askOneVoter(ctx context.Context, run *operation.Run, job *journalv1.Restore
 	return errors.Join(errs...)
 }
 
-// finish schedules the removal of old data and raises the generation, which fences nodes that were left out.
+// finish raises the generation, which fences nodes that were left out. The old data is kept until it is clear
+// that nobody needs it.
 func (j *Jobs) finish(ctx context.Context, run *operation.Run) error {
+	if err := finishNodes(ctx, run); err != nil {
+		return err
+	}
+	return j.raiseGeneration(run.Cluster(), run.Restore())
+}
+
+// scheduleRemoval tells the nodes when the old data may be removed.
+func scheduleRemoval(ctx context.Context, run *operation.Run) error {
 	err := run.Journal(func(rec *journalv1.OperationRecord) {
 		job := rec.GetRestore()
-		if job.GetQuarantineExpires() == nil && !job.GetKeepOld() {
+		if job.GetQuarantineExpires() == nil {
 			job.QuarantineExpires = timestamppb.New(time.Now().Add(job.GetSpec().GetQuarantine().AsDuration()))
 		}
 		for _, q := range rec.GetOperation().GetQuarantines() {
@@ -100,16 +109,16 @@ func (j *Jobs) finish(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
+	return finishNodes(ctx, run)
+}
+
+func finishNodes(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	err = askPresent(ctx, run, job.GetSpec().GetNodes(), func(string) *agentv1.Task {
+	return askPresent(ctx, run, job.GetSpec().GetNodes(), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Finish{Finish: &agentv1.Finish{
 			RestoreId: run.ID(), Generation: job.GetGeneration(), QuarantineExpires: job.GetQuarantineExpires(),
 		}}}
 	})
-	if err != nil {
-		return err
-	}
-	return j.raiseGeneration(run.Cluster(), job)
 }
 
 func (j *Jobs) raiseGeneration(cluster string, job *journalv1.RestoreJob) error {

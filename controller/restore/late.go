@@ -19,18 +19,18 @@ import (
 )
 
 // saveLate makes the safety snapshot hold everything that the old cluster was told to keep until it stopped, and not
-// only until the safety snapshot was taken. It comes when clients are served again. If it fails, the old data is
-// kept until a person removes it, for then it alone has those writes.
+// only until the safety snapshot was taken. It comes when clients are served again. Then the old data has an end of
+// retention; if it fails, that is kept until a person removes it, for it alone has those writes.
 func (j *Jobs) saveLate(ctx context.Context, run *operation.Run) error {
 	err := j.replaceSafety(ctx, run)
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
+		return scheduleRemoval(ctx, run)
+	}
+	if ctx.Err() != nil {
 		return err
 	}
 	if late := run.Restore().GetLate(); late.GetName() != run.Operation().GetSafetySnapshot() {
 		err = errors.Join(err, snapshot.Drop(ctx, run, late.GetNode(), &agentv1.DropCopy{Name: late.GetName()}))
-	}
-	if failed := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().KeepOld = true }); failed != nil {
-		return failed
 	}
 	return run.Warn("%s: %v; the old data directories are kept until a person removes them", lacking(run.Restore()), err)
 }

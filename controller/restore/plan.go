@@ -40,9 +40,9 @@ func (j *Jobs) Builder(*operation.Run) operation.Job {
 		{Name: "start", Phase: restart, Do: j.start, Undo: j.stopNew},
 		{Name: "verify", Phase: restart, Do: j.verify},
 		{Name: "open", Phase: restart, Do: j.open, Pivot: true}, // clients may write
-		{Name: "late-writes", Phase: finished, Do: j.saveLate},
 		{Name: "learners", Phase: finished, Do: j.addLearners},
 		{Name: "finish", Phase: finished, Do: j.finish},
+		{Name: "late-writes", Phase: finished, Do: j.saveLate},
 		{Name: "snapshot", Phase: finished, Do: j.saveAfter},
 	}}
 }

@@ -123,7 +123,7 @@ func (w *world) judgeOldData(rec *journalv1.OperationRecord) {
 		}
 		whole = whole || q.data.db.follows(w.acked[w.first.cluster])
 		if !slices.ContainsFunc(op.GetQuarantines(), func(k *requorumv1.Quarantine) bool {
-			return k.GetNode() == n.name && len(k.GetPaths()) == 1 && (k.GetExpires() != nil || rec.GetRestore().GetKeepOld())
+			return k.GetNode() == n.name && len(k.GetPaths()) == 1 && (k.GetExpires() != nil || keptForever(rec))
 		}) {
 			w.wrong("%s: the operation does not name its old data: %v", n.name, op.GetQuarantines())
 		}
@@ -137,7 +137,7 @@ func (w *world) judgeOldData(rec *journalv1.OperationRecord) {
 // says that it does not.
 func (w *world) judgeSafety(rec *journalv1.OperationRecord) {
 	name := rec.GetOperation().GetSafetySnapshot()
-	if rec.GetRestore().GetKeepOld() {
+	if keptForever(rec) {
 		return
 	}
 	for _, n := range w.nodes {
@@ -149,6 +149,13 @@ func (w *world) judgeSafety(rec *journalv1.OperationRecord) {
 		}
 	}
 	w.wrong("no node has the safety snapshot %q", name)
+}
+
+// keptForever tells whether the operation says that the old data alone holds some writes, and is kept for that.
+func keptForever(rec *journalv1.OperationRecord) bool {
+	return slices.ContainsFunc(rec.GetOperation().GetWarnings(), func(w string) bool {
+		return strings.HasSuffix(w, "the old data directories are kept until a person removes them")
+	})
 }
 
 // judgeCopies compares the catalog with the disks.

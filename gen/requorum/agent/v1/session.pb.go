@@ -3755,7 +3755,9 @@ func (x *Verified) GetWarnings() []string {
 type Open struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the restore.
-	RestoreId     string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	RestoreId string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// Also note that there is no way back: whoever asks to undo this restore from now on is refused.
+	PastPivot     bool `protobuf:"varint,2,opt,name=past_pivot,json=pastPivot,proto3" json:"past_pivot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3795,6 +3797,13 @@ func (x *Open) GetRestoreId() string {
 		return x.RestoreId
 	}
 	return ""
+}
+
+func (x *Open) GetPastPivot() bool {
+	if x != nil {
+		return x.PastPivot
+	}
+	return false
 }
 
 // InspectOld asks how far the old data of a restore goes.
@@ -4353,10 +4362,12 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\bVerified\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x128\n" +
 	"\ahash_kv\x18\x02 \x01(\v2\x1f.requorum.agent.v1.HashKVResultR\x06hashKv\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"%\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"D\n" +
 	"\x04Open\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"+\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x1d\n" +
+	"\n" +
+	"past_pivot\x18\x02 \x01(\bR\tpastPivot\"+\n" +
 	"\n" +
 	"InspectOld\x12\x1d\n" +
 	"\n" +

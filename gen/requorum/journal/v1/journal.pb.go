@@ -356,8 +356,6 @@ type RestoreJob struct {
 	Opened *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=opened,proto3" json:"opened,omitempty"`
 	// The snapshot of the old data that holds what was written after the safety snapshot was taken; nil until one is planned.
 	Late *v1.Manifest `protobuf:"bytes,21,opt,name=late,proto3" json:"late,omitempty"`
-	// Old data is kept until a person removes it: writes are in it that no snapshot has.
-	KeepOld bool `protobuf:"varint,22,opt,name=keep_old,json=keepOld,proto3" json:"keep_old,omitempty"`
 	// Version of the etcd that ran before the restore.
 	EtcdVersion   string `protobuf:"bytes,23,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -539,13 +537,6 @@ func (x *RestoreJob) GetLate() *v1.Manifest {
 		return x.Late
 	}
 	return nil
-}
-
-func (x *RestoreJob) GetKeepOld() bool {
-	if x != nil {
-		return x.KeepOld
-	}
-	return false
 }
 
 func (x *RestoreJob) GetEtcdVersion() string {
@@ -1255,7 +1246,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.requorum.agent.v1.CopyFactsR\x05facts\x121\n" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x18\n" +
 	"\aholders\x18\a \x03(\tR\aholders\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05force\"\xd3\a\n" +
+	"\x05force\x18\b \x01(\bR\x05force\"\xb8\a\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1285,8 +1276,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"had_leader\x18\x12 \x01(\bR\thadLeader\x12\x12\n" +
 	"\x04gate\x18\x13 \x01(\tR\x04gate\x122\n" +
 	"\x06opened\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x12)\n" +
-	"\x04late\x18\x15 \x01(\v2\x15.requorum.v1.ManifestR\x04late\x12\x19\n" +
-	"\bkeep_old\x18\x16 \x01(\bR\akeepOld\x12!\n" +
+	"\x04late\x18\x15 \x01(\v2\x15.requorum.v1.ManifestR\x04late\x12!\n" +
 	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
