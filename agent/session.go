@@ -81,7 +81,7 @@ func (a *agent) session(ctx context.Context) (err error) {
 	a.log.Info("session opened", "controller", a.cfg.Controller, "epoch", opened.GetEpoch(), "generation", opened.GetGeneration())
 	a.knowOnly(first) // what has changed without a session is told now
 	a.runner.Resume(first.GetTasks())
-	group.Go(func() error { return a.receive(stream, first) })
+	group.Go(func() error { return a.receive(stream, first) }) //nolint:contextcheck // tasks outlive a session
 	group.Go(func() error { return a.heartbeat(ctx, client, opened) })
 	group.Go(func() error { return a.report(ctx, client, opened.GetSessionId()) })
 	group.Go(func() error { return until(ctx, renewed, errRenewed) })

@@ -35,12 +35,12 @@ import (
 // database, and returns its exit code.
 func Main(args []string, stderr io.Writer) int {
 	if len(args) != 3 {
-		fmt.Fprintf(stderr, "usage: %s DB WAL-DIRECTORY\n", Command) //nolint:errcheck // there is nobody else to tell
+		fmt.Fprintf(stderr, "usage: %s DB WAL-DIRECTORY\n", Command)
 		return 2
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: Command, Output: stderr, Level: hclog.Warn})
 	if err := applyLog(context.Background(), args[1], args[2], logging.Zap(log)); err != nil {
-		fmt.Fprintln(stderr, err) //nolint:errcheck // as above
+		fmt.Fprintln(stderr, err)
 		return 1
 	}
 	return 0
@@ -103,9 +103,9 @@ func openMachine(db string, lg *zap.Logger) (*machine, error) {
 
 func (m *machine) close() error {
 	m.be.ForceCommit()
-	m.kv.Close()
+	err := m.kv.Close()
 	m.lessor.Stop()
-	return errors.Join(m.auth.Close(), m.be.Close())
+	return errors.Join(err, m.auth.Close(), m.be.Close())
 }
 
 // enter applies an entry as etcd's applyEntryNormal does. Changes of the membership are left out: the members of a

@@ -22,7 +22,7 @@ func (a *Access) UnaryInterceptor(ctx context.Context, req any, info *grpc.Unary
 		return nil, err
 	}
 	defer c.end()
-	resp, err := handler(c.ctx, req)
+	resp, err := handler(c.ctx, req) //nolint:contextcheck // made from ctx
 	if cut := c.cutOff(); cut != nil {
 		return nil, cut
 	}

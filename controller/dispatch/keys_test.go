@@ -43,7 +43,7 @@ func TestKeysOfReadersComeWithTheTaskAndWheneverTheyChange(t *testing.T) {
 		a, other := b.connect("etcd-1"), b.connect("etcd-3")
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		go b.Do(ctx, "prod", "etcd-1", serving("etcd-2"), func(*agentv1.TaskReport) {}) //nolint:errcheck // ends with the test
+		go b.Do(ctx, "prod", "etcd-1", serving("etcd-2"), func(*agentv1.TaskReport) {})
 		a.wantKeys("etcd-2", "first")
 		b.records.setKeys("etcd-2", "first", "next")
 		b.KeysChanged(key("etcd-2"))

@@ -61,7 +61,7 @@ func main() {
 	if err != nil {
 		fail(err)
 	}
-	fmt.Println(overlay)
+	fmt.Fprintln(os.Stdout, overlay)
 }
 
 func fail(err error) {
