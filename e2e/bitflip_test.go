@@ -255,15 +255,14 @@ func TestBitFlipInALiveDatabase(t *testing.T) {
 		led := comes && leads(t, c, node) // which is not asked for its HashKV, and not saved from
 		r := c.CLI("snapshot", "save", "--name", name)
 		t.Logf("round %d: serves %v, save ended with %d: %s", i, comes, r.Code, strings.TrimSpace(r.Stderr))
-		switch {
-		case r.Code == 0:
+		if r.Code != 0 {
+			notReady(t, c, name)
+		} else {
 			if i%2 == 0 && !led {
 				serving(t, c) // with the same HashKV everywhere: what was flipped is not there any more
 			}
 			restore(t, c, name)
 			holds(t, c, now)
-		default:
-			notReady(t, c, name)
 		}
 		restore(t, c, "before") // every member starts anew from a good file
 		holds(t, c, saved)
