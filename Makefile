@@ -84,7 +84,7 @@ vet:
 .PHONY: lint
 lint:
 	$(LINT) run ./...
-	$(LINT) run --build-tags faultinject ./internal/fault/... ./agent/task ./controller/operation
+	$(LINT) run --build-tags faultinject ./internal/fault/... ./agent/task ./controller/operation ./e2e/simulated
 
 .PHONY: check-proto
 check-proto:

@@ -83,7 +83,7 @@ func (m *mounted) access(f func(*disk) error) error {
 	if err := m.p.live(); err != nil {
 		return err
 	}
-	return f(m.node.disk)
+	return f(m.disk)
 }
 
 // change is access that writes, which a full disk does not take.

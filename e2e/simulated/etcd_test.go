@@ -116,8 +116,6 @@ func (n *node) propose(change func(*database) *database) (*database, error) {
 	return next, nil
 }
 
-var errGated = errors.New("etcdserver: corrupt cluster")
-
 // status is what a member tells of itself.
 func (n *node) status() *requorumv1.Member {
 	members, quorum := n.group()
@@ -313,7 +311,7 @@ func (m *machine) do(ctx context.Context, takes time.Duration, f func()) error {
 func (m *machine) Inspect(ctx context.Context) (found runtime.Member, err error) {
 	err = m.do(ctx, 0, func() {
 		found = runtime.Member{
-			Name: m.node.name, DataDir: m.dataDir(), AdvertisePeerURLs: []string{m.peerURL()}, ListenPeerURLs: []string{m.peerURL()},
+			Name: m.name, DataDir: m.dataDir(), AdvertisePeerURLs: []string{m.peerURL()}, ListenPeerURLs: []string{m.peerURL()},
 			Version: version, Running: m.etcd.running, Wanted: m.etcd.wanted,
 		}
 	})

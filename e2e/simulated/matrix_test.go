@@ -104,7 +104,7 @@ type result struct {
 
 // play runs a scenario with faults, restarts everything, and judges what is left.
 func play(t *testing.T, s scenario, armed ...*arming) (r result) {
-	dir, err := os.MkdirTemp(fastDir(), "requorum-simulated-")
+	dir, err := os.MkdirTemp(fastDir(), "requorum-simulated-") //nolint:usetesting // in memory, if there is a place for that
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ var (
 // inWorld runs a test in a world of its own.
 func inWorld(t *testing.T, test func(w *world)) {
 	t.Helper()
-	dir, err := os.MkdirTemp(fastDir(), "requorum-simulated-")
+	dir, err := os.MkdirTemp(fastDir(), "requorum-simulated-") //nolint:usetesting // in memory, if there is a place for that
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,13 +51,13 @@ func inWorld(t *testing.T, test func(w *world)) {
 func TestRandomFaults(t *testing.T) {
 	seed := *seedOf
 	if seed == 0 {
-		seed = rand.Uint64() //nolint:gosec // chance, no secret
+		seed = rand.Uint64()
 	}
 	t.Logf("go test -tags faultinject ./e2e/simulated -run TestRandomFaults -simulated.seed=%d -simulated.runs=%d", seed, *runs)
 	where := passages(t)
 	points := slices.DeleteFunc(fault.Names(), func(p string) bool { return where[p].start == nil })
 	for i := range *runs {
-		chance := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // chance, no secret
+		chance := rand.New(rand.NewPCG(seed, uint64(i)))
 		s := scenarios[chance.IntN(len(scenarios))]
 		var armed []*arming
 		var told []string

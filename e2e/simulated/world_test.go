@@ -17,6 +17,8 @@ import (
 	"github.com/oklog/ulid/v2"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"google.golang.org/grpc"
+
 	agentpkg "github.com/requorum/requorum/agent"
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/task"
@@ -24,7 +26,6 @@ import (
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/fault"
-	"google.golang.org/grpc"
 
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
