@@ -145,10 +145,13 @@ func TestHashIsComputedOnTheLeaderOnlyOnRequest(t *testing.T) {
 	for _, leader := range []bool{false, true} {
 		atDesk(t, func(d *desk) {
 			d.member("c").Learner = true
-			d.saved(&requorumv1.SaveSnapshotRequest{HashLeader: leader})
-			want := 0 // one follower alone has nobody to be compared with
+			op := d.saved(&requorumv1.SaveSnapshotRequest{HashLeader: leader})
+			want, warnings := 0, 1 // one follower alone has nobody to be compared with, which is told
 			if leader {
-				want = 2
+				want, warnings = 2, 0
+			}
+			if len(op.GetWarnings()) != warnings {
+				t.Errorf("leader %v: warnings %q", leader, op.GetWarnings())
 			}
 			if got := d.fleet.count("HashKv"); got != want {
 				t.Errorf("leader %v: %d nodes were asked for HashKV, want %d", leader, got, want)
