@@ -147,6 +147,28 @@ func TestTheGateIsKnownAndLifted(t *testing.T) {
 	checkKind(t, err, false, "CORRUPT of member def")
 }
 
+// Up to etcd 3.5, clearing NOSPACE would open the gate.
+func TestNoSpaceIsClearedWithTheGateAndNotBefore(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{})
+	m := of(c, 0)
+	raise(t, c, 0xabc, pb.AlarmType_CORRUPT)
+	raise(t, c, 0xdef, pb.AlarmType_NOSPACE)
+	want := expected(c, 1)
+	want.Gate, want.ClearNoSpace = "abc", true
+	got, err := m.Verify(t.Context(), want)
+	must(t, err)
+	if len(got.Warnings) != 0 || len(got.Member.Alarms) != 2 {
+		t.Errorf("while the gate is closed: %v", got)
+	}
+	want.LiftGate = true
+	got, err = m.Verify(t.Context(), want)
+	must(t, err)
+	if len(got.Warnings) != 0 || len(got.Member.Alarms) != 0 {
+		t.Errorf("once it is lifted: %v", got)
+	}
+	put(t, c, "k", "v")
+}
+
 // An alarm comes back with a snapshot, raised by a member of the old cluster.
 func TestNoSpaceOfAMemberThatIsGone(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Options{})
