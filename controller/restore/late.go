@@ -29,7 +29,7 @@ func (j *Jobs) saveLate(ctx context.Context, run *operation.Run) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	if late := run.Restore().GetLate(); late.GetName() != run.Operation().GetSafetySnapshot() {
+	if late := run.Restore().GetLate(); late != nil && late.GetName() != run.Operation().GetSafetySnapshot() {
 		err = errors.Join(err, snapshot.Drop(ctx, run, late.GetNode(), &agentv1.DropCopy{Name: late.GetName()}))
 	}
 	return run.Warn("%s: %v; the old data directories are kept until a person removes them", lacking(run.Restore()), err)
@@ -67,10 +67,22 @@ func (j *Jobs) replaceSafety(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
+	if err := reaches(m, before); err != nil {
+		return err
+	}
 	if err := j.noteSafety(run, m); err != nil {
 		return err
 	}
 	return j.dropEarlier(ctx, run)
+}
+
+// reaches fails if a snapshot of the old data lacks something of the safety snapshot, which it may then not replace:
+// it is of other data, such as that of a member which was not of the cluster that served.
+func reaches(late, before *requorumv1.Manifest) error {
+	if late.GetRevision() < before.GetRevision() {
+		return fmt.Errorf("the old data on %s ends at revision %d, the safety snapshot at %d", late.GetNode(), late.GetRevision(), before.GetRevision())
+	}
+	return nil
 }
 
 // furthest asks the nodes how far their old data goes, and returns the one that goes furthest.
@@ -83,7 +95,33 @@ func (j *Jobs) furthest(ctx context.Context, run *operation.Run) (node string, o
 	if err != nil {
 		return "", nil, err
 	}
-	return furthestOf(found)
+	if node, old, err = furthestOf(found); err != nil {
+		return "", nil, err
+	}
+	if doubt := missing(run.Restore(), found, old.GetClusterId()); doubt != "" {
+		err = run.Warn("%s", doubt)
+	}
+	return node, old, err
+}
+
+// missing says whose logs could not be compared, empty if those that could are of a majority: only then one of them
+// is sure to hold every entry that was acknowledged.
+func missing(job *journalv1.RestoreJob, found map[string]*agentv1.OldData, cluster string) string {
+	voting, unread := 0, []string(nil)
+	for _, n := range voters(job) {
+		if n.GetFenced() {
+			continue
+		}
+		voting++
+		if data := found[n.GetNode()]; !data.GetReadable() || data.GetClusterId() != cluster {
+			unread = append(unread, n.GetNode())
+		}
+	}
+	if voting-len(unread) > voting/2 {
+		return ""
+	}
+	return fmt.Sprintf("the old data of %s could not be compared: the safety snapshot may lack what only those members had stored",
+		strings.Join(unread, ", "))
 }
 
 // furthestOf returns the node that a cluster of the old members would have made its leader: the log whose last

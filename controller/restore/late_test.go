@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 )
 
 func TestTheFurthestLogIsTheOneThatWouldLead(t *testing.T) {
@@ -32,5 +34,43 @@ func TestTheFurthestLogIsTheOneThatWouldLead(t *testing.T) {
 				t.Errorf("the error does not say why: %v", err)
 			}
 		})
+	}
+}
+
+func TestItIsToldIfTheLogsOfAMajorityCouldNotBeCompared(t *testing.T) {
+	job := &journalv1.RestoreJob{Nodes: []*journalv1.RestoreNode{{Node: "a"}, {Node: "b"}, {Node: "d"}, {Node: "l", Learner: true}}}
+	good, other, gone := &agentv1.OldData{Readable: true, ClusterId: "c"}, &agentv1.OldData{Readable: true, ClusterId: "o"}, &agentv1.OldData{Problem: "it is gone"}
+	for name, tc := range map[string]struct {
+		found map[string]*agentv1.OldData
+		says  string
+	}{
+		"all":                      {map[string]*agentv1.OldData{"a": good, "b": good, "d": good}, ""},
+		"one is gone":              {map[string]*agentv1.OldData{"a": good, "b": gone, "d": good}, ""},
+		"two are gone":             {map[string]*agentv1.OldData{"a": good, "b": gone, "d": gone}, "b, d"},
+		"two nodes were removed":   {map[string]*agentv1.OldData{"a": good}, "b, d"},
+		"of another cluster":       {map[string]*agentv1.OldData{"a": good, "b": gone, "d": other}, "b, d"},
+		"a learner does not count": {map[string]*agentv1.OldData{"a": good, "b": gone, "d": gone, "l": good}, "b, d"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if doubt := missing(job, tc.found, "c"); (doubt == "") != (tc.says == "") || !strings.Contains(doubt, "old data of "+tc.says) && tc.says != "" {
+				t.Errorf("it says %q, want %q in it", doubt, tc.says)
+			}
+		})
+	}
+	job.Nodes[1].Fenced, job.Nodes[2].Fenced = true, true // they were not of the cluster that is replaced
+	if doubt := missing(job, map[string]*agentv1.OldData{"a": good}, "c"); doubt != "" {
+		t.Errorf("with fenced nodes: %q", doubt)
+	}
+}
+
+func TestOldDataThatEndsBeforeTheSafetySnapshotDoesNotReplaceIt(t *testing.T) {
+	before := &requorumv1.Manifest{Revision: 10}
+	for revision, ok := range map[int64]bool{9: false, 10: true, 11: true} {
+		if err := reaches(&requorumv1.Manifest{Node: "a", Revision: revision}, before); (err == nil) != ok {
+			t.Errorf("revision %d: %v", revision, err)
+		}
+	}
+	if err := reaches(&requorumv1.Manifest{Node: "a", Revision: 1}, nil); err != nil {
+		t.Errorf("without a safety snapshot: %v", err)
 	}
 }
