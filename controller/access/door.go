@@ -26,7 +26,7 @@ const (
 	handshakesEach, handshakesAll = 2048, 8192 // under way
 	strangersEach, strangersAll   = 64, 512    // connections of strangers, by address
 	callsEach, callsAll           = 16, 64     // calls of strangers under way, by address
-	connectionsEach               = 128        // connections of one identity
+	connectionsEach               = 128        // connections with one certificate, or one node's key
 
 	strangerLife  = 30 * time.Second // of a connection
 	handshakeTime = 10 * time.Second // TLS and HTTP/2
@@ -39,14 +39,14 @@ const (
 )
 
 // sources count what peers have under way.
-type sources struct{ handshakes, strangers, calls, identities limit }
+type sources struct{ handshakes, strangers, calls, certificates limit }
 
 func newSources() *sources {
 	return &sources{
-		handshakes: limit{each: handshakesEach, all: handshakesAll},
-		strangers:  limit{each: strangersEach, all: strangersAll},
-		calls:      limit{each: callsEach, all: callsAll},
-		identities: limit{each: connectionsEach},
+		handshakes:   limit{each: handshakesEach, all: handshakesAll},
+		strangers:    limit{each: strangersEach, all: strangersAll},
+		calls:        limit{each: callsEach, all: callsAll},
+		certificates: limit{each: connectionsEach},
 	}
 }
 
@@ -98,11 +98,12 @@ func (d *door) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, er
 	return admitted, info, nil
 }
 
-// admit counts a connection until it is closed. That of a stranger is closed when its time is over.
+// admit counts a connection until it is closed, by its certificate: by its name, whoever has a revoked one could keep
+// out the holder of the new one. That of a stranger is closed when its time is over.
 func (d *door) admit(conn net.Conn, info credentials.AuthInfo, from string) (net.Conn, error) {
-	id, _, err := pki.FromContext(peer.NewContext(context.Background(), &peer.Peer{AuthInfo: info}))
+	id, cert, err := pki.FromContext(peer.NewContext(context.Background(), &peer.Peer{AuthInfo: info}))
 	if !errors.Is(err, pki.ErrNoCertificate) {
-		release, ok := d.access.sources.identities.take(id.String())
+		release, ok := d.access.sources.certificates.take(certificateOf(id, cert))
 		if !ok {
 			return nil, fmt.Errorf("%s has %d connections already", id, connectionsEach)
 		}

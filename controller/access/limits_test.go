@@ -119,6 +119,33 @@ func TestOneAddressGetsSoManyConnectionsWithoutACertificate(t *testing.T) {
 	}
 }
 
+// Who stole a certificate, which may be revoked by now, cannot keep out the one whose name is in it.
+func TestConnectionsAreCountedByCertificate(t *testing.T) {
+	s := startServer(t)
+	stolen, again := s.credentials("viewer"), s.credentials("viewer")
+	config := pki.ClientTLS(stolen, pki.ControllerIdentity())
+	config.NextProtos = []string{"h2"}
+	refused := false
+	for tries := 0; tries < 300 && !refused; tries++ {
+		conn, err := tls.Dial("tcp", s.address, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = conn.Read(make([]byte, 9)) // the server's settings
+		refused = err != nil
+	}
+	if !refused {
+		t.Error("one certificate gets any number of connections")
+	}
+	if got := verdict(call(t, s.dial(again), "requorum.v1.ClusterService/ListClusters")); got != "let through" {
+		t.Errorf("with another certificate of the same name: %s", got)
+	}
+}
+
 func TestHandshakesThatFailAreLogged(t *testing.T) {
 	for what, c := range map[string]struct {
 		says  string
