@@ -17,7 +17,7 @@ import (
 const Kept = 1000
 
 // prune forgets the oldest operations, so that journal and start do not grow for ever. One that is under way stays,
-// and so does a restore as long as old data of it is kept on the nodes.
+// and so does a restore as long as old data of it is kept on the nodes: it says where.
 func prune(tx store.Tx) error {
 	var ids []string
 	err := tx.Each(store.Operations, "", func(id string, _ []byte) error { // in the order of time
@@ -40,7 +40,7 @@ func forget(tx store.Tx, id string) error {
 	if err := store.Load(tx, store.Operations, id, rec); err != nil {
 		return fmt.Errorf("operation %s: %w", id, err)
 	}
-	if active(rec.GetOperation()) || rec.GetRestore().GetQuarantineExpires().AsTime().After(time.Now()) {
+	if active(rec.GetOperation()) || keepsOldData(rec) {
 		return nil
 	}
 	if request := rec.GetOperation().GetRequestId(); request != "" {
@@ -49,6 +49,15 @@ func forget(tx store.Tx, id string) error {
 		}
 	}
 	return tx.Delete(store.Operations, id)
+}
+
+// keepsOldData tells whether old data of a restore is kept on the nodes. Without an end of its retention it is for a
+// person to remove.
+func keepsOldData(rec *journalv1.OperationRecord) bool {
+	if expires := rec.GetRestore().GetQuarantineExpires(); expires != nil {
+		return expires.AsTime().After(time.Now())
+	}
+	return len(rec.GetOperation().GetQuarantines()) > 0
 }
 
 // Digest identifies what a request asks for.

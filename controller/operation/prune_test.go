@@ -38,17 +38,24 @@ func keeps(until time.Time) func(*journalv1.OperationRecord) {
 	}
 }
 
+// keepsForGood is a restore whose old data is for a person to remove.
+func keepsForGood(rec *journalv1.OperationRecord) {
+	rec.State = &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{}}
+	rec.Operation.Quarantines = []*requorumv1.Quarantine{{Node: "etcd-1", Paths: []string{"/var/lib/etcd.quarantine-1"}}}
+}
+
 func TestOldestOperationsAreForgottenWithTheirRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, effect("stage"))
 		defer w.stop()
 		w.journaled("0-keeps-old-data", keeps(time.Now().Add(time.Hour)))
+		w.journaled("0-keeps-old-data-for-good", keepsForGood)
 		w.journaled("0-kept-old-data", keeps(time.Now().Add(-time.Hour)))
 		for i := range operation.Kept {
 			w.journaled(fmt.Sprintf("0-z%06d", i), nil)
 		}
 		w.wait(w.begin()) // one more: the two oldest and the first of the others are too many
-		for id, there := range map[string]bool{"0-keeps-old-data": true, "0-kept-old-data": false, "0-z000000": false, "0-z000001": true} {
+		for id, there := range map[string]bool{"0-keeps-old-data": true, "0-keeps-old-data-for-good": true, "0-kept-old-data": false, "0-z000000": false, "0-z000001": true} {
 			_, err := w.engine.Get(id)
 			if (err == nil) != there {
 				t.Errorf("%s: %v", id, err)
