@@ -31,9 +31,17 @@ func view(path string, read func(tx *bolt.Tx) error) (err error) {
 	return errors.Join(db.View(read), db.Close())
 }
 
+// sized is a writer that wants to know what comes, as the vault's does: a live etcd writes on the same disk.
+type sized interface{ Expect(size int64) error }
+
 // stream writes the database and its SHA-256, which is what makes a snapshot of it (etcd's Maintenance.Snapshot).
 func stream(ctx context.Context, path string, w io.Writer, tick func(done, total int64)) error {
 	return view(path, func(tx *bolt.Tx) error {
+		if s, ok := w.(sized); ok {
+			if err := s.Expect(tx.Size() + sha256.Size); err != nil {
+				return err
+			}
+		}
 		sum := sha256.New()
 		counted := &progress{ctx: ctx, w: io.MultiWriter(w, sum), total: tx.Size(), tick: tick}
 		if _, err := tx.WriteTo(counted); err != nil {

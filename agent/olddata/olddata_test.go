@@ -3,6 +3,7 @@ package olddata_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -128,6 +129,36 @@ func TestQuarantineIsOnlyRead(t *testing.T) {
 	save(t, r, &agentv1.SaveOld{RestoreId: restoreID, Replay: true})
 	if after := content(t, filepath.Dir(d.QuarantinePaths()[0])); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// tight has no room for what comes.
+type tight struct {
+	bytes.Buffer
+	expected int64
+}
+
+var errNoRoom = errors.New("no room")
+
+func (w *tight) Expect(size int64) error {
+	w.expected = size
+	return errNoRoom
+}
+
+// A snapshot that does not fit must not fill the disk of the etcd that serves again.
+func TestNothingIsWrittenThatDoesNotFit(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{})
+	write(t, c, rand.New(rand.NewPCG(5, 0)), 50)
+	c.Stop(0)
+	r := quarantined(t, c.Member(0).DataDir, "")
+	var fits bytes.Buffer
+	if err := r.Save(t.Context(), &agentv1.SaveOld{RestoreId: restoreID}, &fits, func(int64, int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	w := new(tight)
+	err := r.Save(t.Context(), &agentv1.SaveOld{RestoreId: restoreID}, w, func(int64, int64) {})
+	if !errors.Is(err, errNoRoom) || w.Len() > 0 || w.expected != int64(fits.Len()) {
+		t.Errorf("%v; %d bytes written, %d expected of %d", err, w.Len(), w.expected, fits.Len())
 	}
 }
 
