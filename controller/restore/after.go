@@ -19,7 +19,7 @@ import (
 // open lets clients write: from here on there is no way back. The control plane follows.
 func (j *Jobs) open(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	err := askOneVoter(ctx, run, job, &agentv1.Verify{
+	err := askVoters(ctx, run, job, &agentv1.Verify{
 		ClusterId: job.GetClusterId(), Revision: job.GetRevision(), ClearNoSpace: true, Gate: job.GetGate(), LiftGate: true,
 	})
 	if err != nil {
@@ -73,9 +73,7 @@ func addThrough(ctx context.Context, run *operation.Run, job *journalv1.RestoreJ
 func askOneVoter(ctx context.Context, run *operation.Run, job *journalv1.RestoreJob, ask *agentv1.Verify) error {
 	var errs []error
 	for _, voter := range voters(job) {
-		ask := proto.CloneOf(ask)
-		ask.MemberId = voter.GetMemberId()
-		_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: ask}})
+		err := askVoter(ctx, run, voter, ask)
 		if err == nil {
 			return nil
 		}
@@ -84,6 +82,40 @@ func askOneVoter(ctx context.Context, run *operation.Run, job *journalv1.Restore
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// askVoters asks the voting members all at once until one has done what is asked of the cluster. One that has died since
+// verify is given minutes to start, and clients that wait are not to wait for that.
+func askVoters(ctx context.Context, run *operation.Run, job *journalv1.RestoreJob, ask *agentv1.Verify) error {
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	all := voters(job)
+	answers := make(chan error, len(all))
+	for _, voter := range all {
+		go func() { answers <- askVoter(asking, run, voter, ask) }()
+	}
+	var errs []error
+	done := false
+	for range all { // all of them, so that none reports to a later step
+		err := <-answers
+		if err == nil {
+			done = true
+			stop()
+		} else if !errors.Is(err, dispatch.ErrRemoved) {
+			errs = append(errs, err)
+		}
+	}
+	if done {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+func askVoter(ctx context.Context, run *operation.Run, voter *journalv1.RestoreNode, ask *agentv1.Verify) error {
+	ask = proto.CloneOf(ask)
+	ask.MemberId = voter.GetMemberId()
+	_, err := run.Ask(ctx, voter.GetNode(), &agentv1.Task{Spec: &agentv1.Task_Verify{Verify: ask}})
+	return err
 }
 
 // finish raises the generation, which fences nodes that were left out. The old data is kept until it is clear
