@@ -162,6 +162,12 @@ fault-matrix: ## Every step meets every kind of fault; MATRIX=full, MATRIX_SEED=
 	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-matrix bin/matrix -out dist \
 		$(if $(filter full,$(MATRIX)),-full) $(if $(MATRIX_SEED),-seed $(MATRIX_SEED)) $(if $(MATRIX_DOC),-doc $(MATRIX_DOC)) $(if $(MATRIX_CELL),-cell '$(MATRIX_CELL)')
 
+.PHONY: e2e-big
+e2e-big: ## A database of 4 GiB and 2 million keys; needs 40 GiB on the disk and a quarter of an hour
+	@$(MAKE) build build-faults
+	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults REQUORUM_BIG=1 \
+		$(GO) test -timeout 2h -run '^TestBig$$' -v ./e2e
+
 .PHONY: race-notice
 race-notice:
 	@$(if $(CC_WORKS),true,echo 'no C compiler that works: testing without the race detector')

@@ -41,7 +41,8 @@ var slots = make(chan struct{}, clusters)
 // Options say what to start. The zero value is three members without TLS.
 type Options struct {
 	Members   int
-	Etcd      []string // more arguments for every etcd
+	Patience  time.Duration // if more than Patience is needed
+	Etcd      []string      // more arguments for every etcd
 	Configure func(node string, c *agent.Config)
 	Control   func(c *controller.Config)
 
@@ -271,7 +272,7 @@ func (c *Cluster) StartAgain(name string) {
 
 // patient returns a context that ends, with a cause that says what took too long, after Patience.
 func (c *Cluster) patient(what string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.Background(), Patience, errors.New(what))
+	return context.WithTimeoutCause(context.Background(), max(Patience, c.Options.Patience), errors.New(what))
 }
 
 // until calls ready until it returns nil, and returns its last error if that takes too long.
