@@ -311,6 +311,35 @@ while :; do sleep 3600 9>&- & wait; done
 	stop(t, r)
 }
 
+// A disk that fails must not keep an etcd alive that is fenced.
+func TestAnEtcdWhoseDataCannotBeReadIsEnded(t *testing.T) {
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	o := script(t, `dir=$(echo "$*" | sed 's/.*--data-dir=\([^ ]*\).*/\1/')/member/snap
+mkdir -p "$dir"
+ln -s db "$dir/db" # of itself
+echo $$ >`+pidFile+`.part; mv `+pidFile+`.part `+pidFile+`
+exec sleep 3600
+`)
+	r := open(t, o)
+	start(t, r)
+	wait(t, func() bool { _, err := os.Stat(pidFile); return err == nil })
+	if err := r.Stop(t.Context()); !errors.Is(err, syscall.ELOOP) {
+		t.Errorf("it is not told: %v", err)
+	}
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, func() bool { return dead(pid) })
+	if err := os.RemoveAll(filepath.Join(filepath.Dir(o.Command[0]), "data")); err != nil { // to be stopped without a word at the end
+		t.Error(err)
+	}
+}
+
 // dead tells whether a process has ended. One that is not our child may stay a zombie for a while.
 func dead(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

@@ -48,12 +48,9 @@ func (r *Runtime) end(ctx context.Context, rec *record) error {
 	if err != nil || h == nil {
 		return err
 	}
-	holds, err := r.holdsData(ctx)
-	if err == nil {
-		err = h.signal(unix.SIGTERM)
-	}
-	if err == nil {
-		err = r.outlast(ctx, h, holds)
+	held := r.holdsData(ctx)
+	if err = h.signal(unix.SIGTERM); err == nil {
+		err = r.outlast(ctx, h, held)
 	}
 	return errors.Join(err, h.close())
 }
@@ -94,18 +91,18 @@ func (r *Runtime) outlast(ctx context.Context, h *handle, held bool) error {
 	return nil
 }
 
-// holdsData tells whether somebody holds the data directory: the process that is to end, as a rule.
-func (r *Runtime) holdsData(ctx context.Context) (bool, error) {
+// holdsData tells whether somebody is seen to hold the data directory: the process that is to end, as a rule. Where
+// that cannot be told, as on a disk that fails, the process is to end all the same.
+func (r *Runtime) holdsData(ctx context.Context) bool {
 	m, err := r.configured()
-	if err != nil {
-		return false, err
+	if err == nil {
+		err = datadir.Free(ctx, m.DataDir, m.WALDir, nil)
 	}
 	var held *datadir.HeldError
-	err = datadir.Free(ctx, m.DataDir, m.WALDir, nil)
-	if errors.As(err, &held) {
-		return true, nil
+	if err != nil && !errors.As(err, &held) {
+		r.o.Log.Warn("it cannot be told whether etcd holds its data", "error", err)
 	}
-	return false, err
+	return held != nil
 }
 
 // waitReleased waits until nothing holds the data directory; ports do not count.
