@@ -231,7 +231,7 @@ func lacks(task *agentv1.Task, r *agentv1.TaskResult) bool {
 		return r.GetNode() == nil
 	case *agentv1.Task_HashKv:
 		return r.GetHashKv() == nil
-	case *agentv1.Task_SaveCopy, *agentv1.Task_ImportCopy:
+	case *agentv1.Task_SaveCopy, *agentv1.Task_ImportCopy, *agentv1.Task_SaveOld:
 		return r.GetCopy() == nil
 	case *agentv1.Task_InspectCopy:
 		return r.GetManifest() == nil
@@ -243,6 +243,8 @@ func lacks(task *agentv1.Task, r *agentv1.TaskResult) bool {
 		return r.GetVerified() == nil
 	case *agentv1.Task_Swap:
 		return r.GetSwapped() == nil
+	case *agentv1.Task_InspectOld:
+		return r.GetOld() == nil
 	}
 	return false
 }
