@@ -31,8 +31,8 @@ func (a answers) Do(ctx context.Context, _, node string, _ *agentv1.Task, _ func
 	return nil, context.Cause(ctx)
 }
 
-// asStep calls f as the only step of an operation on these nodes, and returns what it returned.
-func asStep(t *testing.T, nodes operation.Nodes, f func(context.Context, *operation.Run) error) (result error) {
+// asStep calls f as the only step of a restore on these nodes, and returns what it returned.
+func asStep(t *testing.T, nodes operation.Nodes, job *journalv1.RestoreJob, f func(context.Context, *operation.Run) error) (result error) {
 	t.Helper()
 	db, err := bolt.Open(filepath.Join(t.TempDir(), "db"))
 	if err != nil {
@@ -55,7 +55,7 @@ func asStep(t *testing.T, nodes operation.Nodes, f func(context.Context, *operat
 			t.Error(err)
 		}
 	})
-	start(t, engine, kind)
+	start(t, engine, job)
 	select {
 	case <-ended:
 	case <-time.After(time.Minute):
@@ -69,11 +69,14 @@ func asStep(t *testing.T, nodes operation.Nodes, f func(context.Context, *operat
 	return result
 }
 
-// start starts an operation once the engine drives any.
-func start(t *testing.T, engine *operation.Engine, kind requorumv1.OperationKind) {
+// start starts a restore once the engine drives any.
+func start(t *testing.T, engine *operation.Engine, job *journalv1.RestoreJob) {
 	t.Helper()
 	for {
-		_, err := engine.Start(&journalv1.OperationRecord{Operation: &requorumv1.Operation{Kind: kind, Cluster: "prod"}}, nil)
+		_, err := engine.Start(&journalv1.OperationRecord{
+			Operation: &requorumv1.Operation{Kind: requorumv1.OperationKind_OPERATION_KIND_RESTORE, Cluster: "prod"},
+			State:     &journalv1.OperationRecord_Restore{Restore: job},
+		}, nil)
 		if err == nil {
 			return
 		}
@@ -98,8 +101,8 @@ func TestTheGateIsLiftedByWhichMemberEverCan(t *testing.T) {
 		"who was removed does not count":    {answers{"a": dispatch.ErrRemoved, "b": refused, "d": dispatch.ErrRemoved}, []error{refused}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := asStep(t, tc.nodes, func(ctx context.Context, run *operation.Run) error {
-				return askVoters(ctx, run, job, &agentv1.Verify{LiftGate: true})
+			err := asStep(t, tc.nodes, job, func(ctx context.Context, run *operation.Run) error {
+				return askVoters(ctx, run, run.Restore(), &agentv1.Verify{LiftGate: true})
 			})
 			if (err == nil) != (tc.want == nil) || slices.ContainsFunc(tc.want, func(w error) bool { return !errors.Is(err, w) }) {
 				t.Errorf("got %v, want %v", err, tc.want)

@@ -89,7 +89,10 @@ func reaches(late, before *requorumv1.Manifest) error {
 func (j *Jobs) furthest(ctx context.Context, run *operation.Run) (node string, old *agentv1.OldData, err error) {
 	if late := run.Restore().GetLate(); late != nil {
 		result, err := run.Ask(ctx, late.GetNode(), inspectOld(run))
-		return late.GetNode(), result.GetOld(), err
+		if err != nil {
+			return "", nil, err
+		}
+		return furthestOf(map[string]*agentv1.OldData{late.GetNode(): result.GetOld()})
 	}
 	found, err := j.askOld(ctx, run)
 	if err != nil {

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -72,5 +73,24 @@ func TestOldDataThatEndsBeforeTheSafetySnapshotDoesNotReplaceIt(t *testing.T) {
 	}
 	if err := reaches(&requorumv1.Manifest{Node: "a", Revision: 1}, nil); err != nil {
 		t.Errorf("without a safety snapshot: %v", err)
+	}
+}
+
+// unreadable is a node whose old data somebody uses now.
+type unreadable struct{}
+
+func (unreadable) Do(context.Context, string, string, *agentv1.Task, func(*agentv1.TaskReport)) (*agentv1.TaskResult, error) {
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Old{Old: &agentv1.OldData{Problem: "somebody has it open"}}}, nil
+}
+
+// After a crash the old data that was chosen before it may be out of reach: that does not mean that nothing is missing.
+func TestOldDataThatCannotBeReadAgainIsNotDoneWith(t *testing.T) {
+	job := &journalv1.RestoreJob{
+		Safety: &requorumv1.Manifest{Name: "safety", AppliedIndex: 5},
+		Late:   &requorumv1.Manifest{Name: "late", Node: "a"},
+	}
+	err := asStep(t, unreadable{}, job, new(Jobs).replaceSafety)
+	if err == nil || !strings.Contains(err.Error(), "somebody has it open") {
+		t.Errorf("got %v", err)
 	}
 }
