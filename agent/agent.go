@@ -157,6 +157,9 @@ func (a *agent) serve(ctx context.Context) error {
 	)
 	agentv1.RegisterTransferServiceServer(server, a.server)
 	a.log.Info("agent serves its neighbours", "address", listener.Addr())
+	if err := a.node.RemoveScratch(ctx); err != nil {
+		a.log.Error("what an earlier agent left cannot be removed", "error", err)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	a.runner = task.NewRunner(ctx, a.journal, a.node.Do, a.log.Named("task"))
 	group.Go(func() error { return serveUntilStopped(server, listener) })

@@ -38,6 +38,10 @@ func Main(args []string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "usage: %s DB WAL-DIRECTORY\n", Command)
 		return 2
 	}
+	// It holds etcd's index of all keys. Where memory is short, it is to end before the etcd that serves.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0o600); err != nil {
+		fmt.Fprintln(stderr, err)
+	}
 	log := hclog.New(&hclog.LoggerOptions{Name: Command, Output: stderr, Level: hclog.Warn})
 	if err := applyLog(context.Background(), args[1], args[2], logging.Zap(log)); err != nil {
 		fmt.Fprintln(stderr, err)

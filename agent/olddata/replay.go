@@ -50,12 +50,8 @@ func (r *Reader) replay(ctx context.Context, old datadir.Old, scratch string, ti
 
 // runReplay runs Main in a process that ends with this one.
 func (r *Reader) runReplay(ctx context.Context, db, log string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, self)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe") // also if the binary was replaced meanwhile
 	cmd.Args = []string{Command, db, log}
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -658,6 +658,12 @@ func (n *testNode) finishes(old []string) {
 	if restored, err := n.Journal.Restored(); err != nil || restored != nil {
 		t.Errorf("%v, %v", restored, err)
 	}
+	scratch := n.runtime.etcd.Member(0).DataDir + ".staging-r1"
+	must(t, os.MkdirAll(scratch, 0o700))
+	must(t, n.RemoveScratch(t.Context()))
+	if _, err := os.Stat(scratch); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what a dead agent left is still there: %v", err)
+	}
 	must(t, n.RemoveExpired(t.Context(), expires.Add(-time.Minute)))
 	if _, err := os.Stat(old[0]); err != nil {
 		t.Errorf("removed before its time: %v", err)

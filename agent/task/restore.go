@@ -311,6 +311,24 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish, p *Progress) er
 	return n.Journal.SetRestored(nil)
 }
 
+// RemoveScratch removes what a task that read old data may have left when the agent died. It is called before tasks
+// come in.
+func (n *Node) RemoveScratch(ctx context.Context) error {
+	all, err := n.Journal.Quarantines()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, rec := range all {
+		d, _, err := n.dirs(ctx, rec.GetRestoreId())
+		if err == nil {
+			err = d.Unstage(ctx)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // RemoveExpired removes old data whose retention has ended.
 func (n *Node) RemoveExpired(ctx context.Context, now time.Time) error {
 	all, err := n.Journal.Quarantines()
