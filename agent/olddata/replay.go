@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -20,6 +22,12 @@ import (
 
 // Command is the name by which this binary replays a log: Main.
 const Command = "requorum-replay"
+
+// How long a replay may take: generous, for etcd itself opens as much in a fraction of it.
+const (
+	replayAtLeast = 10 * time.Minute
+	replayPerGiB  = 5 * time.Minute
+)
 
 // lastLines bounds what is shown of what the replaying process said.
 const lastLines = 2000
@@ -45,11 +53,17 @@ func (r *Reader) replay(ctx context.Context, old datadir.Old, scratch string, ti
 	if err := copyFile(ctx, old.DB(), db, tick); err != nil {
 		return "", err
 	}
-	return db, r.runReplay(ctx, db, old.WAL)
+	return db, r.runReplay(ctx, db, old.WAL, needed)
 }
 
-// runReplay runs Main in a process that ends with this one.
-func (r *Reader) runReplay(ctx context.Context, db, log string) error {
+// runReplay runs Main in a process that ends with this one. It cannot be seen how far that is, so its time is bounded
+// in proportion to what it reads.
+func (r *Reader) runReplay(ctx context.Context, db, log string, bytesRead int64) error {
+	limit := replayAtLeast + time.Duration(float64(replayPerGiB)*float64(bytesRead)/(1<<30))
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	runtime.LockOSThread() // Pdeathsig is about the end of the thread that starts the process
+	defer runtime.UnlockOSThread()
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, "/proc/self/exe") // also if the binary was replaced meanwhile
 	cmd.Args = []string{Command, db, log}
