@@ -155,6 +155,10 @@ func withPosition(ctx context.Context, p position) context.Context {
 	return context.WithValue(ctx, positionKey{}, p)
 }
 
+// ErrNotNeeded is the cause with which a step ends the context of what it has asked several nodes for, once one of
+// them has done it.
+var ErrNotNeeded = errors.New("another node has done it")
+
 // Ask gives a task, of which only the spec is set, to one node and returns what it found. ctx is the
 // one that the step was called with, or made from it.
 func (r *Run) Ask(ctx context.Context, node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
@@ -167,6 +171,7 @@ func (r *Run) Ask(ctx context.Context, node string, task *agentv1.Task) (*agentv
 	result, err := r.nodes.Do(ctx, r.Cluster(), node, task, func(report *agentv1.TaskReport) { r.progress(pos, node, report) })
 	last := &agentv1.TaskReport{State: agentv1.TaskState_TASK_STATE_DONE}
 	switch {
+	case err != nil && errors.Is(context.Cause(ctx), ErrNotNeeded):
 	case errors.Is(err, context.Canceled):
 		last = &agentv1.TaskReport{State: agentv1.TaskState_TASK_STATE_FAILED, Detail: "stopped"} // it was another node that failed
 	case err != nil:

@@ -87,8 +87,8 @@ func askOneVoter(ctx context.Context, run *operation.Run, job *journalv1.Restore
 // askVoters asks the voting members all at once until one has done what is asked of the cluster. One that has died since
 // verify is given minutes to start, and clients that wait are not to wait for that.
 func askVoters(ctx context.Context, run *operation.Run, job *journalv1.RestoreJob, ask *agentv1.Verify) error {
-	asking, stop := context.WithCancel(ctx)
-	defer stop()
+	asking, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	all := voters(job)
 	answers := make(chan error, len(all))
 	for _, voter := range all {
@@ -100,7 +100,7 @@ func askVoters(ctx context.Context, run *operation.Run, job *journalv1.RestoreJo
 		err := <-answers
 		if err == nil {
 			done = true
-			stop()
+			stop(operation.ErrNotNeeded)
 		} else if !errors.Is(err, dispatch.ErrRemoved) {
 			errs = append(errs, err)
 		}
