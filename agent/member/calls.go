@@ -51,11 +51,15 @@ func (m *Member) LinearizableRead(ctx context.Context) error {
 	})
 }
 
-// ConsensusWrite grants a lease and revokes it: a write through a quorum that changes no key and no revision.
-// A lease that could not be revoked ends by itself after a minute.
+// ConsensusWrite grants a lease and revokes it: a write through a quorum that changes no key and no revision. Once
+// begun it goes on although ctx ends, so that no lease is left behind; one that could not be revoked ends by itself
+// after a minute.
 func (m *Member) ConsensusWrite(ctx context.Context) error {
 	return m.call(ctx, "consensus write", func(ctx context.Context, conn *grpc.ClientConn) error {
-		ctx, cancel := context.WithTimeout(requireLeader(ctx), consensusTimeout)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(requireLeader(ctx)), consensusTimeout)
 		defer cancel()
 		leases := pb.NewLeaseClient(conn)
 		granted, err := leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 60})
