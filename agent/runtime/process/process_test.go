@@ -196,6 +196,20 @@ func recorded(t *testing.T, o process.Options) record {
 	return r
 }
 
+func hasRecord(o process.Options) bool {
+	_, err := os.Stat(filepath.Join(o.Dir, "etcd.pid.json"))
+	return err == nil
+}
+
+// logged is what the process has written so far, or nothing.
+func logged(o process.Options) string {
+	text, err := os.ReadFile(filepath.Join(o.Dir, "etcd.log"))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
 func start(t *testing.T, r *process.Runtime) {
 	t.Helper()
 	if err := r.Start(t.Context()); err != nil {
@@ -395,13 +409,14 @@ func TestRunKeepsEtcdRunning(t *testing.T) {
 	end := run(t, r)
 	pid := func() int {
 		m, err := r.Inspect(t.Context())
-		if err != nil || !m.Running {
+		if err != nil || !m.Running || !hasRecord(o) { // it is seen before its record is written
 			return 0
 		}
 		return recorded(t, o).PID
 	}
 	wait(t, func() bool { return pid() != 0 }) // as after a boot
 	first := pid()
+	wait(t, func() bool { return strings.HasSuffix(logged(o), "\n") })
 	wantedIs(t, r, true)
 	if err := r.Alive(t.Context()); err != nil {
 		t.Error(err)
@@ -495,10 +510,7 @@ func TestALargeLogIsSetAsideAtTheStart(t *testing.T) {
 	r := open(t, o)
 	for range 3 {
 		start(t, r)
-		wait(t, func() bool {
-			log, err := os.ReadFile(filepath.Join(o.Dir, "etcd.log"))
-			return err == nil && strings.HasSuffix(string(log), "\n")
-		})
+		wait(t, func() bool { return strings.HasSuffix(logged(o), "\n") })
 		stop(t, r)
 	}
 	logs, err := filepath.Glob(filepath.Join(o.Dir, "etcd.log*"))
