@@ -80,7 +80,7 @@ func (n *Node) Do(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv
 func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (result *agentv1.TaskResult, err error, known bool) { //nolint:revive // known goes with both
 	switch spec := task.GetSpec().(type) {
 	case *agentv1.Task_SaveCopy:
-		result, err = n.save(ctx, spec.SaveCopy, p)
+		result, err = n.save(ctx, task, spec.SaveCopy, p)
 	case *agentv1.Task_ImportCopy:
 		result, err = n.importCopy(ctx, spec.ImportCopy, p)
 	case *agentv1.Task_InspectCopy:
@@ -89,6 +89,8 @@ func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (res
 		err = n.Vault.WriteManifest(spec.WriteManifest.GetManifest())
 	case *agentv1.Task_FetchCopy:
 		result, err = n.fetch(ctx, task, spec.FetchCopy, p)
+	case *agentv1.Task_FollowCopy:
+		err = n.follow(ctx, task, spec.FollowCopy, p)
 	case *agentv1.Task_ServeCopy:
 		err = n.serve(ctx, spec.ServeCopy, p)
 	case *agentv1.Task_HashCopy:

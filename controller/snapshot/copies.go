@@ -22,19 +22,37 @@ import (
 	"github.com/requorum/requorum/internal/version"
 )
 
-// saveOnNode streams a snapshot of the chosen member into its node's vault.
+// saveOnNode streams a snapshot of the chosen member into its node's vault. The other nodes take it over meanwhile, as
+// far as they can keep up; distribute brings the rest.
 func (j *Jobs) saveOnNode(ctx context.Context, run *operation.Run) error {
-	node := run.Snapshot().GetNode()
-	facts, err := SaveOn(ctx, run, node, run.Operation().GetSnapshot())
+	op, node := run.Operation(), run.Snapshot().GetNode()
+	others := slices.DeleteFunc(op.GetNodes(), func(n string) bool { return n == node })
+	following, stop := context.WithCancel(ctx)
+	defer stop()
+	j.follow(following, run, node, others)
+	facts, err := SaveOn(ctx, run, node, op.GetSnapshot(), others[:min(1, len(others))]...)
 	if err != nil {
 		return err
 	}
 	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Facts = facts })
 }
 
-// SaveOn saves a snapshot of the member on a node and returns what was computed as it passed.
-func SaveOn(ctx context.Context, run *operation.Run, node, name string) (*agentv1.CopyFacts, error) {
-	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Name: name}}})
+// follow makes the other nodes take over what the saver writes, for as long as ctx lasts: down the chain that
+// distribute makes, so that the saver sends it once. One that cannot is of no concern before distribute.
+func (j *Jobs) follow(ctx context.Context, run *operation.Run, saver string, others []string) {
+	source := saver
+	for i, node := range others {
+		spec := &agentv1.FollowCopy{
+			Name: run.Operation().GetSnapshot(), Source: sourceOn(j.Fleet, run.Cluster(), source), Readers: others[i+1 : min(i+2, len(others))],
+		}
+		run.Background(ctx, node, &agentv1.Task{Spec: &agentv1.Task_FollowCopy{FollowCopy: spec}}, func(error) {})
+		source = node
+	}
+}
+
+// SaveOn saves a snapshot of the member on a node, which readers may follow, and returns what was computed as it passed.
+func SaveOn(ctx context.Context, run *operation.Run, node, name string, readers ...string) (*agentv1.CopyFacts, error) {
+	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Name: name, Readers: readers}}})
 	return result.GetCopy(), err
 }
 
@@ -163,9 +181,13 @@ func sources(fleet Fleet, cluster string, before, holders []string) []*agentv1.S
 	order = append(order, holders...)
 	all := make([]*agentv1.Source, len(order))
 	for i, node := range order {
-		all[i] = &agentv1.Source{Node: node, Address: fleet.Info(dispatch.Key{Cluster: cluster, Node: node}).TransferAddress}
+		all[i] = sourceOn(fleet, cluster, node)
 	}
 	return all
+}
+
+func sourceOn(fleet Fleet, cluster, node string) *agentv1.Source {
+	return &agentv1.Source{Node: node, Address: fleet.Info(dispatch.Key{Cluster: cluster, Node: node}).TransferAddress}
 }
 
 // HashAll makes every node read its copy back from disk.

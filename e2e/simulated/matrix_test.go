@@ -81,6 +81,7 @@ func startDelete(k *controller) (*requorumv1.Operation, error) {
 // neverPassed are points that no operation passes, and why.
 var neverPassed = map[string]string{
 	"agent/push-copy/":                    "an operator's export, which is no operation",
+	"agent/follow-copy/report":            "it is cancelled once what it follows is saved; nobody waits for its answer",
 	"agent/serve-copy/after":              "it ends by being cancelled, never by itself",
 	"agent/serve-copy/report":             "the same: nobody waits for its answer",
 	"controller/check/record/middle":      "the step asks no node",

@@ -1070,6 +1070,7 @@ type Task struct {
 	//	*Task_ServeCopy
 	//	*Task_InspectOld
 	//	*Task_SaveOld
+	//	*Task_FollowCopy
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1361,6 +1362,15 @@ func (x *Task) GetSaveOld() *SaveOld {
 	return nil
 }
 
+func (x *Task) GetFollowCopy() *FollowCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_FollowCopy); ok {
+			return x.FollowCopy
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1480,6 +1490,11 @@ type Task_SaveOld struct {
 	SaveOld *SaveOld `protobuf:"bytes,32,opt,name=save_old,json=saveOld,proto3,oneof"`
 }
 
+type Task_FollowCopy struct {
+	// Follow a copy that a neighbour is still writing.
+	FollowCopy *FollowCopy `protobuf:"bytes,40,opt,name=follow_copy,json=followCopy,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1525,6 +1540,8 @@ func (*Task_ServeCopy) isTask_Spec() {}
 func (*Task_InspectOld) isTask_Spec() {}
 
 func (*Task_SaveOld) isTask_Spec() {}
+
+func (*Task_FollowCopy) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -2289,7 +2306,9 @@ func (x *HashKVResult) GetCompactRevision() int64 {
 type SaveCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the snapshot.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Nodes that may follow the file while it is written.
+	Readers       []string `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2331,6 +2350,78 @@ func (x *SaveCopy) GetName() string {
 	return ""
 }
 
+func (x *SaveCopy) GetReaders() []string {
+	if x != nil {
+		return x.Readers
+	}
+	return nil
+}
+
+// FollowCopy asks to take over what a neighbour writes while it writes it, until that ends or the task is cancelled.
+// Whatever came is kept for FetchCopy, which is told what the file must be. It fails only for this node's own reasons.
+type FollowCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Neighbour that saves the file, or follows it.
+	Source *Source `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Nodes that may follow this node's file, also after the task has ended.
+	Readers       []string `protobuf:"bytes,3,rep,name=readers,proto3" json:"readers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowCopy) Reset() {
+	*x = FollowCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowCopy) ProtoMessage() {}
+
+func (x *FollowCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowCopy.ProtoReflect.Descriptor instead.
+func (*FollowCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *FollowCopy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FollowCopy) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *FollowCopy) GetReaders() []string {
+	if x != nil {
+		return x.Readers
+	}
+	return nil
+}
+
 // CopyFacts is what was computed while the file was written.
 type CopyFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2352,7 +2443,7 @@ type CopyFacts struct {
 
 func (x *CopyFacts) Reset() {
 	*x = CopyFacts{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2455,7 @@ func (x *CopyFacts) String() string {
 func (*CopyFacts) ProtoMessage() {}
 
 func (x *CopyFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2468,7 @@ func (x *CopyFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFacts.ProtoReflect.Descriptor instead.
 func (*CopyFacts) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CopyFacts) GetSize() int64 {
@@ -2437,7 +2528,7 @@ type ImportCopy struct {
 
 func (x *ImportCopy) Reset() {
 	*x = ImportCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2540,7 @@ func (x *ImportCopy) String() string {
 func (*ImportCopy) ProtoMessage() {}
 
 func (x *ImportCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2553,7 @@ func (x *ImportCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCopy.ProtoReflect.Descriptor instead.
 func (*ImportCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportCopy) GetName() string {
@@ -2497,7 +2588,7 @@ type InspectCopy struct {
 
 func (x *InspectCopy) Reset() {
 	*x = InspectCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2600,7 @@ func (x *InspectCopy) String() string {
 func (*InspectCopy) ProtoMessage() {}
 
 func (x *InspectCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2613,7 @@ func (x *InspectCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCopy.ProtoReflect.Descriptor instead.
 func (*InspectCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *InspectCopy) GetName() string {
@@ -2543,7 +2634,7 @@ type WriteManifest struct {
 
 func (x *WriteManifest) Reset() {
 	*x = WriteManifest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2646,7 @@ func (x *WriteManifest) String() string {
 func (*WriteManifest) ProtoMessage() {}
 
 func (x *WriteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2659,7 @@ func (x *WriteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteManifest.ProtoReflect.Descriptor instead.
 func (*WriteManifest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WriteManifest) GetManifest() *v1.Manifest {
@@ -2591,7 +2682,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2694,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2707,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Source) GetNode() string {
@@ -2647,7 +2738,7 @@ type ServeCopy struct {
 
 func (x *ServeCopy) Reset() {
 	*x = ServeCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2750,7 @@ func (x *ServeCopy) String() string {
 func (*ServeCopy) ProtoMessage() {}
 
 func (x *ServeCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2763,7 @@ func (x *ServeCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeCopy.ProtoReflect.Descriptor instead.
 func (*ServeCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ServeCopy) GetName() string {
@@ -2704,7 +2795,7 @@ type FetchCopy struct {
 
 func (x *FetchCopy) Reset() {
 	*x = FetchCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2807,7 @@ func (x *FetchCopy) String() string {
 func (*FetchCopy) ProtoMessage() {}
 
 func (x *FetchCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2820,7 @@ func (x *FetchCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCopy.ProtoReflect.Descriptor instead.
 func (*FetchCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FetchCopy) GetManifest() *v1.Manifest {
@@ -2766,7 +2857,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2869,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2882,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Fetched) GetWireBytes() int64 {
@@ -2819,7 +2910,7 @@ type HashCopy struct {
 
 func (x *HashCopy) Reset() {
 	*x = HashCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2922,7 @@ func (x *HashCopy) String() string {
 func (*HashCopy) ProtoMessage() {}
 
 func (x *HashCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2935,7 @@ func (x *HashCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCopy.ProtoReflect.Descriptor instead.
 func (*HashCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *HashCopy) GetManifest() *v1.Manifest {
@@ -2867,7 +2958,7 @@ type DropCopy struct {
 
 func (x *DropCopy) Reset() {
 	*x = DropCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +2970,7 @@ func (x *DropCopy) String() string {
 func (*DropCopy) ProtoMessage() {}
 
 func (x *DropCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +2983,7 @@ func (x *DropCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCopy.ProtoReflect.Descriptor instead.
 func (*DropCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DropCopy) GetName() string {
@@ -2922,7 +3013,7 @@ type PushCopy struct {
 
 func (x *PushCopy) Reset() {
 	*x = PushCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3025,7 @@ func (x *PushCopy) String() string {
 func (*PushCopy) ProtoMessage() {}
 
 func (x *PushCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3038,7 @@ func (x *PushCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopy.ProtoReflect.Descriptor instead.
 func (*PushCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PushCopy) GetRelayId() string {
@@ -2973,7 +3064,7 @@ type ListCopies struct {
 
 func (x *ListCopies) Reset() {
 	*x = ListCopies{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3076,7 @@ func (x *ListCopies) String() string {
 func (*ListCopies) ProtoMessage() {}
 
 func (x *ListCopies) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3089,7 @@ func (x *ListCopies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopies.ProtoReflect.Descriptor instead.
 func (*ListCopies) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 // CopyList is the vault's content.
@@ -3012,7 +3103,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3115,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3128,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CopyList) GetManifests() []*v1.Manifest {
@@ -3074,7 +3165,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3177,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3190,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -3188,7 +3279,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3291,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3304,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -3276,7 +3367,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3288,7 +3379,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3301,7 +3392,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -3325,7 +3416,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +3428,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +3441,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -3378,7 +3469,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3390,7 +3481,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3403,7 +3494,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -3424,7 +3515,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3527,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3540,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -3470,7 +3561,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3573,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3586,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -3520,7 +3611,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3532,7 +3623,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3545,7 +3636,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -3596,7 +3687,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +3699,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +3712,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -3702,7 +3793,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +3805,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +3818,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -3764,7 +3855,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3776,7 +3867,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3789,7 +3880,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -3817,7 +3908,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3920,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3933,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -3875,7 +3966,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +3978,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +3991,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -3969,7 +4060,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3981,7 +4072,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3994,7 +4085,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -4040,7 +4131,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4052,7 +4143,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4065,7 +4156,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -4158,7 +4249,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xf1\v\n" +
+	"\x10PushCopyResponse\"\xb3\f\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -4194,7 +4285,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"serve_copy\x18\x1e \x01(\v2\x1c.requorum.agent.v1.ServeCopyH\x00R\tserveCopy\x12@\n" +
 	"\vinspect_old\x18\x1f \x01(\v2\x1d.requorum.agent.v1.InspectOldH\x00R\n" +
 	"inspectOld\x127\n" +
-	"\bsave_old\x18  \x01(\v2\x1a.requorum.agent.v1.SaveOldH\x00R\asaveOldB\x06\n" +
+	"\bsave_old\x18  \x01(\v2\x1a.requorum.agent.v1.SaveOldH\x00R\asaveOld\x12@\n" +
+	"\vfollow_copy\x18( \x01(\v2\x1d.requorum.agent.v1.FollowCopyH\x00R\n" +
+	"followCopyB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -4255,9 +4348,15 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\fHashKVResult\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\rR\x04hash\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12)\n" +
-	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\"\x1e\n" +
+	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\"8\n" +
 	"\bSaveCopy\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xc3\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\areaders\x18\x02 \x03(\tR\areaders\"m\n" +
+	"\n" +
+	"FollowCopy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
+	"\x06source\x18\x02 \x01(\v2\x19.requorum.agent.v1.SourceR\x06source\x12\x18\n" +
+	"\areaders\x18\x03 \x03(\tR\areaders\"\xc3\x01\n" +
 	"\tCopyFacts\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x10\n" +
 	"\x03md5\x18\x02 \x01(\tR\x03md5\x12\x16\n" +
@@ -4432,7 +4531,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -4459,118 +4558,121 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*HashKV)(nil),                // 22: requorum.agent.v1.HashKV
 	(*HashKVResult)(nil),          // 23: requorum.agent.v1.HashKVResult
 	(*SaveCopy)(nil),              // 24: requorum.agent.v1.SaveCopy
-	(*CopyFacts)(nil),             // 25: requorum.agent.v1.CopyFacts
-	(*ImportCopy)(nil),            // 26: requorum.agent.v1.ImportCopy
-	(*InspectCopy)(nil),           // 27: requorum.agent.v1.InspectCopy
-	(*WriteManifest)(nil),         // 28: requorum.agent.v1.WriteManifest
-	(*Source)(nil),                // 29: requorum.agent.v1.Source
-	(*ServeCopy)(nil),             // 30: requorum.agent.v1.ServeCopy
-	(*FetchCopy)(nil),             // 31: requorum.agent.v1.FetchCopy
-	(*Fetched)(nil),               // 32: requorum.agent.v1.Fetched
-	(*HashCopy)(nil),              // 33: requorum.agent.v1.HashCopy
-	(*DropCopy)(nil),              // 34: requorum.agent.v1.DropCopy
-	(*PushCopy)(nil),              // 35: requorum.agent.v1.PushCopy
-	(*ListCopies)(nil),            // 36: requorum.agent.v1.ListCopies
-	(*CopyList)(nil),              // 37: requorum.agent.v1.CopyList
-	(*Stage)(nil),                 // 38: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 39: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 40: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 41: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 42: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 43: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 44: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 45: requorum.agent.v1.Start
-	(*Verify)(nil),                // 46: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 47: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 48: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 49: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 50: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 51: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 52: requorum.agent.v1.Finish
-	nil,                           // 53: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 54: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 55: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 56: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 57: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 58: requorum.v1.Copy
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(*FollowCopy)(nil),            // 25: requorum.agent.v1.FollowCopy
+	(*CopyFacts)(nil),             // 26: requorum.agent.v1.CopyFacts
+	(*ImportCopy)(nil),            // 27: requorum.agent.v1.ImportCopy
+	(*InspectCopy)(nil),           // 28: requorum.agent.v1.InspectCopy
+	(*WriteManifest)(nil),         // 29: requorum.agent.v1.WriteManifest
+	(*Source)(nil),                // 30: requorum.agent.v1.Source
+	(*ServeCopy)(nil),             // 31: requorum.agent.v1.ServeCopy
+	(*FetchCopy)(nil),             // 32: requorum.agent.v1.FetchCopy
+	(*Fetched)(nil),               // 33: requorum.agent.v1.Fetched
+	(*HashCopy)(nil),              // 34: requorum.agent.v1.HashCopy
+	(*DropCopy)(nil),              // 35: requorum.agent.v1.DropCopy
+	(*PushCopy)(nil),              // 36: requorum.agent.v1.PushCopy
+	(*ListCopies)(nil),            // 37: requorum.agent.v1.ListCopies
+	(*CopyList)(nil),              // 38: requorum.agent.v1.CopyList
+	(*Stage)(nil),                 // 39: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 40: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 41: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 42: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 43: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 44: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 45: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 46: requorum.agent.v1.Start
+	(*Verify)(nil),                // 47: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 48: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 49: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 50: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 51: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 52: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 53: requorum.agent.v1.Finish
+	nil,                           // 54: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 55: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 56: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 57: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 58: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 59: requorum.v1.Copy
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	55, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	56, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
 	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	56, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	55, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	57, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	56, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
 	22, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
 	24, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
-	26, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	27, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	28, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	31, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	33, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	34, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	35, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	38, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	40, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	41, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	42, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	44, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	45, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	46, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	48, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	52, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	36, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	30, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	49, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	51, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	0,  // 30: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 31: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 32: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 33: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 34: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	23, // 35: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	25, // 36: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	57, // 37: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	58, // 38: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	39, // 39: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	47, // 40: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	43, // 41: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	32, // 42: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	37, // 43: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	50, // 44: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	55, // 45: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	59, // 46: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	57, // 47: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	57, // 48: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	29, // 49: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	57, // 50: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	57, // 51: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	57, // 52: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	53, // 53: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	54, // 54: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	55, // 55: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	23, // 56: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	59, // 57: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 58: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 59: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 60: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 61: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 62: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 63: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 64: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 65: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 66: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 67: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 68: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 69: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	64, // [64:70] is the sub-list for method output_type
-	58, // [58:64] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	27, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
+	28, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	29, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	32, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	34, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	35, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	36, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	39, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	41, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	42, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	43, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	45, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	46, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	47, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	49, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	53, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	37, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	31, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	50, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	52, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	25, // 30: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
+	0,  // 31: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18, // 32: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19, // 33: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 34: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21, // 35: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	23, // 36: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	26, // 37: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	58, // 38: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	59, // 39: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	40, // 40: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	48, // 41: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	44, // 42: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	33, // 43: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	38, // 44: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	51, // 45: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	56, // 46: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	30, // 47: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	60, // 48: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	58, // 49: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	58, // 50: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	30, // 51: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	58, // 52: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	58, // 53: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	58, // 54: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	54, // 55: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	55, // 56: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	56, // 57: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	23, // 58: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	60, // 59: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 60: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 61: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 62: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 63: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 64: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 65: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 66: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 67: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 68: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 69: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 70: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 71: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	66, // [66:72] is the sub-list for method output_type
+	60, // [60:66] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -4602,6 +4704,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_ServeCopy)(nil),
 		(*Task_InspectOld)(nil),
 		(*Task_SaveOld)(nil),
+		(*Task_FollowCopy)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -4622,7 +4725,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
