@@ -9,6 +9,7 @@ package requorumv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -97,6 +98,8 @@ const (
 	SnapshotKind_SNAPSHOT_KIND_SAFETY SnapshotKind = 3
 	// The state just after a restore.
 	SnapshotKind_SNAPSHOT_KIND_POST_RESTORE SnapshotKind = 4
+	// A schedule took it.
+	SnapshotKind_SNAPSHOT_KIND_SCHEDULED SnapshotKind = 5
 )
 
 // Enum value maps for SnapshotKind.
@@ -107,6 +110,7 @@ var (
 		2: "SNAPSHOT_KIND_IMPORTED",
 		3: "SNAPSHOT_KIND_SAFETY",
 		4: "SNAPSHOT_KIND_POST_RESTORE",
+		5: "SNAPSHOT_KIND_SCHEDULED",
 	}
 	SnapshotKind_value = map[string]int32{
 		"SNAPSHOT_KIND_UNSPECIFIED":  0,
@@ -114,6 +118,7 @@ var (
 		"SNAPSHOT_KIND_IMPORTED":     2,
 		"SNAPSHOT_KIND_SAFETY":       3,
 		"SNAPSHOT_KIND_POST_RESTORE": 4,
+		"SNAPSHOT_KIND_SCHEDULED":    5,
 	}
 )
 
@@ -224,7 +229,11 @@ type SaveSnapshotRequest struct {
 	// Nodes that are offline get no copy.
 	AllowDegraded bool `protobuf:"varint,5,opt,name=allow_degraded,json=allowDegraded,proto3" json:"allow_degraded,omitempty"`
 	// Free-form labels kept in the manifest.
-	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Age at which the snapshot is removed by itself; unset to keep it until a person removes it.
+	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// On how many nodes it is kept; 0 for all.
+	Copies        uint32 `protobuf:"varint,10,opt,name=copies,proto3" json:"copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,6 +308,20 @@ func (x *SaveSnapshotRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *SaveSnapshotRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *SaveSnapshotRequest) GetCopies() uint32 {
+	if x != nil {
+		return x.Copies
+	}
+	return 0
 }
 
 // SaveSnapshotResponse carries the operation that was started, or found by its request ID.
@@ -760,6 +783,583 @@ func (x *DistributeSnapshotResponse) GetOperation() *Operation {
 	return nil
 }
 
+// RepairSnapshotRequest names the snapshot to repair.
+type RepairSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the snapshot, or "latest".
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairSnapshotRequest) Reset() {
+	*x = RepairSnapshotRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairSnapshotRequest) ProtoMessage() {}
+
+func (x *RepairSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*RepairSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RepairSnapshotRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RepairSnapshotRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *RepairSnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RepairSnapshotResponse carries the operation.
+type RepairSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairSnapshotResponse) Reset() {
+	*x = RepairSnapshotResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairSnapshotResponse) ProtoMessage() {}
+
+func (x *RepairSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*RepairSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RepairSnapshotResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+// PlanPruneRequest says what to look at.
+type PlanPruneRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the only schedule to look at; empty for all, and for snapshots that expire by themselves.
+	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Retention to judge that schedule's snapshots by, in place of its own.
+	Retention     *Retention `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanPruneRequest) Reset() {
+	*x = PlanPruneRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanPruneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanPruneRequest) ProtoMessage() {}
+
+func (x *PlanPruneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanPruneRequest.ProtoReflect.Descriptor instead.
+func (*PlanPruneRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PlanPruneRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *PlanPruneRequest) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *PlanPruneRequest) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+// PlanPruneResponse lists what was judged, newest first.
+type PlanPruneResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One verdict for every snapshot that is READY.
+	Verdicts      []*PruneVerdict `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanPruneResponse) Reset() {
+	*x = PlanPruneResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanPruneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanPruneResponse) ProtoMessage() {}
+
+func (x *PlanPruneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanPruneResponse.ProtoReflect.Descriptor instead.
+func (*PlanPruneResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PlanPruneResponse) GetVerdicts() []*PruneVerdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+// PruneVerdict says what becomes of one snapshot.
+type PruneVerdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Schedule that took it; empty if none did.
+	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Why it was taken.
+	Kind SnapshotKind `protobuf:"varint,3,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
+	// When it was taken.
+	Created *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	// Size of its file in bytes.
+	Size int64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	// Whether it is removed.
+	Remove bool `protobuf:"varint,6,opt,name=remove,proto3" json:"remove,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneVerdict) Reset() {
+	*x = PruneVerdict{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneVerdict) ProtoMessage() {}
+
+func (x *PruneVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneVerdict.ProtoReflect.Descriptor instead.
+func (*PruneVerdict) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PruneVerdict) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PruneVerdict) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *PruneVerdict) GetKind() SnapshotKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED
+}
+
+func (x *PruneVerdict) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *PruneVerdict) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PruneVerdict) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+func (x *PruneVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ListOrphansRequest names the cluster.
+type ListOrphansRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the cluster.
+	Cluster       string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansRequest) Reset() {
+	*x = ListOrphansRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansRequest) ProtoMessage() {}
+
+func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
+func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListOrphansRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+// ListOrphansResponse lists what the nodes hold and the catalog does not know.
+type ListOrphansResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The copies, in the order of nodes and names.
+	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// Nodes that did not answer.
+	Silent        []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansResponse) Reset() {
+	*x = ListOrphansResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansResponse) ProtoMessage() {}
+
+func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
+func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListOrphansResponse) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *ListOrphansResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+// Orphan is a copy that the catalog does not know.
+type Orphan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node that holds it.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// What its manifest says.
+	Manifest      *Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Orphan) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Orphan) GetManifest() *Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+// RebuildCatalogRequest names the cluster.
+type RebuildCatalogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster       string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildCatalogRequest) Reset() {
+	*x = RebuildCatalogRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildCatalogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildCatalogRequest) ProtoMessage() {}
+
+func (x *RebuildCatalogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildCatalogRequest.ProtoReflect.Descriptor instead.
+func (*RebuildCatalogRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RebuildCatalogRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RebuildCatalogRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+// RebuildCatalogResponse carries the operation.
+type RebuildCatalogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildCatalogResponse) Reset() {
+	*x = RebuildCatalogResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildCatalogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildCatalogResponse) ProtoMessage() {}
+
+func (x *RebuildCatalogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildCatalogResponse.ProtoReflect.Descriptor instead.
+func (*RebuildCatalogResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RebuildCatalogResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 // DeleteSnapshotRequest names the snapshot to remove.
 type DeleteSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -777,7 +1377,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +1389,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +1402,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteSnapshotRequest) GetRequestId() string {
@@ -844,7 +1444,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1456,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1469,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteSnapshotResponse) GetOperation() *Operation {
@@ -902,7 +1502,7 @@ type ImportSnapshotRequest struct {
 
 func (x *ImportSnapshotRequest) Reset() {
 	*x = ImportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1514,7 @@ func (x *ImportSnapshotRequest) String() string {
 func (*ImportSnapshotRequest) ProtoMessage() {}
 
 func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1527,7 @@ func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ImportSnapshotRequest) GetRequestId() string {
@@ -990,7 +1590,7 @@ type ImportSnapshotResponse struct {
 
 func (x *ImportSnapshotResponse) Reset() {
 	*x = ImportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1602,7 @@ func (x *ImportSnapshotResponse) String() string {
 func (*ImportSnapshotResponse) ProtoMessage() {}
 
 func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1615,7 @@ func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImportSnapshotResponse) GetOperation() *Operation {
@@ -1040,7 +1640,7 @@ type ExportSnapshotRequest struct {
 
 func (x *ExportSnapshotRequest) Reset() {
 	*x = ExportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1652,7 @@ func (x *ExportSnapshotRequest) String() string {
 func (*ExportSnapshotRequest) ProtoMessage() {}
 
 func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1665,7 @@ func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExportSnapshotRequest) GetCluster() string {
@@ -1105,7 +1705,7 @@ type ExportSnapshotResponse struct {
 
 func (x *ExportSnapshotResponse) Reset() {
 	*x = ExportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1717,7 @@ func (x *ExportSnapshotResponse) String() string {
 func (*ExportSnapshotResponse) ProtoMessage() {}
 
 func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1730,7 @@ func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExportSnapshotResponse) GetPart() isExportSnapshotResponse_Part {
@@ -1196,14 +1796,18 @@ type Snapshot struct {
 	// Operation that made it.
 	OperationId string `protobuf:"bytes,8,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	// Why it failed, empty if it did not.
-	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// Schedule that took it; empty if none did.
+	Schedule string `protobuf:"bytes,10,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expires,proto3" json:"expires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1819,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1832,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Snapshot) GetName() string {
@@ -1294,6 +1898,20 @@ func (x *Snapshot) GetError() string {
 	return ""
 }
 
+func (x *Snapshot) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Snapshot) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 // Manifest describes a snapshot file well enough to restore from it without the controller. It is
 // kept as JSON beside every copy.
 type Manifest struct {
@@ -1347,14 +1965,20 @@ type Manifest struct {
 	// Bytes of the file's database that are in use.
 	SizeInUse int64 `protobuf:"varint,24,opt,name=size_in_use,json=sizeInUse,proto3" json:"size_in_use,omitempty"`
 	// Raft index of the last change that the file holds, read from the file; 0 if the file does not tell.
-	AppliedIndex  uint64 `protobuf:"varint,25,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,25,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// Schedule that took it; empty if none did.
+	Schedule string `protobuf:"bytes,30,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=expires,proto3" json:"expires,omitempty"`
+	// On how many nodes it is kept; 0 for all.
+	WantedCopies  uint32 `protobuf:"varint,32,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1990,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +2003,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Manifest) GetFormatVersion() uint32 {
@@ -1557,6 +2181,27 @@ func (x *Manifest) GetAppliedIndex() uint64 {
 	return 0
 }
 
+func (x *Manifest) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Manifest) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Manifest) GetWantedCopies() uint32 {
+	if x != nil {
+		return x.WantedCopies
+	}
+	return 0
+}
+
 // Copy is a snapshot's file on one node.
 type Copy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1582,7 +2227,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +2239,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +2252,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Copy) GetNode() string {
@@ -1670,7 +2315,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\"\xab\x02\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xf0\x02\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -1679,7 +2324,10 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\vhash_leader\x18\x04 \x01(\bR\n" +
 	"hashLeader\x12%\n" +
 	"\x0eallow_degraded\x18\x05 \x01(\bR\rallowDegraded\x12D\n" +
-	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x12+\n" +
+	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
+	"\x06copies\x18\n" +
+	" \x01(\rR\x06copies\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
@@ -1707,6 +2355,41 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"R\n" +
 	"\x1aDistributeSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"d\n" +
+	"\x15RepairSnapshotRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"N\n" +
+	"\x16RepairSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"~\n" +
+	"\x10PlanPruneRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
+	"\bschedule\x18\x02 \x01(\tR\bschedule\x124\n" +
+	"\tretention\x18\x03 \x01(\v2\x16.requorum.v1.RetentionR\tretention\"J\n" +
+	"\x11PlanPruneResponse\x125\n" +
+	"\bverdicts\x18\x01 \x03(\v2\x19.requorum.v1.PruneVerdictR\bverdicts\"\xe7\x01\n" +
+	"\fPruneVerdict\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bschedule\x18\x02 \x01(\tR\bschedule\x12-\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06remove\x18\x06 \x01(\bR\x06remove\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\".\n" +
+	"\x12ListOrphansRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"\\\n" +
+	"\x13ListOrphansResponse\x12-\n" +
+	"\aorphans\x18\x01 \x03(\v2\x13.requorum.v1.OrphanR\aorphans\x12\x16\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\"O\n" +
+	"\x06Orphan\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x121\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\"P\n" +
+	"\x15RebuildCatalogRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\"N\n" +
+	"\x16RebuildCatalogResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"z\n" +
 	"\x15DeleteSnapshotRequest\x12\x1d\n" +
 	"\n" +
@@ -1737,7 +2420,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x16ExportSnapshotResponse\x123\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestH\x00R\bmanifest\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"\xe6\x02\n" +
+	"\x04part\"\xb8\x03\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x120\n" +
@@ -1747,7 +2430,10 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12)\n" +
 	"\x06copies\x18\a \x03(\v2\x11.requorum.v1.CopyR\x06copies\x12!\n" +
 	"\foperation_id\x18\b \x01(\tR\voperationId\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"\x98\a\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12\x1a\n" +
+	"\bschedule\x18\n" +
+	" \x01(\tR\bschedule\x124\n" +
+	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x8f\b\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1776,7 +2462,10 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04kind\x18\x16 \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x12)\n" +
 	"\x10requorum_version\x18\x17 \x01(\tR\x0frequorumVersion\x12\x1e\n" +
 	"\vsize_in_use\x18\x18 \x01(\x03R\tsizeInUse\x12#\n" +
-	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x1a9\n" +
+	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x12\x1a\n" +
+	"\bschedule\x18\x1e \x01(\tR\bschedule\x124\n" +
+	"\aexpires\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
+	"\rwanted_copies\x18  \x01(\rR\fwantedCopies\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
@@ -1794,26 +2483,31 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x17SNAPSHOT_STATE_CREATING\x10\x01\x12\x18\n" +
 	"\x14SNAPSHOT_STATE_READY\x10\x02\x12\x19\n" +
 	"\x15SNAPSHOT_STATE_FAILED\x10\x03\x12\x1b\n" +
-	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xa0\x01\n" +
+	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xbd\x01\n" +
 	"\fSnapshotKind\x12\x1d\n" +
 	"\x19SNAPSHOT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17SNAPSHOT_KIND_ON_DEMAND\x10\x01\x12\x1a\n" +
 	"\x16SNAPSHOT_KIND_IMPORTED\x10\x02\x12\x18\n" +
 	"\x14SNAPSHOT_KIND_SAFETY\x10\x03\x12\x1e\n" +
-	"\x1aSNAPSHOT_KIND_POST_RESTORE\x10\x04*\xa1\x01\n" +
+	"\x1aSNAPSHOT_KIND_POST_RESTORE\x10\x04\x12\x1b\n" +
+	"\x17SNAPSHOT_KIND_SCHEDULED\x10\x05*\xa1\x01\n" +
 	"\tCopyState\x12\x1a\n" +
 	"\x16COPY_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCOPY_STATE_GOOD\x10\x01\x12\x16\n" +
 	"\x12COPY_STATE_MISSING\x10\x02\x12\x19\n" +
 	"\x15COPY_STATE_UNREADABLE\x10\x03\x12\x18\n" +
 	"\x14COPY_STATE_DIFFERENT\x10\x04\x12\x16\n" +
-	"\x12COPY_STATE_UNKNOWN\x10\x052\xe2\x05\n" +
+	"\x12COPY_STATE_UNKNOWN\x10\x052\xb6\b\n" +
 	"\x0fSnapshotService\x12S\n" +
 	"\fSaveSnapshot\x12 .requorum.v1.SaveSnapshotRequest\x1a!.requorum.v1.SaveSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.requorum.v1.ListSnapshotsRequest\x1a\".requorum.v1.ListSnapshotsResponse\x12P\n" +
 	"\vGetSnapshot\x12\x1f.requorum.v1.GetSnapshotRequest\x1a .requorum.v1.GetSnapshotResponse\x12V\n" +
 	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12e\n" +
 	"\x12DistributeSnapshot\x12&.requorum.v1.DistributeSnapshotRequest\x1a'.requorum.v1.DistributeSnapshotResponse\x12Y\n" +
+	"\x0eRepairSnapshot\x12\".requorum.v1.RepairSnapshotRequest\x1a#.requorum.v1.RepairSnapshotResponse\x12J\n" +
+	"\tPlanPrune\x12\x1d.requorum.v1.PlanPruneRequest\x1a\x1e.requorum.v1.PlanPruneResponse\x12P\n" +
+	"\vListOrphans\x12\x1f.requorum.v1.ListOrphansRequest\x1a .requorum.v1.ListOrphansResponse\x12Y\n" +
+	"\x0eRebuildCatalog\x12\".requorum.v1.RebuildCatalogRequest\x1a#.requorum.v1.RebuildCatalogResponse\x12Y\n" +
 	"\x0eDeleteSnapshot\x12\".requorum.v1.DeleteSnapshotRequest\x1a#.requorum.v1.DeleteSnapshotResponse\x12Y\n" +
 	"\x0eImportSnapshot\x12\".requorum.v1.ImportSnapshotRequest\x1a#.requorum.v1.ImportSnapshotResponse\x12[\n" +
 	"\x0eExportSnapshot\x12\".requorum.v1.ExportSnapshotRequest\x1a#.requorum.v1.ExportSnapshotResponse0\x01B9Z7github.com/requorum/requorum/gen/requorum/v1;requorumv1b\x06proto3"
@@ -1831,7 +2525,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -1846,67 +2540,98 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*CheckSnapshotResponse)(nil),      // 10: requorum.v1.CheckSnapshotResponse
 	(*DistributeSnapshotRequest)(nil),  // 11: requorum.v1.DistributeSnapshotRequest
 	(*DistributeSnapshotResponse)(nil), // 12: requorum.v1.DistributeSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),      // 13: requorum.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),     // 14: requorum.v1.DeleteSnapshotResponse
-	(*ImportSnapshotRequest)(nil),      // 15: requorum.v1.ImportSnapshotRequest
-	(*ImportSnapshotResponse)(nil),     // 16: requorum.v1.ImportSnapshotResponse
-	(*ExportSnapshotRequest)(nil),      // 17: requorum.v1.ExportSnapshotRequest
-	(*ExportSnapshotResponse)(nil),     // 18: requorum.v1.ExportSnapshotResponse
-	(*Snapshot)(nil),                   // 19: requorum.v1.Snapshot
-	(*Manifest)(nil),                   // 20: requorum.v1.Manifest
-	(*Copy)(nil),                       // 21: requorum.v1.Copy
-	nil,                                // 22: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 23: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 24: requorum.v1.Manifest.LabelsEntry
-	(*Operation)(nil),                  // 25: requorum.v1.Operation
-	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 27: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 28: requorum.v1.Alarm
+	(*RepairSnapshotRequest)(nil),      // 13: requorum.v1.RepairSnapshotRequest
+	(*RepairSnapshotResponse)(nil),     // 14: requorum.v1.RepairSnapshotResponse
+	(*PlanPruneRequest)(nil),           // 15: requorum.v1.PlanPruneRequest
+	(*PlanPruneResponse)(nil),          // 16: requorum.v1.PlanPruneResponse
+	(*PruneVerdict)(nil),               // 17: requorum.v1.PruneVerdict
+	(*ListOrphansRequest)(nil),         // 18: requorum.v1.ListOrphansRequest
+	(*ListOrphansResponse)(nil),        // 19: requorum.v1.ListOrphansResponse
+	(*Orphan)(nil),                     // 20: requorum.v1.Orphan
+	(*RebuildCatalogRequest)(nil),      // 21: requorum.v1.RebuildCatalogRequest
+	(*RebuildCatalogResponse)(nil),     // 22: requorum.v1.RebuildCatalogResponse
+	(*DeleteSnapshotRequest)(nil),      // 23: requorum.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),     // 24: requorum.v1.DeleteSnapshotResponse
+	(*ImportSnapshotRequest)(nil),      // 25: requorum.v1.ImportSnapshotRequest
+	(*ImportSnapshotResponse)(nil),     // 26: requorum.v1.ImportSnapshotResponse
+	(*ExportSnapshotRequest)(nil),      // 27: requorum.v1.ExportSnapshotRequest
+	(*ExportSnapshotResponse)(nil),     // 28: requorum.v1.ExportSnapshotResponse
+	(*Snapshot)(nil),                   // 29: requorum.v1.Snapshot
+	(*Manifest)(nil),                   // 30: requorum.v1.Manifest
+	(*Copy)(nil),                       // 31: requorum.v1.Copy
+	nil,                                // 32: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 33: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 34: requorum.v1.Manifest.LabelsEntry
+	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
+	(*Operation)(nil),                  // 36: requorum.v1.Operation
+	(*Retention)(nil),                  // 37: requorum.v1.Retention
+	(*timestamppb.Timestamp)(nil),      // 38: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 39: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 40: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	22, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	25, // 1: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	19, // 2: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	19, // 3: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	25, // 4: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	25, // 5: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	25, // 6: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	23, // 7: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	25, // 8: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	20, // 9: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 10: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 11: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	26, // 12: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	20, // 13: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	21, // 14: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	26, // 15: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	27, // 16: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	28, // 17: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	24, // 18: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 19: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	2,  // 20: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	26, // 21: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 22: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 23: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 24: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 25: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	11, // 26: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	13, // 27: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	15, // 28: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	17, // 29: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 30: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 31: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 32: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 33: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	12, // 34: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	14, // 35: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	16, // 36: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	18, // 37: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	30, // [30:38] is the sub-list for method output_type
-	22, // [22:30] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	32, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	35, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
+	36, // 2: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	29, // 3: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	29, // 4: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	36, // 5: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	36, // 6: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	36, // 7: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	37, // 8: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
+	17, // 9: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
+	1,  // 10: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
+	38, // 11: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
+	20, // 12: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
+	30, // 13: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
+	36, // 14: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	36, // 15: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	33, // 16: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	36, // 17: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	30, // 18: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 19: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 20: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	38, // 21: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	30, // 22: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	31, // 23: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	38, // 24: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	38, // 25: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	39, // 26: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	40, // 27: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	34, // 28: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 29: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	38, // 30: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	2,  // 31: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	38, // 32: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 33: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 34: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 35: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 36: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	11, // 37: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	13, // 38: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	15, // 39: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	18, // 40: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	21, // 41: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	23, // 42: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	25, // 43: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	27, // 44: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 45: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 46: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 47: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 48: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	12, // 49: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	14, // 50: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	16, // 51: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	19, // 52: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	22, // 53: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	24, // 54: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	26, // 55: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	28, // 56: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	45, // [45:57] is the sub-list for method output_type
+	33, // [33:45] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -1916,7 +2641,8 @@ func file_requorum_v1_snapshot_proto_init() {
 	}
 	file_requorum_v1_cluster_proto_init()
 	file_requorum_v1_operation_proto_init()
-	file_requorum_v1_snapshot_proto_msgTypes[15].OneofWrappers = []any{
+	file_requorum_v1_schedule_proto_init()
+	file_requorum_v1_snapshot_proto_msgTypes[25].OneofWrappers = []any{
 		(*ExportSnapshotResponse_Manifest)(nil),
 		(*ExportSnapshotResponse_Data)(nil),
 	}
@@ -1926,7 +2652,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,10 @@ const (
 	SnapshotService_GetSnapshot_FullMethodName        = "/requorum.v1.SnapshotService/GetSnapshot"
 	SnapshotService_CheckSnapshot_FullMethodName      = "/requorum.v1.SnapshotService/CheckSnapshot"
 	SnapshotService_DistributeSnapshot_FullMethodName = "/requorum.v1.SnapshotService/DistributeSnapshot"
+	SnapshotService_RepairSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/RepairSnapshot"
+	SnapshotService_PlanPrune_FullMethodName          = "/requorum.v1.SnapshotService/PlanPrune"
+	SnapshotService_ListOrphans_FullMethodName        = "/requorum.v1.SnapshotService/ListOrphans"
+	SnapshotService_RebuildCatalog_FullMethodName     = "/requorum.v1.SnapshotService/RebuildCatalog"
 	SnapshotService_DeleteSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/DeleteSnapshot"
 	SnapshotService_ImportSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/ImportSnapshot"
 	SnapshotService_ExportSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/ExportSnapshot"
@@ -47,6 +51,16 @@ type SnapshotServiceClient interface {
 	CheckSnapshot(ctx context.Context, in *CheckSnapshotRequest, opts ...grpc.CallOption) (*CheckSnapshotResponse, error)
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(ctx context.Context, in *DistributeSnapshotRequest, opts ...grpc.CallOption) (*DistributeSnapshotResponse, error)
+	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
+	// node, or on the number of nodes that was asked for when it was taken.
+	RepairSnapshot(ctx context.Context, in *RepairSnapshotRequest, opts ...grpc.CallOption) (*RepairSnapshotResponse, error)
+	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
+	PlanPrune(ctx context.Context, in *PlanPruneRequest, opts ...grpc.CallOption) (*PlanPruneResponse, error)
+	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error)
+	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
+	// not know, once the files were read back and compared.
+	RebuildCatalog(ctx context.Context, in *RebuildCatalogRequest, opts ...grpc.CallOption) (*RebuildCatalogResponse, error)
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
@@ -115,6 +129,46 @@ func (c *snapshotServiceClient) DistributeSnapshot(ctx context.Context, in *Dist
 	return out, nil
 }
 
+func (c *snapshotServiceClient) RepairSnapshot(ctx context.Context, in *RepairSnapshotRequest, opts ...grpc.CallOption) (*RepairSnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairSnapshotResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_RepairSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) PlanPrune(ctx context.Context, in *PlanPruneRequest, opts ...grpc.CallOption) (*PlanPruneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanPruneResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_PlanPrune_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOrphansResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_ListOrphans_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) RebuildCatalog(ctx context.Context, in *RebuildCatalogRequest, opts ...grpc.CallOption) (*RebuildCatalogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebuildCatalogResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_RebuildCatalog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *snapshotServiceClient) DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteSnapshotResponse)
@@ -172,6 +226,16 @@ type SnapshotServiceServer interface {
 	CheckSnapshot(context.Context, *CheckSnapshotRequest) (*CheckSnapshotResponse, error)
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error)
+	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
+	// node, or on the number of nodes that was asked for when it was taken.
+	RepairSnapshot(context.Context, *RepairSnapshotRequest) (*RepairSnapshotResponse, error)
+	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
+	PlanPrune(context.Context, *PlanPruneRequest) (*PlanPruneResponse, error)
+	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error)
+	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
+	// not know, once the files were read back and compared.
+	RebuildCatalog(context.Context, *RebuildCatalogRequest) (*RebuildCatalogResponse, error)
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
@@ -204,6 +268,18 @@ func (UnimplementedSnapshotServiceServer) CheckSnapshot(context.Context, *CheckS
 }
 func (UnimplementedSnapshotServiceServer) DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DistributeSnapshot not implemented")
+}
+func (UnimplementedSnapshotServiceServer) RepairSnapshot(context.Context, *RepairSnapshotRequest) (*RepairSnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RepairSnapshot not implemented")
+}
+func (UnimplementedSnapshotServiceServer) PlanPrune(context.Context, *PlanPruneRequest) (*PlanPruneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanPrune not implemented")
+}
+func (UnimplementedSnapshotServiceServer) ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOrphans not implemented")
+}
+func (UnimplementedSnapshotServiceServer) RebuildCatalog(context.Context, *RebuildCatalogRequest) (*RebuildCatalogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RebuildCatalog not implemented")
 }
 func (UnimplementedSnapshotServiceServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
@@ -325,6 +401,78 @@ func _SnapshotService_DistributeSnapshot_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SnapshotService_RepairSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).RepairSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_RepairSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).RepairSnapshot(ctx, req.(*RepairSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_PlanPrune_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanPruneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).PlanPrune(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_PlanPrune_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).PlanPrune(ctx, req.(*PlanPruneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_ListOrphans_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOrphansRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).ListOrphans(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_ListOrphans_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).ListOrphans(ctx, req.(*ListOrphansRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_RebuildCatalog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebuildCatalogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).RebuildCatalog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_RebuildCatalog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).RebuildCatalog(ctx, req.(*RebuildCatalogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SnapshotService_DeleteSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteSnapshotRequest)
 	if err := dec(in); err != nil {
@@ -398,6 +546,22 @@ var SnapshotService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DistributeSnapshot",
 			Handler:    _SnapshotService_DistributeSnapshot_Handler,
+		},
+		{
+			MethodName: "RepairSnapshot",
+			Handler:    _SnapshotService_RepairSnapshot_Handler,
+		},
+		{
+			MethodName: "PlanPrune",
+			Handler:    _SnapshotService_PlanPrune_Handler,
+		},
+		{
+			MethodName: "ListOrphans",
+			Handler:    _SnapshotService_ListOrphans_Handler,
+		},
+		{
+			MethodName: "RebuildCatalog",
+			Handler:    _SnapshotService_RebuildCatalog_Handler,
 		},
 		{
 			MethodName: "DeleteSnapshot",
