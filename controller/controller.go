@@ -27,6 +27,7 @@ import (
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/restore"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/controller/store/bolt"
@@ -89,6 +90,7 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.server.Engine.Run(ctx) })
+	group.Go(func() error { return c.server.Schedules.Run(ctx) })
 	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { return keepFresh(ctx, creds, authority, cfg.hosts(listener.Addr())) })
 	group.Go(func() error {
@@ -146,13 +148,16 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = restores.Builder
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
 	snapshots.Engine, restores.Engine = engine, engine
+	schedules := &schedule.Scheduler{
+		Store: db, Catalog: records, Engine: engine, Snapshots: snapshots, Fleet: dispatcher, Log: log.Named("schedule"),
+	}
 	entry := access.New(db, authority, log.Named("access"), access.Options{
 		NodeTTL:     cfg.NodeCertificateTTL.Std(),
 		KeysChanged: func(cluster, node string) { dispatcher.KeysChanged(dispatch.Key{Cluster: cluster, Node: node}) },
 	})
 	return &controller{access: entry, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
-		Snapshots: snapshots, Restores: restores, Log: log.Named("api"),
+		Snapshots: snapshots, Restores: restores, Schedules: schedules, Log: log.Named("api"),
 	}}, nil
 }
 

@@ -42,6 +42,20 @@ var permissions = map[string]who{
 	requorumv1.SnapshotService_ExportSnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_DeleteSnapshot_FullMethodName:     admin,
 
+	requorumv1.SnapshotService_RepairSnapshot_FullMethodName: work,
+	requorumv1.SnapshotService_PlanPrune_FullMethodName:      look,
+	requorumv1.SnapshotService_ListOrphans_FullMethodName:    look,
+	requorumv1.SnapshotService_RebuildCatalog_FullMethodName: work,
+
+	requorumv1.ScheduleService_ListSchedules_FullMethodName:    look,
+	requorumv1.ScheduleService_GetSchedule_FullMethodName:      look,
+	requorumv1.ScheduleService_ListScheduleRuns_FullMethodName: look,
+	requorumv1.ScheduleService_PauseSchedule_FullMethodName:    work,
+	requorumv1.ScheduleService_ResumeSchedule_FullMethodName:   work,
+	requorumv1.ScheduleService_TriggerSchedule_FullMethodName:  work,
+	requorumv1.ScheduleService_ApplySchedule_FullMethodName:    admin, // its retention removes snapshots
+	requorumv1.ScheduleService_DeleteSchedule_FullMethodName:   admin,
+
 	requorumv1.RestoreService_PlanRestore_FullMethodName:  look,
 	requorumv1.RestoreService_StartRestore_FullMethodName: work,
 

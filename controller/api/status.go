@@ -13,6 +13,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/internal/names"
 )
@@ -48,11 +49,13 @@ func classify(err error) (codes.Code, string) {
 		reused   *operation.RequestReusedError
 		pivot    *operation.PastPivotError
 		failed   *failure.Error
+		noPlan   *schedule.NotFoundError
+		badPlan  *schedule.InvalidError
 	)
 	switch {
-	case errors.As(err, &invalid), errors.As(err, &badName):
+	case errors.As(err, &invalid), errors.As(err, &badName), errors.As(err, &badPlan):
 		return codes.InvalidArgument, "INVALID"
-	case errors.As(err, &notFound), errors.As(err, &noOp):
+	case errors.As(err, &notFound), errors.As(err, &noOp), errors.As(err, &noPlan):
 		return codes.NotFound, "NOT_FOUND"
 	case errors.As(err, &exists):
 		return codes.AlreadyExists, "EXISTS"

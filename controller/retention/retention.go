@@ -227,3 +227,30 @@ func keepLastGood(verdicts []Verdict) {
 		}
 	}
 }
+
+// Next returns when the next snapshot comes to the end of its age; the zero time if none does.
+func Next(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time) time.Time {
+	var next time.Time
+	for _, s := range snapshots {
+		end := endOf(s, policies)
+		if catalog.Good(s) && end.After(now) && (next.IsZero() || end.Before(next)) {
+			next = end
+		}
+	}
+	return next
+}
+
+// endOf returns when a snapshot comes to the end of its age; the zero time if it does not.
+func endOf(s *requorumv1.Snapshot, policies map[string]Policy) time.Time {
+	if !scheduled(s) {
+		if s.GetExpires() == nil {
+			return time.Time{}
+		}
+		return s.GetExpires().AsTime()
+	}
+	policy := policies[s.GetSchedule()]
+	if ttl := policy.Retention.GetTtl(); ttl != nil && !policy.Paused {
+		return Taken(s).Add(ttl.AsDuration())
+	}
+	return time.Time{}
+}

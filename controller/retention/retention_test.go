@@ -86,10 +86,10 @@ func TestRetention(t *testing.T) {
 		"the newest so many stay": {
 			[]*requorumv1.Snapshot{snap("a", hour), snap("c", 3*hour), snap("b", 2*hour)}, nightly(last(2)), "c",
 		},
-		"nothing is said": {[]*requorumv1.Snapshot{snap("a", 9999 * hour), snap("b", 0)}, nightly(nil), ""},
+		"nothing is said": {[]*requorumv1.Snapshot{snap("a", 9999*hour), snap("b", 0)}, nightly(nil), ""},
 		"age":             {[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour), snap("c", hour-time.Second)}, nightly(ttl(hour)), "b"},
 		"age goes before number": {
-			[]*requorumv1.Snapshot{snap("a", 0), snap("b", 2 * hour)}, nightly(&requorumv1.Retention{Last: 5, Ttl: durationpb.New(hour)}), "b",
+			[]*requorumv1.Snapshot{snap("a", 0), snap("b", 2*hour)}, nightly(&requorumv1.Retention{Last: 5, Ttl: durationpb.New(hour)}), "b",
 		},
 		"a day's newest stays": {
 			[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour), snap("c", day), snap("d", day+hour), snap("e", 2*day)},

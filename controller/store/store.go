@@ -21,10 +21,13 @@ const (
 	Snapshots  Bucket = "snapshots"  // by cluster/name
 	Tokens     Bucket = "tokens"     // by token ID
 	Operators  Bucket = "operators"  // certificate by serial number
+
+	Schedules    Bucket = "schedules"    // by name
+	ScheduleRuns Bucket = "scheduleruns" // by schedule/run ID
 )
 
 // Buckets lists every bucket.
-var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens, Operators}
+var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens, Operators, Schedules, ScheduleRuns}
 
 // ErrNotFound is returned by Get for a key that is not there.
 var ErrNotFound = errors.New("not found")

@@ -44,10 +44,10 @@ func dues(t *testing.T, s *requorumv1.Schedule, since time.Time, n int) string {
 func TestCronHasItsFiveFields(t *testing.T) {
 	since := time.Date(2026, 7, 15, 12, 30, 0, 0, time.UTC) // a Wednesday
 	for spec, want := range map[string]string{
-		"0 */12 * * *":   "16T00:00:00+00 16T12:00:00+00 17T00:00:00+00",
-		"30 2 * * 1-5":   "16T02:30:00+00 17T02:30:00+00 20T02:30:00+00",
-		"0 0 * * SUN":    "19T00:00:00+00 26T00:00:00+00 02T00:00:00+00",
-		"0 0 1 * 1":      "20T00:00:00+00 27T00:00:00+00 01T00:00:00+00", // either day, as cron has it
+		"0 */12 * * *": "16T00:00:00+00 16T12:00:00+00 17T00:00:00+00",
+		"30 2 * * 1-5": "16T02:30:00+00 17T02:30:00+00 20T02:30:00+00",
+		"0 0 * * SUN":  "19T00:00:00+00 26T00:00:00+00 02T00:00:00+00",
+		"0 0 1 * 1":    "20T00:00:00+00 27T00:00:00+00 01T00:00:00+00", // either day, as cron has it
 	} {
 		if got := dues(t, byCron(spec, ""), since, 3); got != want {
 			t.Errorf("%s: %s, want %s", spec, got, want)
@@ -158,9 +158,11 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		"a zone in cron": {func(s *requorumv1.Schedule) { s.Cron = "TZ=Asia/Tokyo 0 0 * * *" }, "cron", "the time zone stands in timezone"},
 		"a zone":         {func(s *requorumv1.Schedule) { s.Timezone = "Mars/Olympus" }, "timezone", "there is no time zone"},
 		"the machine's":  {func(s *requorumv1.Schedule) { s.Timezone = "Local" }, "timezone", "there is no time zone"},
-		"too often": {func(s *requorumv1.Schedule) { s.Cron, s.Every = "", durationpb.New(time.Millisecond) }, "every", "too short"},
+		"too often":      {func(s *requorumv1.Schedule) { s.Cron, s.Every = "", durationpb.New(time.Millisecond) }, "every", "too short"},
 		"backwards":      {func(s *requorumv1.Schedule) { s.Cron, s.Every = "", durationpb.New(-time.Hour) }, "every", "too short"},
-		"a long stagger": {func(s *requorumv1.Schedule) { s.Cron, s.Every, s.Stagger = "", durationpb.New(time.Hour), durationpb.New(2*time.Hour) }, "stagger", "longer than every"},
+		"a long stagger": {func(s *requorumv1.Schedule) {
+			s.Cron, s.Every, s.Stagger = "", durationpb.New(time.Hour), durationpb.New(2*time.Hour)
+		}, "stagger", "longer than every"},
 		"a short ttl":    {func(s *requorumv1.Schedule) { s.LocalStorage = &requorumv1.Retention{Ttl: durationpb.New(0)} }, "localStorage.ttl", "too short"},
 		"too many":       {func(s *requorumv1.Schedule) { s.LocalStorage = &requorumv1.Retention{Daily: 1e6} }, "localStorage.daily", "more than"},
 		"an empty label": {func(s *requorumv1.Schedule) { s.Labels = map[string]string{" ": "x"} }, "labels", "without a key"},

@@ -230,7 +230,9 @@ type SnapshotJob struct {
 	// Nodes that are to hold it; empty for all of the operation.
 	Targets []string `protobuf:"bytes,18,rep,name=targets,proto3" json:"targets,omitempty"`
 	// What a rebuild of the catalog has found on the nodes.
-	Found         []*FoundSnapshot `protobuf:"bytes,19,rep,name=found,proto3" json:"found,omitempty"`
+	Found []*FoundSnapshot `protobuf:"bytes,19,rep,name=found,proto3" json:"found,omitempty"`
+	// Of a distribution: give the snapshot as many copies as it is to have, and no more.
+	Repair        bool `protobuf:"varint,25,opt,name=repair,proto3" json:"repair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -354,6 +356,13 @@ func (x *SnapshotJob) GetFound() []*FoundSnapshot {
 		return x.Found
 	}
 	return nil
+}
+
+func (x *SnapshotJob) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
 }
 
 // FoundSnapshot is a snapshot that the nodes hold and the catalog does not know.
@@ -1502,7 +1511,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xa4\x04\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xbc\x04\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1516,7 +1525,8 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\aexpires\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
 	"\rwanted_copies\x18\x11 \x01(\rR\fwantedCopies\x12\x18\n" +
 	"\atargets\x18\x12 \x03(\tR\atargets\x128\n" +
-	"\x05found\x18\x13 \x03(\v2\".requorum.journal.v1.FoundSnapshotR\x05found\"\x83\x01\n" +
+	"\x05found\x18\x13 \x03(\v2\".requorum.journal.v1.FoundSnapshotR\x05found\x12\x16\n" +
+	"\x06repair\x18\x19 \x01(\bR\x06repair\"\x83\x01\n" +
 	"\rFoundSnapshot\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
