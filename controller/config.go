@@ -22,6 +22,7 @@ type Config struct {
 	Heartbeat          config.Duration `yaml:"heartbeat"`            // how often agents show that they live
 	OfflineAfter       config.Duration `yaml:"offline_after"`        // how long a task waits for a node that is away
 	StalledAfter       config.Duration `yaml:"stalled_after"`        // how long a task may go without progress
+	ReconcileEvery     config.Duration `yaml:"reconcile_every"`      // how often the nodes are asked which copies they hold
 	EpochAtLeast       uint64          `yaml:"-"`                    // for a controller brought back from an old backup
 	LogLevel           string          `yaml:"log_level"`            // trace, debug, info, warn, error
 	LogJSON            bool            `yaml:"log_json"`             // one JSON object a line

@@ -26,6 +26,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/restore"
 	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
@@ -91,6 +92,7 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.server.Engine.Run(ctx) })
 	group.Go(func() error { return c.server.Schedules.Run(ctx) })
+	group.Go(func() error { return c.server.Copies.Run(ctx) })
 	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { return keepFresh(ctx, creds, authority, cfg.hosts(listener.Addr())) })
 	group.Go(func() error {
@@ -158,6 +160,7 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	return &controller{access: entry, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
 		Snapshots: snapshots, Restores: restores, Schedules: schedules, Log: log.Named("api"),
+		Copies: &reconcile.Reconciler{Catalog: records, Fleet: dispatcher, Engine: engine, Every: cfg.ReconcileEvery.Std(), Log: log.Named("reconcile")},
 	}}, nil
 }
 

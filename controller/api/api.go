@@ -16,6 +16,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/restore"
 	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
@@ -31,6 +32,7 @@ type Server struct {
 	Snapshots  *snapshot.Jobs
 	Restores   *restore.Jobs
 	Schedules  *schedule.Scheduler
+	Copies     *reconcile.Reconciler
 	Log        hclog.Logger
 
 	relays relays

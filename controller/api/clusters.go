@@ -13,6 +13,7 @@ import (
 
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/reconcile"
 )
 
 type clusters struct {
@@ -101,7 +102,11 @@ func (s clusters) describe(rec *journalv1.ClusterRecord, facts map[string]*agent
 		c.LatestSnapshot, c.LatestSnapshotTime = latest.GetName(), latest.GetManifest().GetCreated()
 	}
 	c.Problems = problems(c)
-	return c, nil
+	snapshots, err := s.Catalog.Snapshots(rec.GetName())
+	if lacking := reconcile.Lacking(snapshots); lacking != "" {
+		c.Problems = append(c.Problems, lacking)
+	}
+	return c, err
 }
 
 func (s clusters) node(rec *journalv1.NodeRecord, facts *agentv1.NodeFacts) *requorumv1.Node {

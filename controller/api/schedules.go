@@ -109,3 +109,17 @@ func (s snapshots) RepairSnapshot(ctx context.Context, req *requorumv1.RepairSna
 	op, err := s.Snapshots.Repair(req.GetCluster(), req.GetName(), req.GetRequestId(), by)
 	return &requorumv1.RepairSnapshotResponse{Operation: op}, toStatus(err)
 }
+
+func (s snapshots) RebuildCatalog(ctx context.Context, req *requorumv1.RebuildCatalogRequest) (*requorumv1.RebuildCatalogResponse, error) {
+	by, err := caller(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	op, err := s.Snapshots.Rebuild(req.GetCluster(), req.GetRequestId(), by)
+	return &requorumv1.RebuildCatalogResponse{Operation: op}, toStatus(err)
+}
+
+func (s snapshots) ListOrphans(ctx context.Context, req *requorumv1.ListOrphansRequest) (*requorumv1.ListOrphansResponse, error) {
+	orphans, silent, err := s.Copies.Orphans(ctx, req.GetCluster())
+	return &requorumv1.ListOrphansResponse{Orphans: orphans, Silent: silent}, toStatus(err)
+}

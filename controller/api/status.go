@@ -105,6 +105,10 @@ func withDetails(s *status.Status, reason string, err error) error {
 		s = status.New(s.Code(), failed.Message)
 		info.Metadata["node"], info.Metadata["advice"] = failed.Node, failed.Advice
 	}
+	var busy *operation.BusyError
+	if errors.As(err, &busy) {
+		info.Metadata["operation"] = busy.Running
+	}
 	detailed, detailErr := s.WithDetails(protoadapt.MessageV1Of(info))
 	if detailErr != nil {
 		return s.Err()

@@ -127,6 +127,11 @@ func (p *program) conclude(ctx context.Context, c *client, op *requorumv1.Operat
 		if succeeded {
 			_, err = fmt.Fprintf(p.out, "Snapshot %s of %s is removed\n", op.GetSnapshot(), op.GetCluster())
 		}
+	case requorumv1.OperationKind_OPERATION_KIND_REBUILD:
+		if succeeded {
+			_, err = fmt.Fprintf(p.out, "The catalog of %s is rebuilt\n", op.GetCluster())
+			p.hint("to see it: requorum snapshot ls")
+		}
 	case requorumv1.OperationKind_OPERATION_KIND_CHECK, requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
 		// What was found on the nodes is the answer, whether it is good or not.
 		err = p.concludeSnapshot(ctx, c, op, live.Ended(op))

@@ -17,6 +17,9 @@ func Title(op *requorumv1.Operation) string {
 	case requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
 		return fmt.Sprintf("Distribute snapshot %s in %s", op.GetSnapshot(), op.GetCluster())
 	}
+	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REBUILD {
+		return "Rebuild the catalog of " + op.GetCluster()
+	}
 	kind := Kind(op.GetKind())
 	return fmt.Sprintf("%s%s snapshot %s of %s", strings.ToUpper(kind[:1]), kind[1:], op.GetSnapshot(), op.GetCluster())
 }
@@ -25,6 +28,9 @@ func Title(op *requorumv1.Operation) string {
 func Subject(op *requorumv1.Operation) string {
 	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_RESTORE {
 		return "restore " + op.GetCluster()
+	}
+	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REBUILD {
+		return "rebuild the catalog of " + op.GetCluster()
 	}
 	return fmt.Sprintf("%s snapshot %s of %s", Kind(op.GetKind()), op.GetSnapshot(), op.GetCluster())
 }
