@@ -53,6 +53,7 @@ type fake struct {
 	requorumv1.UnimplementedRestoreServiceServer
 	requorumv1.UnimplementedOperationServiceServer
 	requorumv1.UnimplementedAccessServiceServer
+	requorumv1.UnimplementedScheduleServiceServer
 
 	authority *pki.Authority
 	address   string
@@ -68,7 +69,8 @@ type fake struct {
 
 	mu       sync.Mutex
 	requests []proto.Message
-	failures int // so many changing calls answer Unavailable first
+	failures int     // so many changing calls answer Unavailable first
+	refusals []error // what the next changing calls answer, one each; then as refuse says
 }
 
 func newFake(t *testing.T) *fake {
@@ -99,6 +101,7 @@ func (f *fake) listen(t *testing.T) {
 	requorumv1.RegisterRestoreServiceServer(server, f)
 	requorumv1.RegisterOperationServiceServer(server, f)
 	requorumv1.RegisterAccessServiceServer(server, f)
+	requorumv1.RegisterScheduleServiceServer(server, f)
 	f.address = listener.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -245,6 +248,11 @@ func (f *fake) accept(req proto.Message) error {
 	if f.failures > 0 {
 		f.failures--
 		return status.Error(codes.Unavailable, "the controller is starting")
+	}
+	if len(f.refusals) > 0 {
+		next := f.refusals[0]
+		f.refusals = f.refusals[1:]
+		return next
 	}
 	return f.refuse
 }
