@@ -29,9 +29,10 @@ func (e *InvalidError) Error() string { return e.Message }
 // NewName makes a unique name: prefix, cluster, UTC time, short ID.
 func NewName(prefix, cluster string) string {
 	id := strings.ToLower(ulid.Make().String()[20:])
-	name := fmt.Sprintf("%s-%s-%s-%s", prefix, cluster, time.Now().UTC().Format("20060102T150405Z"), id)
+	at := time.Now().UTC().Format("20060102T150405Z") // without colons, which some stores and file systems do not take
+	name := fmt.Sprintf("%s-%s-%s-%s", prefix, cluster, at, id)
 	if len(name) > names.MaxLength {
-		name = strings.Replace(name, "-"+cluster, "", 1)
+		name = fmt.Sprintf("%s-%s-%s", prefix, at, id)
 	}
 	return name
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -134,12 +135,23 @@ func readPolicies(file string, in io.Reader) ([]*requorumv1.Schedule, error) {
 		all = append(all, s)
 	}
 	if err := errors.Join(problems...); err != nil {
-		return nil, &UsageError{Err: err}
+		return nil, advised(&UsageError{Err: err}, quoted(data)...)
 	}
 	if len(all) == 0 {
 		return nil, usagef("%s holds no schedule", name)
 	}
 	return all, nil
+}
+
+// starred is a cron that YAML takes for an alias.
+var starred = regexp.MustCompile(`(?m)^\s*(cron|schedule):\s*\*`)
+
+// quoted advises to quote a cron that begins with a star.
+func quoted(data []byte) []string {
+	if !starred.Match(data) {
+		return nil
+	}
+	return []string{`what begins with * stands in quotes, as cron: "*/15 * * * *"`}
 }
 
 func readFile(file string, in io.Reader) (name string, data []byte, err error) {
