@@ -31,7 +31,9 @@ func TestLostCopyAndLostCatalog(t *testing.T) {
 	if err := os.Remove(c.Copy("etcd-2", "whole")); err != nil {
 		t.Fatal(err)
 	}
-	noticed := func() bool { return show(t, c, "whole").GetCopies()[1].GetState() == requorumv1.CopyState_COPY_STATE_MISSING }
+	noticed := func() bool {
+		return show(t, c, "whole").GetCopies()[1].GetState() == requorumv1.CopyState_COPY_STATE_MISSING
+	}
 	if err := c.Until("nobody noticed that a copy has disappeared", noticed); err != nil {
 		t.Fatal(err)
 	}

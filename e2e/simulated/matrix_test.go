@@ -20,7 +20,9 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/fault"
 
+	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/store"
 )
 
 var (
@@ -51,6 +53,7 @@ var scenarios = []scenario{
 	{name: "distribute reverted", start: startDistribute, holes: true, fails: "controller/distribute/record/before-outcome"},
 	{name: "check", start: startCheck},
 	{name: "delete", start: startDelete},
+	{name: "rebuild", start: startRebuild},
 }
 
 func startRestore(k *controller) (*requorumv1.Operation, error) {
@@ -78,6 +81,26 @@ func startDelete(k *controller) (*requorumv1.Operation, error) {
 	return k.snapshots.Delete(clusterName, goodName, request, "test", false)
 }
 
+// startRebuild loses the catalog first.
+func startRebuild(k *controller) (*requorumv1.Operation, error) {
+	snaps, err := k.catalog.Snapshots(clusterName)
+	if err != nil {
+		return nil, err
+	}
+	err = k.catalog.Write(func(tx store.Tx) error {
+		for _, s := range snaps {
+			if err := catalog.Remove(tx, clusterName, s.GetName()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return k.snapshots.Rebuild(clusterName, request, "test")
+}
+
 // neverPassed are points that no operation passes, and why.
 var neverPassed = map[string]string{
 	"agent/push-copy/":                    "an operator's export, which is no operation",
@@ -89,6 +112,7 @@ var neverPassed = map[string]string{
 	"controller/delete/forget/middle":     "the step asks no node",
 	"controller/distribute/record/middle": "the step asks no node",
 	"controller/import/record/middle":     "the step asks no node",
+	"controller/rebuild/enter/middle":     "the step asks no node",
 	"controller/save/record/middle":       "the step asks no node",
 	"controller/restore/learners/middle":  "the simulated cluster has no learner, so the step asks no node",
 }
