@@ -106,7 +106,25 @@ func (s clusters) describe(rec *journalv1.ClusterRecord, facts map[string]*agent
 	if lacking := reconcile.Lacking(snapshots); lacking != "" {
 		c.Problems = append(c.Problems, lacking)
 	}
+	if err != nil {
+		return nil, err
+	}
+	c.Problems, err = s.failedRuns(c)
 	return c, err
+}
+
+// failedRuns adds the schedules whose latest run has failed to the cluster's problems.
+func (s clusters) failedRuns(c *requorumv1.Cluster) ([]string, error) {
+	all, err := s.Schedules.List(c.GetName())
+	found := c.GetProblems()
+	for _, sched := range all {
+		for _, run := range sched.GetStatus().GetRecords() {
+			if run.GetResult() == requorumv1.RunResult_RUN_RESULT_FAILED {
+				found = append(found, fmt.Sprintf("schedule %s: its latest run failed: %s", sched.GetName(), run.GetReason()))
+			}
+		}
+	}
+	return found, err
 }
 
 func (s clusters) node(rec *journalv1.NodeRecord, facts *agentv1.NodeFacts) *requorumv1.Node {

@@ -277,12 +277,19 @@ func nextDue(rec *journalv1.ScheduleRecord) (time.Time, bool, error) {
 	if err != nil {
 		return time.Time{}, false, fmt.Errorf("schedule %s: %w", rec.GetSchedule().GetName(), err)
 	}
-	due := table.Next(rec.GetSince().AsTime())
+	since := rec.GetSince().AsTime()
+	if now := time.Now(); since.After(now.Add(longestSkew)) {
+		since = now // the clock was far ahead when it ran last; to wait until that time comes could take years
+	}
+	due := table.Next(since)
 	if !rec.GetBegun() {
-		due = table.First(rec.GetSince().AsTime())
+		due = table.First(since)
 	}
 	return due, !due.IsZero(), nil
 }
+
+// longestSkew is how far ahead of the clock the last run may be. A clock that is put back by less makes no run come twice.
+const longestSkew = time.Hour
 
 // Runs returns at most limit runs, of one schedule unless name is empty and of one cluster unless cluster is, the
 // newest first.

@@ -104,7 +104,7 @@ func (s *Scheduler) begin(known *journalv1.ScheduleRecord, due time.Time) error 
 			return err
 		}
 		run.Run.Missed = missed
-		run.Save.RequestId = fmt.Sprintf("schedule-%s-%d", rec.GetUid(), latest.UnixNano())
+		run.Save.RequestId = fmt.Sprintf("schedule-%s-%s-%s", rec.GetUid(), latest.UTC().Format(time.RFC3339), run.GetRun().GetId())
 		rec.Since, rec.Begun = timestamppb.New(latest), true
 		if err := save(tx, rec); err != nil {
 			return err

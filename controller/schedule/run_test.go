@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/store"
 )
 
 const (
@@ -349,6 +351,34 @@ func TestARestartLosesNoRunAndDoublesNone(t *testing.T) {
 			t.Errorf("%d runs made %d snapshots", len(runs), n)
 		}
 	})
+}
+
+// A clock that was years ahead when a schedule ran does not keep it from running until then.
+func TestAClockThatWasAheadIsNotWaitedFor(t *testing.T) {
+	for ahead, want := range map[time.Duration]string{5 * 365 * 24 * time.Hour: "01:00:00 succeeded\n02:00:00 succeeded", 50 * time.Minute: "01:00:00 succeeded\n02:00:00 succeeded", 100 * time.Second: "01:00:00 succeeded\n02:00:00 succeeded"} {
+		atDesk(t, func(d *desk) {
+			d.apply(hourly())
+			if err := d.stop(); err != nil {
+				t.Fatal(err)
+			}
+			err := d.db.Update(func(tx store.Tx) error {
+				rec, err := load(tx, "nightly")
+				if err != nil {
+					return err
+				}
+				rec.Since, rec.Begun = timestamppb.New(time.Now().Add(ahead)), true
+				return save(tx, rec)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.start(d.db)
+			d.pass(150 * time.Minute)
+			if got := d.history(); got != want {
+				t.Errorf("%s ahead: %s", ahead, got)
+			}
+		})
+	}
 }
 
 func TestScheduleThatIsGoneEndsItsWorker(t *testing.T) {

@@ -28,7 +28,7 @@ import (
 // far as they can keep up; distribute brings the rest.
 func (j *Jobs) saveOnNode(ctx context.Context, run *operation.Run) error {
 	op, node := run.Operation(), run.Snapshot().GetNode()
-	others := slices.DeleteFunc(op.GetNodes(), func(n string) bool { return n == node })
+	others := slices.DeleteFunc(slices.Clone(held(run)), func(n string) bool { return n == node })
 	following, stop := context.WithCancel(ctx)
 	defer stop()
 	j.follow(following, run, node, others)

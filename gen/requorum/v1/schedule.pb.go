@@ -754,7 +754,7 @@ func (x *TriggerScheduleResponse) GetRun() *ScheduleRun {
 // DeleteScheduleRequest names one schedule.
 type DeleteScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Makes the call safe to repeat.
+	// Names the call. Repeated once it has had its effect, it is answered with NOT_FOUND.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Name of the schedule.
 	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`

@@ -44,7 +44,8 @@ type ScheduleServiceClient interface {
 	GetSchedule(ctx context.Context, in *GetScheduleRequest, opts ...grpc.CallOption) (*GetScheduleResponse, error)
 	// PauseSchedule keeps a schedule from taking and from removing snapshots. A run that has begun goes on.
 	PauseSchedule(ctx context.Context, in *PauseScheduleRequest, opts ...grpc.CallOption) (*PauseScheduleResponse, error)
-	// ResumeSchedule ends a pause. What came due during the pause is not made up for.
+	// ResumeSchedule ends a pause. Times of cron that came due during the pause are not made up for; elapsed time counts
+	// from the last run.
 	ResumeSchedule(ctx context.Context, in *ResumeScheduleRequest, opts ...grpc.CallOption) (*ResumeScheduleResponse, error)
 	// TriggerSchedule begins a run of a schedule now, also of one that is paused. It is refused while another
 	// operation changes the cluster.
@@ -158,7 +159,8 @@ type ScheduleServiceServer interface {
 	GetSchedule(context.Context, *GetScheduleRequest) (*GetScheduleResponse, error)
 	// PauseSchedule keeps a schedule from taking and from removing snapshots. A run that has begun goes on.
 	PauseSchedule(context.Context, *PauseScheduleRequest) (*PauseScheduleResponse, error)
-	// ResumeSchedule ends a pause. What came due during the pause is not made up for.
+	// ResumeSchedule ends a pause. Times of cron that came due during the pause are not made up for; elapsed time counts
+	// from the last run.
 	ResumeSchedule(context.Context, *ResumeScheduleRequest) (*ResumeScheduleResponse, error)
 	// TriggerSchedule begins a run of a schedule now, also of one that is paused. It is refused while another
 	// operation changes the cluster.
