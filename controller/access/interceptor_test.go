@@ -58,6 +58,7 @@ var mayCall = map[string]string{
 	"requorum.v1.AccessService/IssueOperatorCertificate":            "admin",
 	"requorum.v1.AccessService/ListOperatorCertificates":            "admin",
 	"requorum.v1.AccessService/RevokeOperatorCertificate":           "admin",
+	"requorum.v1.AuditService/ListEntries":                          "admin",
 	"requorum.agent.v1.EnrollService/Enroll":                        "stranger controller node viewer operator admin",
 	"requorum.agent.v1.EnrollService/Renew":                         "node",
 	"requorum.agent.v1.SessionService/OpenSession":                  "node",

@@ -13,6 +13,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/access"
+	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
@@ -29,6 +30,7 @@ type Server struct {
 	Engine     *operation.Engine
 	Snapshots  *snapshot.Jobs
 	Restores   *restore.Jobs
+	Audit      *audit.Log
 	Log        hclog.Logger
 
 	relays relays
@@ -41,6 +43,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	requorumv1.RegisterRestoreServiceServer(r, restores{Server: s})
 	requorumv1.RegisterOperationServiceServer(r, operations{Server: s})
 	requorumv1.RegisterAccessServiceServer(r, accesses{Server: s})
+	requorumv1.RegisterAuditServiceServer(r, audits{Server: s})
 	agentv1.RegisterEnrollServiceServer(r, enrolment{Server: s})
 	agentv1.RegisterSessionServiceServer(r, sessions{Server: s})
 }

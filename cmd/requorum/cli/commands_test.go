@@ -44,6 +44,7 @@ func TestEveryCommandAnswersAsWritten(t *testing.T) {
 		"token-create":          {line: "token create --cluster prod"},
 		"access-ls":             {line: "access ls"},
 		"access-revoke":         {line: "access revoke 2b"},
+		"audit-ls":              {line: "audit ls --since 24h --by alice"},
 	} {
 		for _, format := range []string{"table", "json", "yaml"} {
 			t.Run(name+"/"+format, func(t *testing.T) {

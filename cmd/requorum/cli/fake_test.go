@@ -53,6 +53,7 @@ type fake struct {
 	requorumv1.UnimplementedRestoreServiceServer
 	requorumv1.UnimplementedOperationServiceServer
 	requorumv1.UnimplementedAccessServiceServer
+	requorumv1.UnimplementedAuditServiceServer
 
 	authority *pki.Authority
 	address   string
@@ -99,6 +100,7 @@ func (f *fake) listen(t *testing.T) {
 	requorumv1.RegisterRestoreServiceServer(server, f)
 	requorumv1.RegisterOperationServiceServer(server, f)
 	requorumv1.RegisterAccessServiceServer(server, f)
+	requorumv1.RegisterAuditServiceServer(server, f)
 	f.address = listener.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -309,6 +311,14 @@ func (f *fake) PlanRestore(context.Context, *requorumv1.PlanRestoreRequest) (*re
 
 func (f *fake) StartRestore(_ context.Context, req *requorumv1.StartRestoreRequest) (*requorumv1.StartRestoreResponse, error) {
 	return &requorumv1.StartRestoreResponse{Operation: f.op}, f.accept(req)
+}
+
+func (f *fake) ListEntries(_ context.Context, req *requorumv1.ListEntriesRequest) (*requorumv1.ListEntriesResponse, error) {
+	f.take(req)
+	if req.GetPageToken() == "" { // two pages
+		return &requorumv1.ListEntriesResponse{Entries: audited()[:2], NextPageToken: audited()[1].GetId()}, nil
+	}
+	return &requorumv1.ListEntriesResponse{Entries: audited()[2:]}, nil
 }
 
 func (f *fake) ListOperations(context.Context, *requorumv1.ListOperationsRequest) (*requorumv1.ListOperationsResponse, error) {

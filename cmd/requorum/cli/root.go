@@ -68,7 +68,7 @@ func (p *program) root(extra ...*cobra.Command) *cobra.Command {
 		root.AddGroup(&cobra.Group{ID: groupServe, Title: "Running requorum:"})
 	}
 	addTo(root, groupOperate, p.clusterCommand(), p.snapshotCommand(), p.restoreCommand(), p.operationCommand())
-	addTo(root, groupAccess, p.tokenCommand(), p.accessCommand())
+	addTo(root, groupAccess, p.tokenCommand(), p.accessCommand(), p.auditCommand())
 	for _, command := range extra {
 		// The client's flags do nothing for a server.
 		command.SetUsageTemplate(withoutGlobalFlags(command.UsageTemplate()))

@@ -4184,10 +4184,10 @@ var File_requorum_agent_v1_session_proto protoreflect.FileDescriptor
 
 const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1arequorum/v1/snapshot.proto\"s\n" +
+	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1arequorum/v1/snapshot.proto\"x\n" +
 	"\rEnrollRequest\x12\x19\n" +
-	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12!\n" +
-	"\ftoken_secret\x18\x02 \x01(\tR\vtokenSecret\x12\x12\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12&\n" +
+	"\ftoken_secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\vtokenSecret\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x10\n" +
 	"\x03csr\x18\x04 \x01(\fR\x03csr\"B\n" +
 	"\x0eEnrollResponse\x12 \n" +
