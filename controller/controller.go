@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -147,7 +148,7 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("snapshot")}
 	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("restore")}
 	builders := snapshots.Builders()
-	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = restores.Builder
+	maps.Copy(builders, restores.Builders())
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
 	snapshots.Engine, restores.Engine = engine, engine
 	audited, err := audit.Open(db, cfg.auditOptions(), log.Named("audit"))

@@ -54,6 +54,8 @@ var mayCall = map[string]string{
 	"requorum.v1.OperationService/CancelOperation":                  "operator admin",
 	"requorum.v1.RestoreService/PlanRestore":                        "viewer operator admin",
 	"requorum.v1.RestoreService/StartRestore":                       "operator admin",
+	"requorum.v1.RestoreService/RehearseRestore":                    "operator admin",
+	"requorum.v1.SnapshotService/VerifySnapshot":                    "operator admin",
 	"requorum.v1.AccessService/CreateToken":                         "admin",
 	"requorum.v1.AccessService/IssueOperatorCertificate":            "admin",
 	"requorum.v1.AccessService/ListOperatorCertificates":            "admin",

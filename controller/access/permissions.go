@@ -37,13 +37,15 @@ var permissions = map[string]who{
 	requorumv1.SnapshotService_GetSnapshot_FullMethodName:        look,
 	requorumv1.SnapshotService_SaveSnapshot_FullMethodName:       work,
 	requorumv1.SnapshotService_CheckSnapshot_FullMethodName:      work,
+	requorumv1.SnapshotService_VerifySnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_DistributeSnapshot_FullMethodName: work,
 	requorumv1.SnapshotService_ImportSnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_ExportSnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_DeleteSnapshot_FullMethodName:     admin,
 
-	requorumv1.RestoreService_PlanRestore_FullMethodName:  look,
-	requorumv1.RestoreService_StartRestore_FullMethodName: work,
+	requorumv1.RestoreService_PlanRestore_FullMethodName:     look,
+	requorumv1.RestoreService_StartRestore_FullMethodName:    work,
+	requorumv1.RestoreService_RehearseRestore_FullMethodName: work,
 
 	requorumv1.OperationService_ListOperations_FullMethodName:  look,
 	requorumv1.OperationService_GetOperation_FullMethodName:    look,

@@ -1,4 +1,5 @@
-// Package snapshot holds the plans that work on one snapshot: save, import, check, distribute and delete.
+// Package snapshot holds the plans that work on one snapshot: save, import, check, verify, distribute and
+// delete.
 package snapshot
 
 import (
@@ -34,6 +35,7 @@ func (j *Jobs) Builders() map[requorumv1.OperationKind]operation.Builder {
 		requorumv1.OperationKind_OPERATION_KIND_SAVE:       j.save,
 		requorumv1.OperationKind_OPERATION_KIND_IMPORT:     j.importing,
 		requorumv1.OperationKind_OPERATION_KIND_CHECK:      j.check,
+		requorumv1.OperationKind_OPERATION_KIND_VERIFY:     j.verifying,
 		requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE: j.distributing,
 		requorumv1.OperationKind_OPERATION_KIND_DELETE:     j.deleting,
 	}

@@ -43,7 +43,11 @@ func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1
 	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_SAVE, req.GetCluster(), digest); known != nil || err != nil {
 		return known, err
 	}
-	name, err := chosenName(req.GetName(), "on-demand", req.GetCluster())
+	kind, prefix, err := askedKind(req.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	name, err := chosenName(req.GetName(), prefix, req.GetCluster())
 	if err != nil {
 		return nil, err
 	}
@@ -54,10 +58,20 @@ func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1
 	if req.GetAllowDegraded() {
 		rec.GetOperation().Nodes = j.connected(req.GetCluster(), rec.GetOperation().GetNodes())
 	}
-	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND
 	rec.RequestDigest = digest
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{Save: req, Kind: kind}}
 	return j.Engine.Start(rec, addEntry(kind))
+}
+
+// askedKind returns the kind of a snapshot that somebody asks for, and how a name begins that it is given.
+func askedKind(kind requorumv1.SnapshotKind) (requorumv1.SnapshotKind, string, error) {
+	switch kind {
+	case requorumv1.SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED, requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND:
+		return requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, "on-demand", nil
+	case requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE:
+		return kind, "pre-upgrade", nil
+	}
+	return kind, "", &InvalidError{fmt.Sprintf("a snapshot of the kind %s cannot be asked for; use ON_DEMAND or PRE_UPGRADE", strings.TrimPrefix(kind.String(), "SNAPSHOT_KIND_"))}
 }
 
 // Import starts the operation that imports a file from a node.

@@ -50,6 +50,10 @@ var scenarios = []scenario{
 	{name: "distribute", start: startDistribute, holes: true},
 	{name: "distribute reverted", start: startDistribute, holes: true, fails: "controller/distribute/record/before-outcome"},
 	{name: "check", start: startCheck},
+	{name: "verify", start: startVerify},
+	{name: "verify reverted", start: startVerify, fails: "controller/verify/record/before-outcome"},
+	{name: "rehearse", start: startRehearse, holes: true},
+	{name: "rehearse reverted", start: startRehearse, holes: true, fails: "controller/rehearse/unstage/before-outcome"},
 	{name: "delete", start: startDelete},
 }
 
@@ -74,6 +78,14 @@ func startCheck(k *controller) (*requorumv1.Operation, error) {
 	return k.snapshots.Check(clusterName, goodName, request, "test")
 }
 
+func startVerify(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Verify(&requorumv1.VerifySnapshotRequest{Cluster: clusterName, Name: goodName, RequestId: request}, "test")
+}
+
+func startRehearse(k *controller) (*requorumv1.Operation, error) {
+	return k.restores.Rehearse(&requorumv1.RestoreSpec{Cluster: clusterName, Snapshot: goodName}, request, "test")
+}
+
 func startDelete(k *controller) (*requorumv1.Operation, error) {
 	return k.snapshots.Delete(clusterName, goodName, request, "test", false)
 }
@@ -90,6 +102,7 @@ var neverPassed = map[string]string{
 	"controller/distribute/record/middle": "the step asks no node",
 	"controller/import/record/middle":     "the step asks no node",
 	"controller/save/record/middle":       "the step asks no node",
+	"controller/verify/record/middle":     "the step asks no node",
 	"controller/restore/learners/middle":  "the simulated cluster has no learner, so the step asks no node",
 }
 

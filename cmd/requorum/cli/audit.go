@@ -75,7 +75,7 @@ func entries(ctx context.Context, c *client, req *requorumv1.ListEntriesRequest,
 	for {
 		req.PageSize = auditPage
 		if limit > 0 {
-			req.PageSize = int32(min(auditPage, limit-len(found.GetEntries()))) //nolint:gosec // bounded
+			req.PageSize = int32(min(auditPage, limit-len(found.GetEntries())))
 		}
 		resp, err := ask(ctx, c.ListEntries, req, callLimit)
 		if err != nil {

@@ -15,11 +15,15 @@ import (
 func audited() []*requorumv1.AuditEntry {
 	const save, issue = "requorum.v1.SnapshotService/SaveSnapshot", "requorum.v1.AccessService/IssueOperatorCertificate"
 	all := []*requorumv1.AuditEntry{
-		{Id: "09", Event: requorumv1.AuditEvent_AUDIT_EVENT_ENDED, Cluster: "prod", OperationId: opID, Snapshot: "pre-1.31", Message: "etcd-2: disk full",
-			OperationKind: requorumv1.OperationKind_OPERATION_KIND_SAVE, OperationState: requorumv1.OperationState_OPERATION_STATE_REVERTED},
+		{
+			Id: "09", Event: requorumv1.AuditEvent_AUDIT_EVENT_ENDED, Cluster: "prod", OperationId: opID, Snapshot: "pre-1.31", Message: "etcd-2: disk full",
+			OperationKind: requorumv1.OperationKind_OPERATION_KIND_SAVE, OperationState: requorumv1.OperationState_OPERATION_STATE_REVERTED,
+		},
 		{Id: "08", Event: requorumv1.AuditEvent_AUDIT_EVENT_ANSWERED, Call: "07", Method: save, Code: "OK", Cluster: "prod", OperationId: opID},
-		{Id: "07", Event: requorumv1.AuditEvent_AUDIT_EVENT_CALLED, Call: "07", Method: save, Cluster: "prod",
-			Request: &structpb.Struct{Fields: map[string]*structpb.Value{"name": structpb.NewStringValue("pre-1.31")}}},
+		{
+			Id: "07", Event: requorumv1.AuditEvent_AUDIT_EVENT_CALLED, Call: "07", Method: save, Cluster: "prod",
+			Request: &structpb.Struct{Fields: map[string]*structpb.Value{"name": structpb.NewStringValue("pre-1.31")}},
+		},
 		{Id: "06", Event: requorumv1.AuditEvent_AUDIT_EVENT_DENIED, Method: save, Code: "PermissionDenied", Message: "operator vera (viewer) may not call it"},
 		{Id: "05", Event: requorumv1.AuditEvent_AUDIT_EVENT_CALLED, Call: "05", Method: save, Cluster: "prod"},
 		{Id: "04", Event: requorumv1.AuditEvent_AUDIT_EVENT_ANSWERED, Call: "03", Method: issue, Code: "OK", Issued: "operator vera (viewer)", IssuedCertificate: "2b"},

@@ -289,6 +289,14 @@ func (f *fake) CheckSnapshot(_ context.Context, req *requorumv1.CheckSnapshotReq
 	return &requorumv1.CheckSnapshotResponse{Operation: f.op}, f.accept(req)
 }
 
+func (f *fake) VerifySnapshot(_ context.Context, req *requorumv1.VerifySnapshotRequest) (*requorumv1.VerifySnapshotResponse, error) {
+	return &requorumv1.VerifySnapshotResponse{Operation: f.op}, f.accept(req)
+}
+
+func (f *fake) RehearseRestore(_ context.Context, req *requorumv1.RehearseRestoreRequest) (*requorumv1.RehearseRestoreResponse, error) {
+	return &requorumv1.RehearseRestoreResponse{Operation: f.op}, f.accept(req)
+}
+
 func (f *fake) DistributeSnapshot(_ context.Context, req *requorumv1.DistributeSnapshotRequest) (*requorumv1.DistributeSnapshotResponse, error) {
 	return &requorumv1.DistributeSnapshotResponse{Operation: f.op}, f.accept(req)
 }
@@ -420,7 +428,10 @@ func snapshots() []*requorumv1.Snapshot {
 	}
 	missing := &requorumv1.Copy{Node: "etcd-3", State: requorumv1.CopyState_COPY_STATE_MISSING, Checked: before(40 * time.Minute), Detail: "no such file"}
 	return []*requorumv1.Snapshot{
-		{Name: "pre-1.31", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, Created: before(41 * time.Minute), Manifest: m, Copies: []*requorumv1.Copy{copied("etcd-1"), copied("etcd-2"), missing}, OperationId: opID},
+		{
+			Name: "pre-1.31", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, Created: before(41 * time.Minute), Manifest: m, Copies: []*requorumv1.Copy{copied("etcd-1"), copied("etcd-2"), missing}, OperationId: opID,
+			Verified: &requorumv1.Verification{Time: before(5 * time.Minute), Node: "etcd-2", OperationId: opID, Took: durationpb.New(12300 * time.Millisecond)},
+		},
 		{Name: "broken", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_POST_RESTORE, Created: before(50 * time.Hour), Error: "etcd-2: disk full"},
 	}
 }
@@ -443,6 +454,19 @@ func succeeded(kind requorumv1.OperationKind) *requorumv1.Operation {
 		},
 		Warnings: []string{"etcd-3 was not reached and holds no copy"},
 	}
+}
+
+func rehearsed() *requorumv1.Operation {
+	op := succeeded(requorumv1.OperationKind_OPERATION_KIND_REHEARSE)
+	op.Warnings, op.EstimatedUnavailability = nil, durationpb.New(3500*time.Millisecond)
+	step := func(name string, began, ended time.Duration) *requorumv1.Step {
+		return &requorumv1.Step{Name: name, State: requorumv1.StepState_STEP_STATE_DONE, Attempt: 1, Started: before(began), Ended: before(ended)}
+	}
+	op.Steps = []*requorumv1.Step{
+		step("preflight", 30*time.Second, 29*time.Second), step("distribute", 29*time.Second, 29*time.Second), step("agree", 29*time.Second, 28*time.Second),
+		step("stage", 28*time.Second, 19*time.Second), step("unstage", 19*time.Second, 18*time.Second),
+	}
+	return op
 }
 
 func restored() *requorumv1.Operation {

@@ -9,6 +9,7 @@ package requorumv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -97,6 +98,8 @@ const (
 	SnapshotKind_SNAPSHOT_KIND_SAFETY SnapshotKind = 3
 	// The state just after a restore.
 	SnapshotKind_SNAPSHOT_KIND_POST_RESTORE SnapshotKind = 4
+	// Asked for before an upgrade, to go back to.
+	SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE SnapshotKind = 6
 )
 
 // Enum value maps for SnapshotKind.
@@ -107,6 +110,7 @@ var (
 		2: "SNAPSHOT_KIND_IMPORTED",
 		3: "SNAPSHOT_KIND_SAFETY",
 		4: "SNAPSHOT_KIND_POST_RESTORE",
+		6: "SNAPSHOT_KIND_PRE_UPGRADE",
 	}
 	SnapshotKind_value = map[string]int32{
 		"SNAPSHOT_KIND_UNSPECIFIED":  0,
@@ -114,6 +118,7 @@ var (
 		"SNAPSHOT_KIND_IMPORTED":     2,
 		"SNAPSHOT_KIND_SAFETY":       3,
 		"SNAPSHOT_KIND_POST_RESTORE": 4,
+		"SNAPSHOT_KIND_PRE_UPGRADE":  6,
 	}
 )
 
@@ -224,7 +229,9 @@ type SaveSnapshotRequest struct {
 	// Nodes that are offline get no copy.
 	AllowDegraded bool `protobuf:"varint,5,opt,name=allow_degraded,json=allowDegraded,proto3" json:"allow_degraded,omitempty"`
 	// Free-form labels kept in the manifest.
-	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Why it is taken: ON_DEMAND, which is meant if unset, or PRE_UPGRADE. Others are refused.
+	Kind          SnapshotKind `protobuf:"varint,11,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,6 +306,13 @@ func (x *SaveSnapshotRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *SaveSnapshotRequest) GetKind() SnapshotKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED
 }
 
 // SaveSnapshotResponse carries the operation that was started, or found by its request ID.
@@ -1025,6 +1039,125 @@ func (x *ImportSnapshotResponse) GetOperation() *Operation {
 	return nil
 }
 
+// VerifySnapshotRequest names the snapshot to prove restorable.
+type VerifySnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the snapshot, or "latest".
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Node to do it on; empty for one that has a good copy, a follower if there is one.
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifySnapshotRequest) Reset() {
+	*x = VerifySnapshotRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifySnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifySnapshotRequest) ProtoMessage() {}
+
+func (x *VerifySnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifySnapshotRequest.ProtoReflect.Descriptor instead.
+func (*VerifySnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *VerifySnapshotRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// VerifySnapshotResponse carries the operation.
+type VerifySnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifySnapshotResponse) Reset() {
+	*x = VerifySnapshotResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifySnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifySnapshotResponse) ProtoMessage() {}
+
+func (x *VerifySnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifySnapshotResponse.ProtoReflect.Descriptor instead.
+func (*VerifySnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *VerifySnapshotResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 // ExportSnapshotRequest names the snapshot to stream.
 type ExportSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1040,7 +1173,7 @@ type ExportSnapshotRequest struct {
 
 func (x *ExportSnapshotRequest) Reset() {
 	*x = ExportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1185,7 @@ func (x *ExportSnapshotRequest) String() string {
 func (*ExportSnapshotRequest) ProtoMessage() {}
 
 func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1198,7 @@ func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExportSnapshotRequest) GetCluster() string {
@@ -1105,7 +1238,7 @@ type ExportSnapshotResponse struct {
 
 func (x *ExportSnapshotResponse) Reset() {
 	*x = ExportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1250,7 @@ func (x *ExportSnapshotResponse) String() string {
 func (*ExportSnapshotResponse) ProtoMessage() {}
 
 func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1263,7 @@ func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExportSnapshotResponse) GetPart() isExportSnapshotResponse_Part {
@@ -1196,14 +1329,18 @@ type Snapshot struct {
 	// Operation that made it.
 	OperationId string `protobuf:"bytes,8,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	// Why it failed, empty if it did not.
-	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// The last time that it was proved restorable; unset if it never was.
+	Verified *Verification `protobuf:"bytes,13,opt,name=verified,proto3" json:"verified,omitempty"`
+	// The last time that proving it failed because of the data; unset if that never happened.
+	FailedVerification *Verification `protobuf:"bytes,14,opt,name=failed_verification,json=failedVerification,proto3" json:"failed_verification,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1352,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1365,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Snapshot) GetName() string {
@@ -1294,6 +1431,102 @@ func (x *Snapshot) GetError() string {
 	return ""
 }
 
+func (x *Snapshot) GetVerified() *Verification {
+	if x != nil {
+		return x.Verified
+	}
+	return nil
+}
+
+func (x *Snapshot) GetFailedVerification() *Verification {
+	if x != nil {
+		return x.FailedVerification
+	}
+	return nil
+}
+
+// Verification is a drill: the file was restored, an etcd started on it and everything read.
+type Verification struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it ended.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Node that did it.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Operation that it was.
+	OperationId string `protobuf:"bytes,3,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// What was wrong, where it failed.
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// How long restoring the file, starting etcd on it and reading everything took on that node; unset where it failed.
+	Took          *durationpb.Duration `protobuf:"bytes,5,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verification) Reset() {
+	*x = Verification{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verification) ProtoMessage() {}
+
+func (x *Verification) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verification.ProtoReflect.Descriptor instead.
+func (*Verification) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Verification) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Verification) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Verification) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+func (x *Verification) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Verification) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
 // Manifest describes a snapshot file well enough to restore from it without the controller. It is
 // kept as JSON beside every copy.
 type Manifest struct {
@@ -1354,7 +1587,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1599,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1612,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Manifest) GetFormatVersion() uint32 {
@@ -1582,7 +1815,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1827,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1840,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Copy) GetNode() string {
@@ -1670,7 +1903,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\"\xab\x02\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\"\xda\x02\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -1679,7 +1912,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\vhash_leader\x18\x04 \x01(\bR\n" +
 	"hashLeader\x12%\n" +
 	"\x0eallow_degraded\x18\x05 \x01(\bR\rallowDegraded\x12D\n" +
-	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x12-\n" +
+	"\x04kind\x18\v \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
@@ -1729,6 +1963,14 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
 	"\x16ImportSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"x\n" +
+	"\x15VerifySnapshotRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"N\n" +
+	"\x16VerifySnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"Y\n" +
 	"\x15ExportSnapshotRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
@@ -1737,7 +1979,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x16ExportSnapshotResponse\x123\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestH\x00R\bmanifest\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"\xe6\x02\n" +
+	"\x04part\"\xe9\x03\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x120\n" +
@@ -1747,7 +1989,15 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12)\n" +
 	"\x06copies\x18\a \x03(\v2\x11.requorum.v1.CopyR\x06copies\x12!\n" +
 	"\foperation_id\x18\b \x01(\tR\voperationId\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"\x98\a\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x125\n" +
+	"\bverified\x18\r \x01(\v2\x19.requorum.v1.VerificationR\bverified\x12J\n" +
+	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\xba\x01\n" +
+	"\fVerification\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12!\n" +
+	"\foperation_id\x18\x03 \x01(\tR\voperationId\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12-\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x98\a\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1794,25 +2044,27 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x17SNAPSHOT_STATE_CREATING\x10\x01\x12\x18\n" +
 	"\x14SNAPSHOT_STATE_READY\x10\x02\x12\x19\n" +
 	"\x15SNAPSHOT_STATE_FAILED\x10\x03\x12\x1b\n" +
-	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xa0\x01\n" +
+	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xbf\x01\n" +
 	"\fSnapshotKind\x12\x1d\n" +
 	"\x19SNAPSHOT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17SNAPSHOT_KIND_ON_DEMAND\x10\x01\x12\x1a\n" +
 	"\x16SNAPSHOT_KIND_IMPORTED\x10\x02\x12\x18\n" +
 	"\x14SNAPSHOT_KIND_SAFETY\x10\x03\x12\x1e\n" +
-	"\x1aSNAPSHOT_KIND_POST_RESTORE\x10\x04*\xa1\x01\n" +
+	"\x1aSNAPSHOT_KIND_POST_RESTORE\x10\x04\x12\x1d\n" +
+	"\x19SNAPSHOT_KIND_PRE_UPGRADE\x10\x06*\xa1\x01\n" +
 	"\tCopyState\x12\x1a\n" +
 	"\x16COPY_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCOPY_STATE_GOOD\x10\x01\x12\x16\n" +
 	"\x12COPY_STATE_MISSING\x10\x02\x12\x19\n" +
 	"\x15COPY_STATE_UNREADABLE\x10\x03\x12\x18\n" +
 	"\x14COPY_STATE_DIFFERENT\x10\x04\x12\x16\n" +
-	"\x12COPY_STATE_UNKNOWN\x10\x052\xe2\x05\n" +
+	"\x12COPY_STATE_UNKNOWN\x10\x052\xbd\x06\n" +
 	"\x0fSnapshotService\x12S\n" +
 	"\fSaveSnapshot\x12 .requorum.v1.SaveSnapshotRequest\x1a!.requorum.v1.SaveSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.requorum.v1.ListSnapshotsRequest\x1a\".requorum.v1.ListSnapshotsResponse\x12P\n" +
 	"\vGetSnapshot\x12\x1f.requorum.v1.GetSnapshotRequest\x1a .requorum.v1.GetSnapshotResponse\x12V\n" +
-	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12e\n" +
+	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12Y\n" +
+	"\x0eVerifySnapshot\x12\".requorum.v1.VerifySnapshotRequest\x1a#.requorum.v1.VerifySnapshotResponse\x12e\n" +
 	"\x12DistributeSnapshot\x12&.requorum.v1.DistributeSnapshotRequest\x1a'.requorum.v1.DistributeSnapshotResponse\x12Y\n" +
 	"\x0eDeleteSnapshot\x12\".requorum.v1.DeleteSnapshotRequest\x1a#.requorum.v1.DeleteSnapshotResponse\x12Y\n" +
 	"\x0eImportSnapshot\x12\".requorum.v1.ImportSnapshotRequest\x1a#.requorum.v1.ImportSnapshotResponse\x12[\n" +
@@ -1831,7 +2083,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -1850,63 +2102,75 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*DeleteSnapshotResponse)(nil),     // 14: requorum.v1.DeleteSnapshotResponse
 	(*ImportSnapshotRequest)(nil),      // 15: requorum.v1.ImportSnapshotRequest
 	(*ImportSnapshotResponse)(nil),     // 16: requorum.v1.ImportSnapshotResponse
-	(*ExportSnapshotRequest)(nil),      // 17: requorum.v1.ExportSnapshotRequest
-	(*ExportSnapshotResponse)(nil),     // 18: requorum.v1.ExportSnapshotResponse
-	(*Snapshot)(nil),                   // 19: requorum.v1.Snapshot
-	(*Manifest)(nil),                   // 20: requorum.v1.Manifest
-	(*Copy)(nil),                       // 21: requorum.v1.Copy
-	nil,                                // 22: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 23: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 24: requorum.v1.Manifest.LabelsEntry
-	(*Operation)(nil),                  // 25: requorum.v1.Operation
-	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 27: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 28: requorum.v1.Alarm
+	(*VerifySnapshotRequest)(nil),      // 17: requorum.v1.VerifySnapshotRequest
+	(*VerifySnapshotResponse)(nil),     // 18: requorum.v1.VerifySnapshotResponse
+	(*ExportSnapshotRequest)(nil),      // 19: requorum.v1.ExportSnapshotRequest
+	(*ExportSnapshotResponse)(nil),     // 20: requorum.v1.ExportSnapshotResponse
+	(*Snapshot)(nil),                   // 21: requorum.v1.Snapshot
+	(*Verification)(nil),               // 22: requorum.v1.Verification
+	(*Manifest)(nil),                   // 23: requorum.v1.Manifest
+	(*Copy)(nil),                       // 24: requorum.v1.Copy
+	nil,                                // 25: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 26: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 27: requorum.v1.Manifest.LabelsEntry
+	(*Operation)(nil),                  // 28: requorum.v1.Operation
+	(*timestamppb.Timestamp)(nil),      // 29: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
+	(*ListedMember)(nil),               // 31: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 32: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	22, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	25, // 1: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	19, // 2: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	19, // 3: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	25, // 4: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	25, // 5: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	25, // 6: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	23, // 7: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	25, // 8: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	20, // 9: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 10: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 11: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	26, // 12: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	20, // 13: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	21, // 14: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	26, // 15: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	27, // 16: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	28, // 17: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	24, // 18: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 19: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	2,  // 20: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	26, // 21: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 22: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 23: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 24: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 25: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	11, // 26: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	13, // 27: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	15, // 28: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	17, // 29: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 30: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 31: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 32: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 33: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	12, // 34: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	14, // 35: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	16, // 36: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	18, // 37: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	30, // [30:38] is the sub-list for method output_type
-	22, // [22:30] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	25, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	1,  // 1: requorum.v1.SaveSnapshotRequest.kind:type_name -> requorum.v1.SnapshotKind
+	28, // 2: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	21, // 3: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	21, // 4: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	28, // 5: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	28, // 6: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	28, // 7: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	26, // 8: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	28, // 9: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	28, // 10: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	23, // 11: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 12: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 13: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	29, // 14: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	23, // 15: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	24, // 16: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	22, // 17: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
+	22, // 18: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
+	29, // 19: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	30, // 20: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	29, // 21: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	31, // 22: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	32, // 23: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	27, // 24: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 25: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	2,  // 26: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	29, // 27: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 28: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 29: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 30: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 31: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	17, // 32: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 33: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	13, // 34: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	15, // 35: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	19, // 36: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 37: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 38: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 39: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 40: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	18, // 41: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 42: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	14, // 43: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	16, // 44: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	20, // 45: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	37, // [37:46] is the sub-list for method output_type
+	28, // [28:37] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -1916,7 +2180,7 @@ func file_requorum_v1_snapshot_proto_init() {
 	}
 	file_requorum_v1_cluster_proto_init()
 	file_requorum_v1_operation_proto_init()
-	file_requorum_v1_snapshot_proto_msgTypes[15].OneofWrappers = []any{
+	file_requorum_v1_snapshot_proto_msgTypes[17].OneofWrappers = []any{
 		(*ExportSnapshotResponse_Manifest)(nil),
 		(*ExportSnapshotResponse_Data)(nil),
 	}
@@ -1926,7 +2190,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

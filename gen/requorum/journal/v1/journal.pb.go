@@ -220,7 +220,11 @@ type SnapshotJob struct {
 	// Nodes that hold a good copy when the operation begins.
 	Holders []string `protobuf:"bytes,7,rep,name=holders,proto3" json:"holders,omitempty"`
 	// Remove even the last good snapshot.
-	Force         bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
+	// The request of a drill.
+	Verify *v1.VerifySnapshotRequest `protobuf:"bytes,20,opt,name=verify,proto3" json:"verify,omitempty"`
+	// What the drill has shown.
+	Drilled       *v11.Drilled `protobuf:"bytes,21,opt,name=drilled,proto3" json:"drilled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +313,20 @@ func (x *SnapshotJob) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *SnapshotJob) GetVerify() *v1.VerifySnapshotRequest {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetDrilled() *v11.Drilled {
+	if x != nil {
+		return x.Drilled
+	}
+	return nil
 }
 
 // RestoreJob is the state of a restore.
@@ -1237,7 +1255,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xd9\x02\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xcb\x03\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1246,7 +1264,9 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.requorum.agent.v1.CopyFactsR\x05facts\x121\n" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x18\n" +
 	"\aholders\x18\a \x03(\tR\aholders\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05force\"\xb8\a\n" +
+	"\x05force\x18\b \x01(\bR\x05force\x12:\n" +
+	"\x06verify\x18\x14 \x01(\v2\".requorum.v1.VerifySnapshotRequestR\x06verify\x124\n" +
+	"\adrilled\x18\x15 \x01(\v2\x1a.requorum.agent.v1.DrilledR\adrilled\"\xb8\a\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1369,10 +1389,12 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(v1.SnapshotKind)(0),             // 15: requorum.v1.SnapshotKind
 	(*v11.CopyFacts)(nil),            // 16: requorum.agent.v1.CopyFacts
 	(*v1.Manifest)(nil),              // 17: requorum.v1.Manifest
-	(*v1.RestoreSpec)(nil),           // 18: requorum.v1.RestoreSpec
-	(*timestamppb.Timestamp)(nil),    // 19: google.protobuf.Timestamp
-	(*v11.Task)(nil),                 // 20: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 21: requorum.agent.v1.TaskReport
+	(*v1.VerifySnapshotRequest)(nil), // 18: requorum.v1.VerifySnapshotRequest
+	(*v11.Drilled)(nil),              // 19: requorum.agent.v1.Drilled
+	(*v1.RestoreSpec)(nil),           // 20: requorum.v1.RestoreSpec
+	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
+	(*v11.Task)(nil),                 // 22: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 23: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	12, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1384,28 +1406,30 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 6: requorum.journal.v1.SnapshotJob.kind:type_name -> requorum.v1.SnapshotKind
 	16, // 7: requorum.journal.v1.SnapshotJob.facts:type_name -> requorum.agent.v1.CopyFacts
 	17, // 8: requorum.journal.v1.SnapshotJob.manifest:type_name -> requorum.v1.Manifest
-	18, // 9: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	17, // 10: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	4,  // 11: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	19, // 12: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	19, // 13: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	19, // 14: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	17, // 15: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 16: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	19, // 17: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	17, // 18: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	19, // 19: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	19, // 20: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	19, // 21: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	20, // 22: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	21, // 23: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	19, // 24: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	19, // 25: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	18, // 9: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
+	19, // 10: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
+	20, // 11: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	17, // 12: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	4,  // 13: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	21, // 14: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	21, // 15: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	21, // 16: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	17, // 17: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 18: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	21, // 19: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	17, // 20: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	21, // 21: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	21, // 22: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	21, // 23: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	22, // 24: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	23, // 25: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	21, // 26: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	21, // 27: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
