@@ -69,7 +69,8 @@ type fake struct {
 
 	mu       sync.Mutex
 	requests []proto.Message
-	failures int // so many changing calls answer Unavailable first
+	changed  func(req proto.Message) error // what a changing call does; nil for nothing
+	failures int                           // so many changing calls answer Unavailable first
 }
 
 func newFake(t *testing.T) *fake {
@@ -248,6 +249,9 @@ func (f *fake) accept(req proto.Message) error {
 		f.failures--
 		return status.Error(codes.Unavailable, "the controller is starting")
 	}
+	if f.changed != nil {
+		return f.changed(req)
+	}
 	return f.refuse
 }
 
@@ -256,6 +260,8 @@ func (f *fake) ListClusters(context.Context, *requorumv1.ListClustersRequest) (*
 }
 
 func (f *fake) GetCluster(_ context.Context, req *requorumv1.GetClusterRequest) (*requorumv1.GetClusterResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, c := range f.clusters {
 		if c.GetName() == req.GetCluster() {
 			return &requorumv1.GetClusterResponse{Cluster: c}, nil
@@ -269,6 +275,8 @@ func (f *fake) RemoveNode(_ context.Context, req *requorumv1.RemoveNodeRequest) 
 }
 
 func (f *fake) ListSnapshots(_ context.Context, req *requorumv1.ListSnapshotsRequest) (*requorumv1.ListSnapshotsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return &requorumv1.ListSnapshotsResponse{Snapshots: f.snapshots}, nil
 }
 

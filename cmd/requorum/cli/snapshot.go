@@ -133,7 +133,7 @@ func copies(s *requorumv1.Snapshot) string {
 func (p *program) verified(s *requorumv1.Snapshot) string {
 	good, bad := s.GetVerified(), s.GetFailedVerification()
 	switch {
-	case bad != nil && bad.GetTime().AsTime().After(good.GetTime().AsTime()):
+	case failedSince(s):
 		return "FAILED " + output.Ago(bad.GetTime(), p.now()) + " on " + bad.GetNode()
 	case good != nil:
 		return output.Ago(good.GetTime(), p.now()) + " on " + good.GetNode()
