@@ -73,29 +73,7 @@ func TestEveryChangeIsInTheAuditLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = requorumv1.NewSnapshotServiceClient(viewer).SaveSnapshot(t.Context(), &requorumv1.SaveSnapshotRequest{Cluster: "prod"})
-		if status.Code(err) != codes.PermissionDenied {
-			t.Fatalf("a viewer saves: %v", err)
-		}
-		_, err = requorumv1.NewAuditServiceClient(viewer).ListEntries(t.Context(), &requorumv1.ListEntriesRequest{})
-		if status.Code(err) != codes.PermissionDenied {
-			t.Fatalf("a viewer reads the audit log: %v", err)
-		}
-		_, err = agentv1.NewEnrollServiceClient(viewer).Enroll(t.Context(), &agentv1.EnrollRequest{TokenId: parsed.ID, TokenSecret: "not it, but a secret", Node: "etcd-1"})
-		if status.Code(err) != codes.Unauthenticated {
-			t.Fatalf("enrolling with a wrong secret: %v", err)
-		}
-		_, err = requorumv1.NewSnapshotServiceClient(conn).SaveSnapshot(t.Context(), &requorumv1.SaveSnapshotRequest{Cluster: "nope"})
-		if status.Code(err) != codes.NotFound {
-			t.Fatalf("saving of an unknown cluster: %v", err)
-		}
-		export, err := requorumv1.NewSnapshotServiceClient(conn).ExportSnapshot(t.Context(), &requorumv1.ExportSnapshotRequest{Cluster: "nope", Name: "latest"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := export.Recv(); status.Code(err) != codes.NotFound {
-			t.Fatalf("exporting of an unknown cluster: %v", err)
-		}
+		makeCalls(t, conn, viewer, parsed.ID)
 		var told []string
 		for _, e := range entries(t, conn) {
 			told = append(told, strings.Join([]string{e.GetEvent().String()[len("AUDIT_EVENT_"):], e.GetBy(), e.GetMethod(), e.GetCode(), e.GetCluster(), e.GetIssued()}, "|"))
@@ -120,23 +98,69 @@ func TestEveryChangeIsInTheAuditLog(t *testing.T) {
 		if got := strings.Join(told, "\n"); got != strings.Join(want, "\n") {
 			t.Errorf("the audit log says\n%s\nwant\n%s", got, strings.Join(want, "\n"))
 		}
-		// Neither the secret of a token nor the token is anywhere.
-		lines := cfg.file(t, "audit.log")
-		for _, secret := range []string{"not it, but a secret", token.GetToken(), parsed.Secret} {
-			if strings.Contains(lines, secret) || strings.Contains(cfg.file(t, "requorum.db"), secret) {
-				t.Errorf("a secret is in the audit log:\n%s", lines)
-			}
-		}
-		if n := strings.Count(lines, "\n"); n != len(want) {
-			t.Errorf("%d lines in the file, %d entries", n, len(want))
-		}
-		for line := range strings.Lines(lines) {
-			var object map[string]any
-			if err := json.Unmarshal([]byte(line), &object); err != nil || object["id"] == nil {
-				t.Errorf("%s: %v", line, err)
-			}
-		}
+		noSecrets(t, cfg, len(want), wrongSecret, token.GetToken(), parsed.Secret)
 	})
+}
+
+const wrongSecret = "not it, but a secret"
+
+// makeCalls makes calls that are refused in one way or the other.
+func makeCalls(t *testing.T, admin, viewer *grpc.ClientConn, tokenID string) {
+	t.Helper()
+	calls := []struct {
+		what string
+		make func() error
+		want codes.Code
+	}{
+		{"a viewer saves", func() error {
+			_, err := requorumv1.NewSnapshotServiceClient(viewer).SaveSnapshot(t.Context(), &requorumv1.SaveSnapshotRequest{Cluster: "prod"})
+			return err
+		}, codes.PermissionDenied},
+		{"a viewer reads the audit log", func() error {
+			_, err := requorumv1.NewAuditServiceClient(viewer).ListEntries(t.Context(), &requorumv1.ListEntriesRequest{})
+			return err
+		}, codes.PermissionDenied},
+		{"enrolling with a wrong secret", func() error {
+			_, err := agentv1.NewEnrollServiceClient(viewer).Enroll(t.Context(), &agentv1.EnrollRequest{TokenId: tokenID, TokenSecret: wrongSecret, Node: "etcd-1"})
+			return err
+		}, codes.Unauthenticated},
+		{"saving of an unknown cluster", func() error {
+			_, err := requorumv1.NewSnapshotServiceClient(admin).SaveSnapshot(t.Context(), &requorumv1.SaveSnapshotRequest{Cluster: "nope"})
+			return err
+		}, codes.NotFound},
+		{"exporting of an unknown cluster", func() error {
+			export, err := requorumv1.NewSnapshotServiceClient(admin).ExportSnapshot(t.Context(), &requorumv1.ExportSnapshotRequest{Cluster: "nope", Name: "latest"})
+			if err == nil {
+				_, err = export.Recv()
+			}
+			return err
+		}, codes.NotFound},
+	}
+	for _, c := range calls {
+		if err := c.make(); status.Code(err) != c.want {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+	}
+}
+
+// noSecrets makes sure that the file has so many lines of JSON, and that neither it nor the store has any of the secrets.
+func noSecrets(t *testing.T, cfg Config, entries int, secrets ...string) {
+	t.Helper()
+	lines := cfg.file(t, "audit.log")
+	for _, secret := range secrets {
+		if strings.Contains(lines, secret) || strings.Contains(cfg.file(t, "requorum.db"), secret) {
+			t.Errorf("a secret is in the audit log:\n%s", lines)
+		}
+	}
+	if n := strings.Count(lines, "\n"); n != entries {
+		t.Errorf("%d lines in the file, %d entries", n, entries)
+	}
+	for line := range strings.Lines(lines) {
+		var object map[string]any
+		if err := json.Unmarshal([]byte(line), &object); err != nil || object["id"] == nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
 }
 
 // A call that cannot be noted has no effect.
