@@ -36,15 +36,11 @@ const (
 func (d *Driller) serve(ctx context.Context, s *staged, m *requorumv1.Manifest, p Progress, found *agentv1.Drilled) (err error) {
 	began := time.Now()
 	p.Detail("starting etcd")
-	e, err := d.start(s)
+	ctx, e, err := d.start(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.end()) }()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) }) // when it dies, there is nothing to wait for
-	defer stop()
 	if err := d.verified(ctx, e, s, m, p, found); err != nil {
 		return err
 	}
@@ -98,7 +94,6 @@ func sameHash(got *agentv1.Verified, s *staged, m *requorumv1.Manifest, found *a
 
 // etcd is the process on the scratch directory.
 type etcd struct {
-	ctx  context.Context // ends with the process, for the reason that it gives
 	kill context.CancelCauseFunc
 	dir  *os.File // by which the sockets have a short path, wherever they are
 	done chan struct{}
@@ -107,15 +102,16 @@ type etcd struct {
 
 var errOver = errors.New("the drill is over")
 
-// start starts this binary as etcd. What it does needs no fsync: nobody will miss the data.
-func (d *Driller) start(s *staged) (*etcd, error) {
+// start starts this binary as etcd. What it does needs no fsync: nobody will miss the data. The context that it returns
+// ends with the process, which ends with ctx.
+func (d *Driller) start(ctx context.Context, s *staged) (context.Context, *etcd, error) {
 	dir, err := os.Open(d.Dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	ctx, kill := context.WithCancelCause(context.Background())
-	e := &etcd{ctx: ctx, kill: kill, dir: dir, done: make(chan struct{})}
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", //nolint:contextcheck // end waits for its end
+	ctx, kill := context.WithCancelCause(ctx)
+	e := &etcd{kill: kill, dir: dir, done: make(chan struct{})}
+	cmd := exec.CommandContext(ctx, "/proc/self/exe",
 		"--name", memberName, "--data-dir", s.dataDir,
 		"--listen-client-urls", "unix://"+clientSocket, "--advertise-client-urls", "unix://"+clientSocket,
 		"--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL, "--initial-cluster", memberName+"="+peerURL,
@@ -129,12 +125,12 @@ func (d *Driller) start(s *staged) (*etcd, error) {
 	if err := <-started; err != nil {
 		kill(errOver)
 		<-e.done
-		return nil, errors.Join(fmt.Errorf("start etcd: %w", err), dir.Close())
+		return nil, nil, errors.Join(fmt.Errorf("start etcd: %w", err), dir.Close())
 	}
 	if err := syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, niceness); err != nil {
 		d.Log.Warn("etcd runs with the agent's priority", "error", err)
 	}
-	return e, nil
+	return ctx, e, nil
 }
 
 // run starts the process and waits for its end, on one thread: Pdeathsig is about the end of the thread that starts it.

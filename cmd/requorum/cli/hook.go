@@ -249,8 +249,10 @@ func (h *preUpgrade) unfit(all []*requorumv1.Snapshot, nodes []*requorumv1.Node)
 			reason = h.lacks(s, nodes)
 		}
 	}
-	return &RefusedError{Message: fmt.Sprintf("snapshot %s of %s was taken and is not good enough: %s", h.taken, h.cluster, reason),
-		Hints: []string{"see requorum snapshot show " + h.taken + ", then try again"}}
+	return &RefusedError{
+		Message: fmt.Sprintf("snapshot %s of %s was taken and is not good enough: %s", h.taken, h.cluster, reason),
+		Hints:   []string{"see requorum snapshot show " + h.taken + ", then try again"},
+	}
 }
 
 // failedSince tells whether the last drill of a snapshot has failed.
