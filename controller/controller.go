@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,11 +19,13 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/access"
 	"github.com/requorum/requorum/controller/api"
+	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
@@ -93,6 +96,7 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	group.Go(func() error { return c.server.Engine.Run(ctx) })
 	group.Go(func() error { return c.server.Schedules.Run(ctx) })
 	group.Go(func() error { return c.server.Copies.Run(ctx) })
+	group.Go(func() error { return c.server.Audit.Run(ctx) })
 	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { return keepFresh(ctx, creds, authority, cfg.hosts(listener.Addr())) })
 	group.Go(func() error {
@@ -131,6 +135,7 @@ func serveUntilStopped(server *grpc.Server, listener net.Listener) error {
 // controller holds the pieces.
 type controller struct {
 	access *access.Access
+	calls  *audit.Calls
 	server *api.Server
 }
 
@@ -147,25 +152,51 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("snapshot")}
 	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("restore")}
 	builders := snapshots.Builders()
-	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = restores.Builder
+	maps.Copy(builders, restores.Builders())
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
 	snapshots.Engine, restores.Engine = engine, engine
 	schedules := &schedule.Scheduler{
 		Store: db, Catalog: records, Engine: engine, Snapshots: snapshots, Fleet: dispatcher, Log: log.Named("schedule"),
 	}
+	audited, err := audit.Open(db, cfg.auditOptions(), log.Named("audit"))
+	if err != nil {
+		return nil, err
+	}
+	engine.Audit = audited
+	calls := &audit.Calls{Log: audited, Audited: access.Audited, Cluster: clusterOf(engine)}
 	entry := access.New(db, authority, log.Named("access"), access.Options{
 		NodeTTL:     cfg.NodeCertificateTTL.Std(),
+		Denied:      calls.Denied,
 		KeysChanged: func(cluster, node string) { dispatcher.KeysChanged(dispatch.Key{Cluster: cluster, Node: node}) },
 	})
-	return &controller{access: entry, server: &api.Server{
+	calls.Admit = func(ctx context.Context, method string) error {
+		if method != agentv1.EnrollService_Enroll_FullMethodName {
+			return nil
+		}
+		return api.Status(entry.MayTryToEnroll(ctx))
+	}
+	return &controller{access: entry, calls: calls, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
-		Snapshots: snapshots, Restores: restores, Schedules: schedules, Log: log.Named("api"),
+		Snapshots: snapshots, Restores: restores, Schedules: schedules, Audit: audited, Log: log.Named("api"),
 		Copies: &reconcile.Reconciler{Catalog: records, Fleet: dispatcher, Engine: engine, Every: cfg.ReconcileEvery.Std(), Log: log.Named("reconcile")},
 	}}, nil
 }
 
+// clusterOf tells which cluster an operation is about, for the audit log.
+func clusterOf(engine *operation.Engine) func(id string) string {
+	return func(id string) string {
+		op, err := engine.Get(id)
+		if err != nil {
+			return "" // the call that names it fails, and says so
+		}
+		return op.GetCluster()
+	}
+}
+
 func (c *controller) newServer(creds *pki.Credentials) *grpc.Server {
-	options := append(c.access.ServerOptions(creds), grpc.WaitForHandlers(true)) // they use the store, which is closed next
+	options := append(c.access.ServerOptions(creds), // which come first: what nobody may call is not noted as a call
+		grpc.ChainUnaryInterceptor(c.calls.Unary), grpc.ChainStreamInterceptor(c.calls.Stream),
+		grpc.WaitForHandlers(true)) // they use the store, which is closed next
 	server := grpc.NewServer(options...)
 	c.server.Register(server)
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())

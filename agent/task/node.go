@@ -35,6 +35,7 @@ type Node struct {
 	Fetcher   Fetcher
 	Grants    *transfer.Grants
 	Old       OldData
+	Drill     Driller
 	Journal   *journal.Journal
 	Push      func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
 	StartWait time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
@@ -93,6 +94,8 @@ func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (res
 		err = n.follow(ctx, task, spec.FollowCopy, p)
 	case *agentv1.Task_ServeCopy:
 		err = n.serve(ctx, spec.ServeCopy, p)
+	case *agentv1.Task_DrillCopy:
+		result, err = n.drillCopy(ctx, spec.DrillCopy, p)
 	case *agentv1.Task_HashCopy:
 		c := n.hashCopy(ctx, spec.HashCopy.GetManifest(), p)
 		result, err = &agentv1.TaskResult{Result: &agentv1.TaskResult_Hashed{Hashed: c}}, ctx.Err()

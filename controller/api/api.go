@@ -13,6 +13,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/access"
+	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
@@ -33,6 +34,7 @@ type Server struct {
 	Restores   *restore.Jobs
 	Schedules  *schedule.Scheduler
 	Copies     *reconcile.Reconciler
+	Audit      *audit.Log
 	Log        hclog.Logger
 
 	relays relays
@@ -46,6 +48,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	requorumv1.RegisterScheduleServiceServer(r, schedules{Server: s})
 	requorumv1.RegisterOperationServiceServer(r, operations{Server: s})
 	requorumv1.RegisterAccessServiceServer(r, accesses{Server: s})
+	requorumv1.RegisterAuditServiceServer(r, audits{Server: s})
 	agentv1.RegisterEnrollServiceServer(r, enrolment{Server: s})
 	agentv1.RegisterSessionServiceServer(r, sessions{Server: s})
 }

@@ -21,6 +21,9 @@ import (
 // domain names requorum in google.rpc.ErrorInfo.
 const domain = "requorum"
 
+// Status turns an error of the pieces below into what a client sees.
+func Status(err error) error { return toStatus(err) }
+
 // toStatus turns an error of the pieces below into what a client sees. An error that is a status
 // already, or of the context, stays what it is.
 func toStatus(err error) error {

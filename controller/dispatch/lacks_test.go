@@ -18,6 +18,7 @@ func TestWhateverIsToFindSomethingIsNotDoneWithoutIt(t *testing.T) {
 		"verified": {Spec: &agentv1.Task_Verify{}},
 		"swapped":  {Spec: &agentv1.Task_Swap{}},
 		"old":      {Spec: &agentv1.Task_InspectOld{}},
+		"drilled":  {Spec: &agentv1.Task_DrillCopy{}},
 	}
 	optional := map[string]bool{"fetched": true, "copies": true} // nothing to list is an answer
 	results := new(agentv1.TaskResult).ProtoReflect().Descriptor().Oneofs().ByName("result").Fields()

@@ -15,7 +15,15 @@ import (
 
 // Start starts a restore.
 func (j *Jobs) Start(req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
-	kind := requorumv1.OperationKind_OPERATION_KIND_RESTORE
+	return j.begin(requorumv1.OperationKind_OPERATION_KIND_RESTORE, req, requestID, by)
+}
+
+// Rehearse starts a rehearsal of a restore.
+func (j *Jobs) Rehearse(req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
+	return j.begin(requorumv1.OperationKind_OPERATION_KIND_REHEARSE, req, requestID, by)
+}
+
+func (j *Jobs) begin(kind requorumv1.OperationKind, req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
 	digest, err := operation.Digest(req)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-// Package snapshot holds the plans that work on one snapshot: save, import, check, distribute and
+// Package snapshot holds the plans that work on one snapshot: save, import, check, verify, distribute and
 // delete, and the one that rebuilds the catalog.
 package snapshot
 
@@ -35,6 +35,7 @@ func (j *Jobs) Builders() map[requorumv1.OperationKind]operation.Builder {
 		requorumv1.OperationKind_OPERATION_KIND_SAVE:       j.save,
 		requorumv1.OperationKind_OPERATION_KIND_IMPORT:     j.importing,
 		requorumv1.OperationKind_OPERATION_KIND_CHECK:      j.check,
+		requorumv1.OperationKind_OPERATION_KIND_VERIFY:     j.verifying,
 		requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE: j.distributing,
 		requorumv1.OperationKind_OPERATION_KIND_DELETE:     j.deleting,
 		requorumv1.OperationKind_OPERATION_KIND_REBUILD:    j.rebuilding,

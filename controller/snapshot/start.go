@@ -46,9 +46,13 @@ type Purpose struct {
 	Begin func(store.Tx, *requorumv1.Operation) error
 }
 
-// Save starts the operation that saves a snapshot on demand.
+// Save starts the operation that saves a snapshot which somebody asks for.
 func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1.Operation, error) {
-	return j.SaveFor(req, by, Purpose{Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, Prefix: "on-demand"})
+	kind, prefix, err := askedKind(req.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	return j.SaveFor(req, by, Purpose{Kind: kind, Prefix: prefix})
 }
 
 // SaveFor starts the operation that saves a snapshot for a purpose.
@@ -86,6 +90,17 @@ func (j *Jobs) SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose P
 		}
 		return purpose.Begin(tx, rec.GetOperation())
 	})
+}
+
+// askedKind returns the kind of a snapshot that somebody asks for, and how a name begins that it is given.
+func askedKind(kind requorumv1.SnapshotKind) (requorumv1.SnapshotKind, string, error) {
+	switch kind {
+	case requorumv1.SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED, requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND:
+		return requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, "on-demand", nil
+	case requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE:
+		return kind, "pre-upgrade", nil
+	}
+	return kind, "", &InvalidError{fmt.Sprintf("a snapshot of the kind %s cannot be asked for; use ON_DEMAND or PRE_UPGRADE", strings.TrimPrefix(kind.String(), "SNAPSHOT_KIND_"))}
 }
 
 // Import starts the operation that imports a file from a node.

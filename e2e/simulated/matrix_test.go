@@ -52,6 +52,10 @@ var scenarios = []scenario{
 	{name: "distribute", start: startDistribute, holes: true},
 	{name: "distribute reverted", start: startDistribute, holes: true, fails: "controller/distribute/record/before-outcome"},
 	{name: "check", start: startCheck},
+	{name: "verify", start: startVerify},
+	{name: "verify reverted", start: startVerify, fails: "controller/verify/record/before-outcome"},
+	{name: "rehearse", start: startRehearse, holes: true},
+	{name: "rehearse reverted", start: startRehearse, holes: true, fails: "controller/rehearse/unstage/before-outcome"},
 	{name: "delete", start: startDelete},
 	{name: "rebuild", start: startRebuild},
 }
@@ -75,6 +79,14 @@ func startDistribute(k *controller) (*requorumv1.Operation, error) {
 
 func startCheck(k *controller) (*requorumv1.Operation, error) {
 	return k.snapshots.Check(clusterName, goodName, request, "test")
+}
+
+func startVerify(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Verify(&requorumv1.VerifySnapshotRequest{Cluster: clusterName, Name: goodName, RequestId: request}, "test")
+}
+
+func startRehearse(k *controller) (*requorumv1.Operation, error) {
+	return k.restores.Rehearse(&requorumv1.RestoreSpec{Cluster: clusterName, Snapshot: goodName}, request, "test")
 }
 
 func startDelete(k *controller) (*requorumv1.Operation, error) {
@@ -114,6 +126,7 @@ var neverPassed = map[string]string{
 	"controller/import/record/middle":     "the step asks no node",
 	"controller/rebuild/enter/middle":     "the step asks no node",
 	"controller/save/record/middle":       "the step asks no node",
+	"controller/verify/record/middle":     "the step asks no node",
 	"controller/restore/learners/middle":  "the simulated cluster has no learner, so the step asks no node",
 }
 

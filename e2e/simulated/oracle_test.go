@@ -216,6 +216,15 @@ func (w *world) judgeEntry(rec *journalv1.OperationRecord, s *requorumv1.Snapsho
 		w.wrong("the catalog has %s as %s, and nothing is under way", s.GetName(), s.GetState())
 		return
 	}
+	if op := rec.GetOperation(); op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_VERIFY && s.GetName() == goodName {
+		proved := s.GetVerified().GetOperationId() == op.GetId()
+		if succeeded := op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED; succeeded && !proved {
+			w.wrong("the drill has succeeded, and the catalog says %v", s.GetVerified())
+		}
+		if s.GetFailedVerification() != nil {
+			w.wrong("the catalog says that the snapshot cannot be restored: %v", s.GetFailedVerification())
+		}
+	}
 	good := 0
 	for _, c := range s.GetCopies() {
 		content := w.node(c.GetNode()).disk.copies[s.GetName()]

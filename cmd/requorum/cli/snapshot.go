@@ -27,7 +27,7 @@ func (p *program) snapshotCommand() *cobra.Command {
 A snapshot is one file, taken of one member, that every node of the cluster
 holds and has read back from disk. It is ready only once all of them agree.`,
 		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot ls",
-	}, p.snapshotSave(), p.snapshotLs(), p.snapshotShow(), p.snapshotCheck(), p.snapshotDistribute(), p.snapshotRepair(),
+	}, p.snapshotSave(), p.snapshotLs(), p.snapshotShow(), p.snapshotCheck(), p.snapshotVerify(), p.snapshotDistribute(), p.snapshotRepair(),
 		p.snapshotRm(), p.snapshotPrune(), p.snapshotOrphans(), p.snapshotImport(), p.snapshotExport())
 }
 
@@ -102,10 +102,10 @@ func (p *program) snapshotLs() *cobra.Command {
 				if p.settings.format != output.Table {
 					return output.Message(p.out, p.settings.format, resp)
 				}
-				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "KIND")
+				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "KIND", "VERIFIED")
 				for _, s := range resp.GetSnapshots() {
 					size, revision := p.manifestCells(s.GetManifest())
-					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), snapshotKind(s.GetKind()))
+					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), snapshotKind(s.GetKind()), p.verified(s))
 				}
 				_, err = table.WriteTo(p.out)
 				return err
@@ -138,6 +138,20 @@ func copies(s *requorumv1.Snapshot) string {
 		return "only on " + s.GetCopies()[0].GetNode() // of 1 would read as if every node had it
 	}
 	return fmt.Sprintf("%d of %d good", good, len(s.GetCopies()))
+}
+
+// verified tells whether a snapshot was proved restorable, and when that was tried last.
+func (p *program) verified(s *requorumv1.Snapshot) string {
+	good, bad := s.GetVerified(), s.GetFailedVerification()
+	switch {
+	case failedSince(s):
+		return "FAILED " + output.Ago(bad.GetTime(), p.now()) + " on " + bad.GetNode()
+	case good != nil:
+		return output.Ago(good.GetTime(), p.now()) + " on " + good.GetNode()
+	case s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_READY:
+		return "never"
+	}
+	return ""
 }
 
 func snapshotState(s requorumv1.SnapshotState) string { return word(s.String(), "SNAPSHOT_STATE_") }
@@ -190,6 +204,7 @@ func (p *program) writeSnapshot(s *requorumv1.Snapshot) error {
 	fields.Add("Schedule", "%s", s.GetSchedule())
 	fields.Add("Expires", "%s", output.Time(s.GetExpires()))
 	fields.Add("Operation", "%s", s.GetOperationId())
+	addVerification(fields, s)
 	if s.GetManifest() != nil {
 		p.addManifest(fields, s.GetManifest())
 	}
@@ -205,6 +220,15 @@ func (p *program) writeSnapshot(s *requorumv1.Snapshot) error {
 	}
 	_, err := table.WriteTo(p.out)
 	return err
+}
+
+func addVerification(fields *output.Fields, s *requorumv1.Snapshot) {
+	if v := s.GetVerified(); v != nil {
+		fields.Add("Verified", "%s on %s: restored and read in %s", output.Time(v.GetTime()), v.GetNode(), output.Took(v.GetTook().AsDuration()))
+	}
+	if v := s.GetFailedVerification(); v != nil {
+		fields.Add("Not restorable", "%s on %s: %s", output.Time(v.GetTime()), v.GetNode(), v.GetError())
+	}
 }
 
 func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
@@ -260,6 +284,36 @@ Present, missing, unreadable and different are told apart. NAME may be latest.`,
 			resp, err := change(ctx, c, c.CheckSnapshot, &requorumv1.CheckSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
 			return resp.GetOperation(), err
 		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.CheckSnapshotResponse{Operation: op} })(c, args)
+	}
+	return command
+}
+
+func (p *program) snapshotVerify() *cobra.Command {
+	req := &requorumv1.VerifySnapshotRequest{}
+	command := &cobra.Command{
+		Use:   "verify NAME",
+		Short: "Prove on one node that a snapshot can be restored",
+		Long: `Prove on one node that a snapshot can be restored, without touching the live
+cluster: the file is restored into a scratch directory, an etcd of its own is
+started on that, reachable by nobody else, and every key is read from it and
+compared with what was saved. Then everything is removed. NAME may be latest.
+
+It is refused where it would leave too little space for a live etcd on the same
+disk. No other operation can begin on the cluster meanwhile; cancel it
+(requorum operation cancel) if one has to.`,
+		Example:           "  requorum snapshot verify pre-1.31\n  requorum snapshot verify latest --node etcd-2",
+		Args:              takes("NAME"),
+		ValidArgsFunction: firstArgument(p.completeSnapshots),
+	}
+	j := p.jobFlags(command)
+	command.Flags().StringVar(&req.Node, "node", "", "`NODE` to do it on (default: one with a good copy whose member does not lead)")
+	complete(command, "node", p.completeNodes)
+	command.RunE = func(c *cobra.Command, args []string) error {
+		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+			req.RequestId, req.Cluster, req.Name = p.request(j.requestID), cluster, args[0]
+			resp, err := change(ctx, c, c.VerifySnapshot, req)
+			return resp.GetOperation(), err
+		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.VerifySnapshotResponse{Operation: op} })(c, args)
 	}
 	return command
 }

@@ -100,6 +100,8 @@ const (
 	SnapshotKind_SNAPSHOT_KIND_POST_RESTORE SnapshotKind = 4
 	// A schedule took it.
 	SnapshotKind_SNAPSHOT_KIND_SCHEDULED SnapshotKind = 5
+	// Asked for before an upgrade, to go back to.
+	SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE SnapshotKind = 6
 )
 
 // Enum value maps for SnapshotKind.
@@ -111,6 +113,7 @@ var (
 		3: "SNAPSHOT_KIND_SAFETY",
 		4: "SNAPSHOT_KIND_POST_RESTORE",
 		5: "SNAPSHOT_KIND_SCHEDULED",
+		6: "SNAPSHOT_KIND_PRE_UPGRADE",
 	}
 	SnapshotKind_value = map[string]int32{
 		"SNAPSHOT_KIND_UNSPECIFIED":  0,
@@ -119,6 +122,7 @@ var (
 		"SNAPSHOT_KIND_SAFETY":       3,
 		"SNAPSHOT_KIND_POST_RESTORE": 4,
 		"SNAPSHOT_KIND_SCHEDULED":    5,
+		"SNAPSHOT_KIND_PRE_UPGRADE":  6,
 	}
 )
 
@@ -233,7 +237,9 @@ type SaveSnapshotRequest struct {
 	// Age at which the snapshot is removed by itself; unset to keep it until a person removes it.
 	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// On how many nodes it is kept; 0 for all.
-	Copies        uint32 `protobuf:"varint,10,opt,name=copies,proto3" json:"copies,omitempty"`
+	Copies uint32 `protobuf:"varint,10,opt,name=copies,proto3" json:"copies,omitempty"`
+	// Why it is taken: ON_DEMAND, which is meant if unset, or PRE_UPGRADE. Others are refused.
+	Kind          SnapshotKind `protobuf:"varint,11,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +328,13 @@ func (x *SaveSnapshotRequest) GetCopies() uint32 {
 		return x.Copies
 	}
 	return 0
+}
+
+func (x *SaveSnapshotRequest) GetKind() SnapshotKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED
 }
 
 // SaveSnapshotResponse carries the operation that was started, or found by its request ID.
@@ -1625,6 +1638,125 @@ func (x *ImportSnapshotResponse) GetOperation() *Operation {
 	return nil
 }
 
+// VerifySnapshotRequest names the snapshot to prove restorable.
+type VerifySnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the snapshot, or "latest".
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Node to do it on; empty for one that has a good copy, a follower if there is one.
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifySnapshotRequest) Reset() {
+	*x = VerifySnapshotRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifySnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifySnapshotRequest) ProtoMessage() {}
+
+func (x *VerifySnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifySnapshotRequest.ProtoReflect.Descriptor instead.
+func (*VerifySnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *VerifySnapshotRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// VerifySnapshotResponse carries the operation.
+type VerifySnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifySnapshotResponse) Reset() {
+	*x = VerifySnapshotResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifySnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifySnapshotResponse) ProtoMessage() {}
+
+func (x *VerifySnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifySnapshotResponse.ProtoReflect.Descriptor instead.
+func (*VerifySnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *VerifySnapshotResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 // ExportSnapshotRequest names the snapshot to stream.
 type ExportSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1640,7 +1772,7 @@ type ExportSnapshotRequest struct {
 
 func (x *ExportSnapshotRequest) Reset() {
 	*x = ExportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1784,7 @@ func (x *ExportSnapshotRequest) String() string {
 func (*ExportSnapshotRequest) ProtoMessage() {}
 
 func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +1797,7 @@ func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExportSnapshotRequest) GetCluster() string {
@@ -1705,7 +1837,7 @@ type ExportSnapshotResponse struct {
 
 func (x *ExportSnapshotResponse) Reset() {
 	*x = ExportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1849,7 @@ func (x *ExportSnapshotResponse) String() string {
 func (*ExportSnapshotResponse) ProtoMessage() {}
 
 func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1862,7 @@ func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExportSnapshotResponse) GetPart() isExportSnapshotResponse_Part {
@@ -1800,14 +1932,18 @@ type Snapshot struct {
 	// Schedule that took it; empty if none did.
 	Schedule string `protobuf:"bytes,10,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expires,proto3" json:"expires,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Expires *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expires,proto3" json:"expires,omitempty"`
+	// The last time that it was proved restorable; unset if it never was.
+	Verified *Verification `protobuf:"bytes,13,opt,name=verified,proto3" json:"verified,omitempty"`
+	// The last time that proving it failed because of the data; unset if that never happened.
+	FailedVerification *Verification `protobuf:"bytes,14,opt,name=failed_verification,json=failedVerification,proto3" json:"failed_verification,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1955,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1968,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Snapshot) GetName() string {
@@ -1912,6 +2048,102 @@ func (x *Snapshot) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Snapshot) GetVerified() *Verification {
+	if x != nil {
+		return x.Verified
+	}
+	return nil
+}
+
+func (x *Snapshot) GetFailedVerification() *Verification {
+	if x != nil {
+		return x.FailedVerification
+	}
+	return nil
+}
+
+// Verification is a drill: the file was restored, an etcd started on it and everything read.
+type Verification struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it ended.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Node that did it.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Operation that it was.
+	OperationId string `protobuf:"bytes,3,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// What was wrong, where it failed.
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// How long restoring the file, starting etcd on it and reading everything took on that node; unset where it failed.
+	Took          *durationpb.Duration `protobuf:"bytes,5,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verification) Reset() {
+	*x = Verification{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verification) ProtoMessage() {}
+
+func (x *Verification) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verification.ProtoReflect.Descriptor instead.
+func (*Verification) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Verification) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Verification) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Verification) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+func (x *Verification) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Verification) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
 // Manifest describes a snapshot file well enough to restore from it without the controller. It is
 // kept as JSON beside every copy.
 type Manifest struct {
@@ -1978,7 +2210,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2222,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2235,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Manifest) GetFormatVersion() uint32 {
@@ -2227,7 +2459,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2471,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2484,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Copy) GetNode() string {
@@ -2315,7 +2547,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xf0\x02\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\x9f\x03\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -2327,7 +2559,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x12+\n" +
 	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
 	"\x06copies\x18\n" +
-	" \x01(\rR\x06copies\x1a9\n" +
+	" \x01(\rR\x06copies\x12-\n" +
+	"\x04kind\x18\v \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
@@ -2412,6 +2645,14 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
 	"\x16ImportSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"x\n" +
+	"\x15VerifySnapshotRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"N\n" +
+	"\x16VerifySnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"Y\n" +
 	"\x15ExportSnapshotRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
@@ -2420,7 +2661,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x16ExportSnapshotResponse\x123\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestH\x00R\bmanifest\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"\xb8\x03\n" +
+	"\x04part\"\xbb\x04\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x120\n" +
@@ -2433,7 +2674,15 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x1a\n" +
 	"\bschedule\x18\n" +
 	" \x01(\tR\bschedule\x124\n" +
-	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x8f\b\n" +
+	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x125\n" +
+	"\bverified\x18\r \x01(\v2\x19.requorum.v1.VerificationR\bverified\x12J\n" +
+	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\xba\x01\n" +
+	"\fVerification\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12!\n" +
+	"\foperation_id\x18\x03 \x01(\tR\voperationId\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12-\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x8f\b\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2483,26 +2732,28 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x17SNAPSHOT_STATE_CREATING\x10\x01\x12\x18\n" +
 	"\x14SNAPSHOT_STATE_READY\x10\x02\x12\x19\n" +
 	"\x15SNAPSHOT_STATE_FAILED\x10\x03\x12\x1b\n" +
-	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xbd\x01\n" +
+	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xdc\x01\n" +
 	"\fSnapshotKind\x12\x1d\n" +
 	"\x19SNAPSHOT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17SNAPSHOT_KIND_ON_DEMAND\x10\x01\x12\x1a\n" +
 	"\x16SNAPSHOT_KIND_IMPORTED\x10\x02\x12\x18\n" +
 	"\x14SNAPSHOT_KIND_SAFETY\x10\x03\x12\x1e\n" +
 	"\x1aSNAPSHOT_KIND_POST_RESTORE\x10\x04\x12\x1b\n" +
-	"\x17SNAPSHOT_KIND_SCHEDULED\x10\x05*\xa1\x01\n" +
+	"\x17SNAPSHOT_KIND_SCHEDULED\x10\x05\x12\x1d\n" +
+	"\x19SNAPSHOT_KIND_PRE_UPGRADE\x10\x06*\xa1\x01\n" +
 	"\tCopyState\x12\x1a\n" +
 	"\x16COPY_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCOPY_STATE_GOOD\x10\x01\x12\x16\n" +
 	"\x12COPY_STATE_MISSING\x10\x02\x12\x19\n" +
 	"\x15COPY_STATE_UNREADABLE\x10\x03\x12\x18\n" +
 	"\x14COPY_STATE_DIFFERENT\x10\x04\x12\x16\n" +
-	"\x12COPY_STATE_UNKNOWN\x10\x052\xb6\b\n" +
+	"\x12COPY_STATE_UNKNOWN\x10\x052\x91\t\n" +
 	"\x0fSnapshotService\x12S\n" +
 	"\fSaveSnapshot\x12 .requorum.v1.SaveSnapshotRequest\x1a!.requorum.v1.SaveSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.requorum.v1.ListSnapshotsRequest\x1a\".requorum.v1.ListSnapshotsResponse\x12P\n" +
 	"\vGetSnapshot\x12\x1f.requorum.v1.GetSnapshotRequest\x1a .requorum.v1.GetSnapshotResponse\x12V\n" +
-	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12e\n" +
+	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12Y\n" +
+	"\x0eVerifySnapshot\x12\".requorum.v1.VerifySnapshotRequest\x1a#.requorum.v1.VerifySnapshotResponse\x12e\n" +
 	"\x12DistributeSnapshot\x12&.requorum.v1.DistributeSnapshotRequest\x1a'.requorum.v1.DistributeSnapshotResponse\x12Y\n" +
 	"\x0eRepairSnapshot\x12\".requorum.v1.RepairSnapshotRequest\x1a#.requorum.v1.RepairSnapshotResponse\x12J\n" +
 	"\tPlanPrune\x12\x1d.requorum.v1.PlanPruneRequest\x1a\x1e.requorum.v1.PlanPruneResponse\x12P\n" +
@@ -2525,7 +2776,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -2554,84 +2805,95 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*DeleteSnapshotResponse)(nil),     // 24: requorum.v1.DeleteSnapshotResponse
 	(*ImportSnapshotRequest)(nil),      // 25: requorum.v1.ImportSnapshotRequest
 	(*ImportSnapshotResponse)(nil),     // 26: requorum.v1.ImportSnapshotResponse
-	(*ExportSnapshotRequest)(nil),      // 27: requorum.v1.ExportSnapshotRequest
-	(*ExportSnapshotResponse)(nil),     // 28: requorum.v1.ExportSnapshotResponse
-	(*Snapshot)(nil),                   // 29: requorum.v1.Snapshot
-	(*Manifest)(nil),                   // 30: requorum.v1.Manifest
-	(*Copy)(nil),                       // 31: requorum.v1.Copy
-	nil,                                // 32: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 33: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 34: requorum.v1.Manifest.LabelsEntry
-	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
-	(*Operation)(nil),                  // 36: requorum.v1.Operation
-	(*Retention)(nil),                  // 37: requorum.v1.Retention
-	(*timestamppb.Timestamp)(nil),      // 38: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 39: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 40: requorum.v1.Alarm
+	(*VerifySnapshotRequest)(nil),      // 27: requorum.v1.VerifySnapshotRequest
+	(*VerifySnapshotResponse)(nil),     // 28: requorum.v1.VerifySnapshotResponse
+	(*ExportSnapshotRequest)(nil),      // 29: requorum.v1.ExportSnapshotRequest
+	(*ExportSnapshotResponse)(nil),     // 30: requorum.v1.ExportSnapshotResponse
+	(*Snapshot)(nil),                   // 31: requorum.v1.Snapshot
+	(*Verification)(nil),               // 32: requorum.v1.Verification
+	(*Manifest)(nil),                   // 33: requorum.v1.Manifest
+	(*Copy)(nil),                       // 34: requorum.v1.Copy
+	nil,                                // 35: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 36: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 37: requorum.v1.Manifest.LabelsEntry
+	(*durationpb.Duration)(nil),        // 38: google.protobuf.Duration
+	(*Operation)(nil),                  // 39: requorum.v1.Operation
+	(*Retention)(nil),                  // 40: requorum.v1.Retention
+	(*timestamppb.Timestamp)(nil),      // 41: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 42: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 43: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	32, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	35, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
-	36, // 2: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	29, // 3: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	29, // 4: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	36, // 5: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	36, // 6: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	36, // 7: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	37, // 8: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
-	17, // 9: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
-	1,  // 10: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
-	38, // 11: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
-	20, // 12: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
-	30, // 13: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
-	36, // 14: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
-	36, // 15: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	33, // 16: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	36, // 17: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	30, // 18: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 19: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 20: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	38, // 21: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	30, // 22: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	31, // 23: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	38, // 24: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
-	38, // 25: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	39, // 26: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	40, // 27: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	34, // 28: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 29: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	38, // 30: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
-	2,  // 31: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	38, // 32: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 33: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 34: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 35: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 36: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	11, // 37: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	13, // 38: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
-	15, // 39: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
-	18, // 40: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
-	21, // 41: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
-	23, // 42: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	25, // 43: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	27, // 44: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 45: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 46: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 47: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 48: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	12, // 49: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	14, // 50: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
-	16, // 51: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
-	19, // 52: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
-	22, // 53: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
-	24, // 54: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	26, // 55: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	28, // 56: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	45, // [45:57] is the sub-list for method output_type
-	33, // [33:45] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	35, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	38, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
+	1,  // 2: requorum.v1.SaveSnapshotRequest.kind:type_name -> requorum.v1.SnapshotKind
+	39, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	31, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	31, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	39, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	39, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	39, // 8: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	40, // 9: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
+	17, // 10: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
+	1,  // 11: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
+	41, // 12: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
+	20, // 13: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
+	33, // 14: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
+	39, // 15: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	39, // 16: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	36, // 17: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	39, // 18: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	39, // 19: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	33, // 20: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 21: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 22: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	41, // 23: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	33, // 24: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	34, // 25: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	41, // 26: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	32, // 27: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
+	32, // 28: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
+	41, // 29: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	38, // 30: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	41, // 31: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	42, // 32: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	43, // 33: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	37, // 34: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 35: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	41, // 36: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	2,  // 37: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	41, // 38: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 39: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 40: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 41: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 42: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	27, // 43: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 44: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	13, // 45: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	15, // 46: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	18, // 47: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	21, // 48: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	23, // 49: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	25, // 50: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	29, // 51: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 52: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 53: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 54: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 55: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	28, // 56: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 57: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	14, // 58: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	16, // 59: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	19, // 60: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	22, // 61: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	24, // 62: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	26, // 63: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	30, // 64: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	52, // [52:65] is the sub-list for method output_type
+	39, // [39:52] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -2642,7 +2904,7 @@ func file_requorum_v1_snapshot_proto_init() {
 	file_requorum_v1_cluster_proto_init()
 	file_requorum_v1_operation_proto_init()
 	file_requorum_v1_schedule_proto_init()
-	file_requorum_v1_snapshot_proto_msgTypes[25].OneofWrappers = []any{
+	file_requorum_v1_snapshot_proto_msgTypes[27].OneofWrappers = []any{
 		(*ExportSnapshotResponse_Manifest)(nil),
 		(*ExportSnapshotResponse_Data)(nil),
 	}
@@ -2652,7 +2914,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	SnapshotService_ListSnapshots_FullMethodName      = "/requorum.v1.SnapshotService/ListSnapshots"
 	SnapshotService_GetSnapshot_FullMethodName        = "/requorum.v1.SnapshotService/GetSnapshot"
 	SnapshotService_CheckSnapshot_FullMethodName      = "/requorum.v1.SnapshotService/CheckSnapshot"
+	SnapshotService_VerifySnapshot_FullMethodName     = "/requorum.v1.SnapshotService/VerifySnapshot"
 	SnapshotService_DistributeSnapshot_FullMethodName = "/requorum.v1.SnapshotService/DistributeSnapshot"
 	SnapshotService_RepairSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/RepairSnapshot"
 	SnapshotService_PlanPrune_FullMethodName          = "/requorum.v1.SnapshotService/PlanPrune"
@@ -49,6 +50,9 @@ type SnapshotServiceClient interface {
 	// CheckSnapshot starts the operation that makes every node read its copy back from disk and
 	// compares the copies with the manifest: present, missing, unreadable and different are told apart.
 	CheckSnapshot(ctx context.Context, in *CheckSnapshotRequest, opts ...grpc.CallOption) (*CheckSnapshotResponse, error)
+	// VerifySnapshot starts the operation that proves on one node that a snapshot can be restored: into a scratch
+	// directory, with an etcd of its own on it, from which everything is read. The live cluster is not touched.
+	VerifySnapshot(ctx context.Context, in *VerifySnapshotRequest, opts ...grpc.CallOption) (*VerifySnapshotResponse, error)
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(ctx context.Context, in *DistributeSnapshotRequest, opts ...grpc.CallOption) (*DistributeSnapshotResponse, error)
 	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
@@ -113,6 +117,16 @@ func (c *snapshotServiceClient) CheckSnapshot(ctx context.Context, in *CheckSnap
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CheckSnapshotResponse)
 	err := c.cc.Invoke(ctx, SnapshotService_CheckSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) VerifySnapshot(ctx context.Context, in *VerifySnapshotRequest, opts ...grpc.CallOption) (*VerifySnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifySnapshotResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_VerifySnapshot_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -224,6 +238,9 @@ type SnapshotServiceServer interface {
 	// CheckSnapshot starts the operation that makes every node read its copy back from disk and
 	// compares the copies with the manifest: present, missing, unreadable and different are told apart.
 	CheckSnapshot(context.Context, *CheckSnapshotRequest) (*CheckSnapshotResponse, error)
+	// VerifySnapshot starts the operation that proves on one node that a snapshot can be restored: into a scratch
+	// directory, with an etcd of its own on it, from which everything is read. The live cluster is not touched.
+	VerifySnapshot(context.Context, *VerifySnapshotRequest) (*VerifySnapshotResponse, error)
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error)
 	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
@@ -265,6 +282,9 @@ func (UnimplementedSnapshotServiceServer) GetSnapshot(context.Context, *GetSnaps
 }
 func (UnimplementedSnapshotServiceServer) CheckSnapshot(context.Context, *CheckSnapshotRequest) (*CheckSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckSnapshot not implemented")
+}
+func (UnimplementedSnapshotServiceServer) VerifySnapshot(context.Context, *VerifySnapshotRequest) (*VerifySnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifySnapshot not implemented")
 }
 func (UnimplementedSnapshotServiceServer) DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DistributeSnapshot not implemented")
@@ -379,6 +399,24 @@ func _SnapshotService_CheckSnapshot_Handler(srv interface{}, ctx context.Context
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SnapshotServiceServer).CheckSnapshot(ctx, req.(*CheckSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_VerifySnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifySnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).VerifySnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_VerifySnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).VerifySnapshot(ctx, req.(*VerifySnapshotRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -542,6 +580,10 @@ var SnapshotService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CheckSnapshot",
 			Handler:    _SnapshotService_CheckSnapshot_Handler,
+		},
+		{
+			MethodName: "VerifySnapshot",
+			Handler:    _SnapshotService_VerifySnapshot_Handler,
 		},
 		{
 			MethodName: "DistributeSnapshot",

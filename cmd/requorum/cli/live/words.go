@@ -12,6 +12,8 @@ func Title(op *requorumv1.Operation) string {
 	switch op.GetKind() {
 	case requorumv1.OperationKind_OPERATION_KIND_RESTORE:
 		return fmt.Sprintf("Restore %s from %s", op.GetCluster(), op.GetSnapshot())
+	case requorumv1.OperationKind_OPERATION_KIND_REHEARSE:
+		return fmt.Sprintf("Rehearse the restore of %s from %s", op.GetCluster(), op.GetSnapshot())
 	case requorumv1.OperationKind_OPERATION_KIND_IMPORT:
 		return fmt.Sprintf("Import snapshot %s into %s", op.GetSnapshot(), op.GetCluster())
 	case requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
@@ -31,6 +33,9 @@ func Subject(op *requorumv1.Operation) string {
 	}
 	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REBUILD {
 		return "rebuild the catalog of " + op.GetCluster()
+	}
+	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REHEARSE {
+		return "rehearse the restore of " + op.GetCluster()
 	}
 	return fmt.Sprintf("%s snapshot %s of %s", Kind(op.GetKind()), op.GetSnapshot(), op.GetCluster())
 }

@@ -1071,6 +1071,7 @@ type Task struct {
 	//	*Task_InspectOld
 	//	*Task_SaveOld
 	//	*Task_FollowCopy
+	//	*Task_DrillCopy
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1371,6 +1372,15 @@ func (x *Task) GetFollowCopy() *FollowCopy {
 	return nil
 }
 
+func (x *Task) GetDrillCopy() *DrillCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_DrillCopy); ok {
+			return x.DrillCopy
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1495,6 +1505,11 @@ type Task_FollowCopy struct {
 	FollowCopy *FollowCopy `protobuf:"bytes,40,opt,name=follow_copy,json=followCopy,proto3,oneof"`
 }
 
+type Task_DrillCopy struct {
+	// Restore a copy into a scratch directory, start an etcd on it and read everything.
+	DrillCopy *DrillCopy `protobuf:"bytes,37,opt,name=drill_copy,json=drillCopy,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1542,6 +1557,8 @@ func (*Task_InspectOld) isTask_Spec() {}
 func (*Task_SaveOld) isTask_Spec() {}
 
 func (*Task_FollowCopy) isTask_Spec() {}
+
+func (*Task_DrillCopy) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -1734,6 +1751,7 @@ type TaskResult struct {
 	//	*TaskResult_Fetched
 	//	*TaskResult_Copies
 	//	*TaskResult_Old
+	//	*TaskResult_Drilled
 	Result        isTaskResult_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1875,6 +1893,15 @@ func (x *TaskResult) GetOld() *OldData {
 	return nil
 }
 
+func (x *TaskResult) GetDrilled() *Drilled {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Drilled); ok {
+			return x.Drilled
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Result interface {
 	isTaskResult_Result()
 }
@@ -1934,6 +1961,11 @@ type TaskResult_Old struct {
 	Old *OldData `protobuf:"bytes,11,opt,name=old,proto3,oneof"`
 }
 
+type TaskResult_Drilled struct {
+	// Of DrillCopy.
+	Drilled *Drilled `protobuf:"bytes,14,opt,name=drilled,proto3,oneof"`
+}
+
 func (*TaskResult_Node) isTaskResult_Result() {}
 
 func (*TaskResult_HashKv) isTaskResult_Result() {}
@@ -1955,6 +1987,8 @@ func (*TaskResult_Fetched) isTaskResult_Result() {}
 func (*TaskResult_Copies) isTaskResult_Result() {}
 
 func (*TaskResult_Old) isTaskResult_Result() {}
+
+func (*TaskResult_Drilled) isTaskResult_Result() {}
 
 // InspectNode asks for the member's configuration and state.
 type InspectNode struct {
@@ -2038,9 +2072,13 @@ type NodeFacts struct {
 	// Whether etcd's process runs, whether it serves or not.
 	Running bool `protobuf:"varint,16,opt,name=running,proto3" json:"running,omitempty"`
 	// Whether the agent keeps etcd stopped because the node missed a restore.
-	Fenced        bool `protobuf:"varint,17,opt,name=fenced,proto3" json:"fenced,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Fenced bool `protobuf:"varint,17,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	// Free bytes where a drill restores to.
+	ScratchFreeBytes uint64 `protobuf:"varint,20,opt,name=scratch_free_bytes,json=scratchFreeBytes,proto3" json:"scratch_free_bytes,omitempty"`
+	// Bytes that a drill of a snapshot of the size asked about needs there, with what it leaves free.
+	ScratchNeededBytes uint64 `protobuf:"varint,21,opt,name=scratch_needed_bytes,json=scratchNeededBytes,proto3" json:"scratch_needed_bytes,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *NodeFacts) Reset() {
@@ -2190,6 +2228,20 @@ func (x *NodeFacts) GetFenced() bool {
 		return x.Fenced
 	}
 	return false
+}
+
+func (x *NodeFacts) GetScratchFreeBytes() uint64 {
+	if x != nil {
+		return x.ScratchFreeBytes
+	}
+	return 0
+}
+
+func (x *NodeFacts) GetScratchNeededBytes() uint64 {
+	if x != nil {
+		return x.ScratchNeededBytes
+	}
+	return 0
 }
 
 // HashKV asks the running member for its HashKV.
@@ -2577,6 +2629,170 @@ func (x *ImportCopy) GetSkipHashCheck() bool {
 	return false
 }
 
+// DrillCopy asks to prove that a copy can be restored, without touching the live member.
+type DrillCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the copy must be.
+	Manifest *v1.Manifest `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Added to the snapshot's revision, as a restore does.
+	BumpRevision  uint64 `protobuf:"varint,2,opt,name=bump_revision,json=bumpRevision,proto3" json:"bump_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillCopy) Reset() {
+	*x = DrillCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillCopy) ProtoMessage() {}
+
+func (x *DrillCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillCopy.ProtoReflect.Descriptor instead.
+func (*DrillCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DrillCopy) GetManifest() *v1.Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *DrillCopy) GetBumpRevision() uint64 {
+	if x != nil {
+		return x.BumpRevision
+	}
+	return 0
+}
+
+// Drilled is what a drill has shown. Everything it made is removed.
+type Drilled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Live keys that were counted and read.
+	Keys int64 `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	// Bytes of keys and values that were read.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// HashKV that the started member answered, which is the one computed from what was staged.
+	HashKv uint32 `protobuf:"varint,3,opt,name=hash_kv,json=hashKv,proto3" json:"hash_kv,omitempty"`
+	// Revision that it was at.
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Version of the etcd that was started.
+	EtcdVersion string `protobuf:"bytes,5,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	// How long restoring the file took.
+	StagedIn *durationpb.Duration `protobuf:"bytes,6,opt,name=staged_in,json=stagedIn,proto3" json:"staged_in,omitempty"`
+	// How long it took from the start of etcd until it served.
+	ServedIn *durationpb.Duration `protobuf:"bytes,7,opt,name=served_in,json=servedIn,proto3" json:"served_in,omitempty"`
+	// How long hashing and reading took.
+	ReadIn        *durationpb.Duration `protobuf:"bytes,8,opt,name=read_in,json=readIn,proto3" json:"read_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drilled) Reset() {
+	*x = Drilled{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drilled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drilled) ProtoMessage() {}
+
+func (x *Drilled) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drilled.ProtoReflect.Descriptor instead.
+func (*Drilled) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Drilled) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *Drilled) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Drilled) GetHashKv() uint32 {
+	if x != nil {
+		return x.HashKv
+	}
+	return 0
+}
+
+func (x *Drilled) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Drilled) GetEtcdVersion() string {
+	if x != nil {
+		return x.EtcdVersion
+	}
+	return ""
+}
+
+func (x *Drilled) GetStagedIn() *durationpb.Duration {
+	if x != nil {
+		return x.StagedIn
+	}
+	return nil
+}
+
+func (x *Drilled) GetServedIn() *durationpb.Duration {
+	if x != nil {
+		return x.ServedIn
+	}
+	return nil
+}
+
+func (x *Drilled) GetReadIn() *durationpb.Duration {
+	if x != nil {
+		return x.ReadIn
+	}
+	return nil
+}
+
 // InspectCopy asks for the facts of a copy.
 type InspectCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2588,7 +2804,7 @@ type InspectCopy struct {
 
 func (x *InspectCopy) Reset() {
 	*x = InspectCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2816,7 @@ func (x *InspectCopy) String() string {
 func (*InspectCopy) ProtoMessage() {}
 
 func (x *InspectCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2829,7 @@ func (x *InspectCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCopy.ProtoReflect.Descriptor instead.
 func (*InspectCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InspectCopy) GetName() string {
@@ -2634,7 +2850,7 @@ type WriteManifest struct {
 
 func (x *WriteManifest) Reset() {
 	*x = WriteManifest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2862,7 @@ func (x *WriteManifest) String() string {
 func (*WriteManifest) ProtoMessage() {}
 
 func (x *WriteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2875,7 @@ func (x *WriteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteManifest.ProtoReflect.Descriptor instead.
 func (*WriteManifest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WriteManifest) GetManifest() *v1.Manifest {
@@ -2682,7 +2898,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2910,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2923,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Source) GetNode() string {
@@ -2738,7 +2954,7 @@ type ServeCopy struct {
 
 func (x *ServeCopy) Reset() {
 	*x = ServeCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +2966,7 @@ func (x *ServeCopy) String() string {
 func (*ServeCopy) ProtoMessage() {}
 
 func (x *ServeCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +2979,7 @@ func (x *ServeCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeCopy.ProtoReflect.Descriptor instead.
 func (*ServeCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ServeCopy) GetName() string {
@@ -2795,7 +3011,7 @@ type FetchCopy struct {
 
 func (x *FetchCopy) Reset() {
 	*x = FetchCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +3023,7 @@ func (x *FetchCopy) String() string {
 func (*FetchCopy) ProtoMessage() {}
 
 func (x *FetchCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +3036,7 @@ func (x *FetchCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCopy.ProtoReflect.Descriptor instead.
 func (*FetchCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FetchCopy) GetManifest() *v1.Manifest {
@@ -2857,7 +3073,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +3085,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +3098,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Fetched) GetWireBytes() int64 {
@@ -2910,7 +3126,7 @@ type HashCopy struct {
 
 func (x *HashCopy) Reset() {
 	*x = HashCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3138,7 @@ func (x *HashCopy) String() string {
 func (*HashCopy) ProtoMessage() {}
 
 func (x *HashCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3151,7 @@ func (x *HashCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCopy.ProtoReflect.Descriptor instead.
 func (*HashCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HashCopy) GetManifest() *v1.Manifest {
@@ -2958,7 +3174,7 @@ type DropCopy struct {
 
 func (x *DropCopy) Reset() {
 	*x = DropCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3186,7 @@ func (x *DropCopy) String() string {
 func (*DropCopy) ProtoMessage() {}
 
 func (x *DropCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3199,7 @@ func (x *DropCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCopy.ProtoReflect.Descriptor instead.
 func (*DropCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DropCopy) GetName() string {
@@ -3013,7 +3229,7 @@ type PushCopy struct {
 
 func (x *PushCopy) Reset() {
 	*x = PushCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3241,7 @@ func (x *PushCopy) String() string {
 func (*PushCopy) ProtoMessage() {}
 
 func (x *PushCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3254,7 @@ func (x *PushCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopy.ProtoReflect.Descriptor instead.
 func (*PushCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PushCopy) GetRelayId() string {
@@ -3064,7 +3280,7 @@ type ListCopies struct {
 
 func (x *ListCopies) Reset() {
 	*x = ListCopies{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3292,7 @@ func (x *ListCopies) String() string {
 func (*ListCopies) ProtoMessage() {}
 
 func (x *ListCopies) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3305,7 @@ func (x *ListCopies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopies.ProtoReflect.Descriptor instead.
 func (*ListCopies) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 // CopyList is the vault's content.
@@ -3103,7 +3319,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3331,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3344,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CopyList) GetManifests() []*v1.Manifest {
@@ -3165,7 +3381,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3393,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3406,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -3279,7 +3495,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3291,7 +3507,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3304,7 +3520,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -3367,7 +3583,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +3595,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +3608,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -3416,7 +3632,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3644,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3657,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -3469,7 +3685,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3481,7 +3697,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3494,7 +3710,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -3515,7 +3731,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3527,7 +3743,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3540,7 +3756,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -3561,7 +3777,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +3789,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3802,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -3611,7 +3827,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3623,7 +3839,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3636,7 +3852,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -3687,7 +3903,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3699,7 +3915,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3712,7 +3928,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -3793,7 +4009,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +4021,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +4034,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -3855,7 +4071,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4083,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4096,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -3908,7 +4124,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3920,7 +4136,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3933,7 +4149,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -3966,7 +4182,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3978,7 +4194,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3991,7 +4207,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -4060,7 +4276,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4072,7 +4288,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4085,7 +4301,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -4131,7 +4347,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4143,7 +4359,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4156,7 +4372,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -4184,10 +4400,10 @@ var File_requorum_agent_v1_session_proto protoreflect.FileDescriptor
 
 const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1arequorum/v1/snapshot.proto\"s\n" +
+	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1arequorum/v1/snapshot.proto\"x\n" +
 	"\rEnrollRequest\x12\x19\n" +
-	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12!\n" +
-	"\ftoken_secret\x18\x02 \x01(\tR\vtokenSecret\x12\x12\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12&\n" +
+	"\ftoken_secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\vtokenSecret\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x10\n" +
 	"\x03csr\x18\x04 \x01(\fR\x03csr\"B\n" +
 	"\x0eEnrollResponse\x12 \n" +
@@ -4249,7 +4465,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xb3\f\n" +
+	"\x10PushCopyResponse\"\xf2\f\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -4287,7 +4503,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"inspectOld\x127\n" +
 	"\bsave_old\x18  \x01(\v2\x1a.requorum.agent.v1.SaveOldH\x00R\asaveOld\x12@\n" +
 	"\vfollow_copy\x18( \x01(\v2\x1d.requorum.agent.v1.FollowCopyH\x00R\n" +
-	"followCopyB\x06\n" +
+	"followCopy\x12=\n" +
+	"\n" +
+	"drill_copy\x18% \x01(\v2\x1c.requorum.agent.v1.DrillCopyH\x00R\tdrillCopyB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -4304,7 +4522,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\tTaskError\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .requorum.agent.v1.TaskErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xe3\x04\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\x9b\x05\n" +
 	"\n" +
 	"TaskResult\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1c.requorum.agent.v1.NodeFactsH\x00R\x04node\x12:\n" +
@@ -4318,10 +4536,11 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\afetched\x18\t \x01(\v2\x1a.requorum.agent.v1.FetchedH\x00R\afetched\x125\n" +
 	"\x06copies\x18\n" +
 	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copies\x12.\n" +
-	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03oldB\b\n" +
+	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03old\x126\n" +
+	"\adrilled\x18\x0e \x01(\v2\x1a.requorum.agent.v1.DrilledH\x00R\adrilledB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
-	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xc3\x04\n" +
+	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xa3\x05\n" +
 	"\tNodeFacts\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -4342,7 +4561,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x10can_join_learner\x18\x0e \x01(\bR\x0ecanJoinLearner\x12*\n" +
 	"\x11data_needed_bytes\x18\x0f \x01(\x03R\x0fdataNeededBytes\x12\x18\n" +
 	"\arunning\x18\x10 \x01(\bR\arunning\x12\x16\n" +
-	"\x06fenced\x18\x11 \x01(\bR\x06fenced\"$\n" +
+	"\x06fenced\x18\x11 \x01(\bR\x06fenced\x12,\n" +
+	"\x12scratch_free_bytes\x18\x14 \x01(\x04R\x10scratchFreeBytes\x120\n" +
+	"\x14scratch_needed_bytes\x18\x15 \x01(\x04R\x12scratchNeededBytes\"$\n" +
 	"\x06HashKV\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"i\n" +
 	"\fHashKVResult\x12\x12\n" +
@@ -4369,7 +4590,19 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"ImportCopy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12&\n" +
-	"\x0fskip_hash_check\x18\x03 \x01(\bR\rskipHashCheck\"!\n" +
+	"\x0fskip_hash_check\x18\x03 \x01(\bR\rskipHashCheck\"c\n" +
+	"\tDrillCopy\x121\n" +
+	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12#\n" +
+	"\rbump_revision\x18\x02 \x01(\x04R\fbumpRevision\"\xaf\x02\n" +
+	"\aDrilled\x12\x12\n" +
+	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x17\n" +
+	"\ahash_kv\x18\x03 \x01(\rR\x06hashKv\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12!\n" +
+	"\fetcd_version\x18\x05 \x01(\tR\vetcdVersion\x126\n" +
+	"\tstaged_in\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bstagedIn\x126\n" +
+	"\tserved_in\x18\a \x01(\v2\x19.google.protobuf.DurationR\bservedIn\x122\n" +
+	"\aread_in\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06readIn\"!\n" +
 	"\vInspectCopy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"B\n" +
 	"\rWriteManifest\x121\n" +
@@ -4531,7 +4764,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -4561,118 +4794,126 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*FollowCopy)(nil),            // 25: requorum.agent.v1.FollowCopy
 	(*CopyFacts)(nil),             // 26: requorum.agent.v1.CopyFacts
 	(*ImportCopy)(nil),            // 27: requorum.agent.v1.ImportCopy
-	(*InspectCopy)(nil),           // 28: requorum.agent.v1.InspectCopy
-	(*WriteManifest)(nil),         // 29: requorum.agent.v1.WriteManifest
-	(*Source)(nil),                // 30: requorum.agent.v1.Source
-	(*ServeCopy)(nil),             // 31: requorum.agent.v1.ServeCopy
-	(*FetchCopy)(nil),             // 32: requorum.agent.v1.FetchCopy
-	(*Fetched)(nil),               // 33: requorum.agent.v1.Fetched
-	(*HashCopy)(nil),              // 34: requorum.agent.v1.HashCopy
-	(*DropCopy)(nil),              // 35: requorum.agent.v1.DropCopy
-	(*PushCopy)(nil),              // 36: requorum.agent.v1.PushCopy
-	(*ListCopies)(nil),            // 37: requorum.agent.v1.ListCopies
-	(*CopyList)(nil),              // 38: requorum.agent.v1.CopyList
-	(*Stage)(nil),                 // 39: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 40: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 41: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 42: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 43: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 44: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 45: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 46: requorum.agent.v1.Start
-	(*Verify)(nil),                // 47: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 48: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 49: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 50: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 51: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 52: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 53: requorum.agent.v1.Finish
-	nil,                           // 54: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 55: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 56: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 57: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 58: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 59: requorum.v1.Copy
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(*DrillCopy)(nil),             // 28: requorum.agent.v1.DrillCopy
+	(*Drilled)(nil),               // 29: requorum.agent.v1.Drilled
+	(*InspectCopy)(nil),           // 30: requorum.agent.v1.InspectCopy
+	(*WriteManifest)(nil),         // 31: requorum.agent.v1.WriteManifest
+	(*Source)(nil),                // 32: requorum.agent.v1.Source
+	(*ServeCopy)(nil),             // 33: requorum.agent.v1.ServeCopy
+	(*FetchCopy)(nil),             // 34: requorum.agent.v1.FetchCopy
+	(*Fetched)(nil),               // 35: requorum.agent.v1.Fetched
+	(*HashCopy)(nil),              // 36: requorum.agent.v1.HashCopy
+	(*DropCopy)(nil),              // 37: requorum.agent.v1.DropCopy
+	(*PushCopy)(nil),              // 38: requorum.agent.v1.PushCopy
+	(*ListCopies)(nil),            // 39: requorum.agent.v1.ListCopies
+	(*CopyList)(nil),              // 40: requorum.agent.v1.CopyList
+	(*Stage)(nil),                 // 41: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 42: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 43: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 44: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 45: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 46: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 47: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 48: requorum.agent.v1.Start
+	(*Verify)(nil),                // 49: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 50: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 51: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 52: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 53: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 54: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 55: requorum.agent.v1.Finish
+	nil,                           // 56: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 57: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 58: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 59: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 60: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 61: requorum.v1.Copy
+	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	56, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	58, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
 	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	57, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	56, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	59, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	58, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
 	22, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
 	24, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
 	27, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	28, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	29, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	32, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	34, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	35, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	36, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	39, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	41, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	42, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	43, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	45, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	46, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	47, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	49, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	53, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	37, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	31, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	50, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	52, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	30, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	31, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	34, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	36, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	37, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	38, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	41, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	43, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	44, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	45, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	47, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	48, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	49, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	51, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	55, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	39, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	33, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	52, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	54, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
 	25, // 30: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
-	0,  // 31: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 32: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 33: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 34: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 35: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	23, // 36: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	26, // 37: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	58, // 38: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	59, // 39: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	40, // 40: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	48, // 41: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	44, // 42: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	33, // 43: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	38, // 44: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	51, // 45: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	56, // 46: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	30, // 47: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
-	60, // 48: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	58, // 49: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	58, // 50: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	30, // 51: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	58, // 52: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	58, // 53: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	58, // 54: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	54, // 55: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	55, // 56: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	56, // 57: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	23, // 58: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	60, // 59: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 60: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 61: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 62: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 63: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 64: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 65: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 66: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 67: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 68: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 69: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 70: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 71: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	66, // [66:72] is the sub-list for method output_type
-	60, // [60:66] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	28, // 31: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
+	0,  // 32: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18, // 33: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19, // 34: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 35: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21, // 36: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	23, // 37: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	26, // 38: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	60, // 39: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	61, // 40: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	42, // 41: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	50, // 42: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	46, // 43: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	35, // 44: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	40, // 45: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	53, // 46: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	29, // 47: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
+	58, // 48: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	32, // 49: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	62, // 50: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	60, // 51: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	59, // 52: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	59, // 53: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	59, // 54: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	60, // 55: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	60, // 56: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	32, // 57: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	60, // 58: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	60, // 59: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	60, // 60: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	56, // 61: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	57, // 62: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	58, // 63: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	23, // 64: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	62, // 65: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 66: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 67: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 68: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 69: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 70: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 71: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 72: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 73: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 74: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 75: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 76: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 77: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	72, // [72:78] is the sub-list for method output_type
+	66, // [66:72] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -4705,6 +4946,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_InspectOld)(nil),
 		(*Task_SaveOld)(nil),
 		(*Task_FollowCopy)(nil),
+		(*Task_DrillCopy)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -4718,6 +4960,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*TaskResult_Fetched)(nil),
 		(*TaskResult_Copies)(nil),
 		(*TaskResult_Old)(nil),
+		(*TaskResult_Drilled)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4725,7 +4968,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

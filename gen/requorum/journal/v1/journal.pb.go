@@ -232,7 +232,11 @@ type SnapshotJob struct {
 	// What a rebuild of the catalog has found on the nodes.
 	Found []*FoundSnapshot `protobuf:"bytes,19,rep,name=found,proto3" json:"found,omitempty"`
 	// Of a distribution: give the snapshot as many copies as it is to have, and no more.
-	Repair        bool `protobuf:"varint,25,opt,name=repair,proto3" json:"repair,omitempty"`
+	Repair bool `protobuf:"varint,25,opt,name=repair,proto3" json:"repair,omitempty"`
+	// The request of a drill.
+	Verify *v1.VerifySnapshotRequest `protobuf:"bytes,20,opt,name=verify,proto3" json:"verify,omitempty"`
+	// What the drill has shown.
+	Drilled       *v11.Drilled `protobuf:"bytes,21,opt,name=drilled,proto3" json:"drilled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -363,6 +367,20 @@ func (x *SnapshotJob) GetRepair() bool {
 		return x.Repair
 	}
 	return false
+}
+
+func (x *SnapshotJob) GetVerify() *v1.VerifySnapshotRequest {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetDrilled() *v11.Drilled {
+	if x != nil {
+		return x.Drilled
+	}
+	return nil
 }
 
 // FoundSnapshot is a snapshot that the nodes hold and the catalog does not know.
@@ -1511,7 +1529,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xbc\x04\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xae\x05\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1526,7 +1544,9 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\rwanted_copies\x18\x11 \x01(\rR\fwantedCopies\x12\x18\n" +
 	"\atargets\x18\x12 \x03(\tR\atargets\x128\n" +
 	"\x05found\x18\x13 \x03(\v2\".requorum.journal.v1.FoundSnapshotR\x05found\x12\x16\n" +
-	"\x06repair\x18\x19 \x01(\bR\x06repair\"\x83\x01\n" +
+	"\x06repair\x18\x19 \x01(\bR\x06repair\x12:\n" +
+	"\x06verify\x18\x14 \x01(\v2\".requorum.v1.VerifySnapshotRequestR\x06verify\x124\n" +
+	"\adrilled\x18\x15 \x01(\v2\x1a.requorum.agent.v1.DrilledR\adrilled\"\x83\x01\n" +
 	"\rFoundSnapshot\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
@@ -1670,12 +1690,14 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(*v11.CopyFacts)(nil),            // 19: requorum.agent.v1.CopyFacts
 	(*v1.Manifest)(nil),              // 20: requorum.v1.Manifest
 	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
-	(*v1.Copy)(nil),                  // 22: requorum.v1.Copy
-	(*v1.Schedule)(nil),              // 23: requorum.v1.Schedule
-	(*v1.ScheduleRun)(nil),           // 24: requorum.v1.ScheduleRun
-	(*v1.RestoreSpec)(nil),           // 25: requorum.v1.RestoreSpec
-	(*v11.Task)(nil),                 // 26: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 27: requorum.agent.v1.TaskReport
+	(*v1.VerifySnapshotRequest)(nil), // 22: requorum.v1.VerifySnapshotRequest
+	(*v11.Drilled)(nil),              // 23: requorum.agent.v1.Drilled
+	(*v1.Copy)(nil),                  // 24: requorum.v1.Copy
+	(*v1.Schedule)(nil),              // 25: requorum.v1.Schedule
+	(*v1.ScheduleRun)(nil),           // 26: requorum.v1.ScheduleRun
+	(*v1.RestoreSpec)(nil),           // 27: requorum.v1.RestoreSpec
+	(*v11.Task)(nil),                 // 28: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 29: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1689,35 +1711,37 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	20, // 8: requorum.journal.v1.SnapshotJob.manifest:type_name -> requorum.v1.Manifest
 	21, // 9: requorum.journal.v1.SnapshotJob.expires:type_name -> google.protobuf.Timestamp
 	3,  // 10: requorum.journal.v1.SnapshotJob.found:type_name -> requorum.journal.v1.FoundSnapshot
-	20, // 11: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
-	22, // 12: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
-	23, // 13: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
-	21, // 14: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
-	21, // 15: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
-	24, // 16: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
-	16, // 17: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
-	25, // 18: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	20, // 19: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	7,  // 20: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	21, // 21: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	21, // 22: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	21, // 23: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	20, // 24: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 25: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	21, // 26: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	20, // 27: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	21, // 28: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	21, // 29: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	21, // 30: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	26, // 31: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	27, // 32: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	21, // 33: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	21, // 34: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	22, // 11: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
+	23, // 12: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
+	20, // 13: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
+	24, // 14: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
+	25, // 15: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
+	21, // 16: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
+	21, // 17: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
+	26, // 18: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	16, // 19: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
+	27, // 20: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	20, // 21: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	7,  // 22: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	21, // 23: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	21, // 24: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	21, // 25: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	20, // 26: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 27: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	21, // 28: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	20, // 29: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	21, // 30: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	21, // 31: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	21, // 32: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	28, // 33: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	29, // 34: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	21, // 35: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	21, // 36: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
