@@ -13,6 +13,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/e2e/harness"
 	"github.com/requorum/requorum/internal/config"
 )
@@ -117,42 +118,9 @@ func hold(t *testing.T, c *harness.Cluster, more int) {
 // policyHolds compares records, catalog and files with what the policy says.
 func policyHolds(t *testing.T, c *harness.Cluster, long time.Duration) {
 	t.Helper()
-	all := runs(t, c)
-	var succeeded []string
-	seen, operations := map[string]bool{}, map[string]bool{}
-	for _, r := range all {
-		if r.GetEnded() == nil {
-			t.Errorf("a run has not ended: %v", r)
-		}
-		if r.GetOperationId() != "" && operations[r.GetOperationId()] {
-			t.Errorf("two runs are of operation %s", r.GetOperationId())
-		}
-		operations[r.GetOperationId()] = true
-		if r.GetResult() == requorumv1.RunResult_RUN_RESULT_SUCCEEDED {
-			succeeded = append(succeeded, r.GetSnapshot())
-		} else if r.GetReason() == "" {
-			t.Errorf("a run failed without a reason: %v", r)
-		}
-		if seen[r.GetSnapshot()] && r.GetSnapshot() != "" {
-			t.Errorf("two runs made %s", r.GetSnapshot())
-		}
-		seen[r.GetSnapshot()] = true
-	}
-	scheduled := 0
-	for _, op := range c.Operations() {
-		if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_SAVE && op.GetRequestedBy() == "schedule frequent" {
-			scheduled++
-			if len(all) < 100 && !operations[op.GetId()] {
-				t.Errorf("operation %s is of no run", op.GetId())
-			}
-		}
-	}
-	if most := int(long/(4*time.Second)) + 2; scheduled > most {
-		t.Errorf("in %s there were %d saves, every 4 s makes %d at most", long, scheduled, most)
-	}
+	succeeded := recordsHold(t, c, long)
 	want := append(slices.Clone(succeeded[:min(3, len(succeeded))]), "kept")
 	slices.Sort(want)
-	t.Logf("%d runs, %d of them succeeded, in %s", len(all), len(succeeded), long.Round(time.Second))
 	if got := catalogNames(t, c); !slices.Equal(got, want) {
 		t.Errorf("the catalog holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
@@ -169,6 +137,57 @@ func policyHolds(t *testing.T, c *harness.Cluster, long time.Duration) {
 	}
 	says(t, c.Do("snapshot", "prune", "--dry-run"), "0 of 4 go")
 	says(t, c.Do("snapshot", "show", want[len(want)-1]), "often-prod-", "purpose=soak")
+}
+
+// recordsHold compares the records of the runs with the operations, and returns the snapshots that they made, the newest
+// first.
+func recordsHold(t *testing.T, c *harness.Cluster, long time.Duration) []string {
+	t.Helper()
+	all := runs(t, c)
+	var succeeded []string
+	operations := map[string]bool{}
+	for _, r := range all {
+		if operations[r.GetOperationId()] && r.GetOperationId() != "" {
+			t.Errorf("two runs are of operation %s", r.GetOperationId())
+		}
+		operations[r.GetOperationId()] = true
+		switch {
+		case r.GetEnded() == nil:
+			t.Errorf("a run has not ended: %v", r)
+		case r.GetResult() == requorumv1.RunResult_RUN_RESULT_SUCCEEDED:
+			succeeded = append(succeeded, r.GetSnapshot())
+		case r.GetReason() == "":
+			t.Errorf("a run failed without a reason: %v", r)
+		}
+	}
+	if once := slices.Compact(slices.Sorted(slices.Values(succeeded))); len(once) != len(succeeded) {
+		t.Errorf("%d runs made %d snapshots", len(succeeded), len(once))
+	}
+	saves := scheduledSaves(c)
+	for _, id := range saves {
+		if len(all) < schedule.KeptRuns && !operations[id] {
+			t.Errorf("operation %s is of no run", id)
+		}
+	}
+	if most := int(long/(4*time.Second)) + 2; len(saves) > most {
+		t.Errorf("in %s there were %d saves, every 4 s makes %d at most", long, len(saves), most)
+	}
+	if len(all) > schedule.KeptRuns {
+		t.Errorf("%d runs are remembered, want %d at most", len(all), schedule.KeptRuns)
+	}
+	t.Logf("%d saves, %d runs remembered, %d of them succeeded, in %s", len(saves), len(all), len(succeeded), long.Round(time.Second))
+	return succeeded
+}
+
+// scheduledSaves are the IDs of the operations that the schedule has begun.
+func scheduledSaves(c *harness.Cluster) []string {
+	var ids []string
+	for _, op := range c.Operations() {
+		if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_SAVE && op.GetRequestedBy() == "schedule frequent" {
+			ids = append(ids, op.GetId())
+		}
+	}
+	return ids
 }
 
 // catalogNames are the names of all READY snapshots; there must be no others that did not fail.

@@ -129,7 +129,8 @@ func TestRetention(t *testing.T) {
 		},
 		"a paused schedule removes nothing": {
 			[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour)},
-			map[string]retention.Policy{"nightly": {Retention: last(1), Zone: time.UTC, Paused: true}}, "",
+			map[string]retention.Policy{"nightly": {Retention: last(1), Zone: time.UTC, Paused: true}},
+			"",
 		},
 		"a schedule that is gone removes nothing": {[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour)}, nil, ""},
 		"kinds that are kept": {

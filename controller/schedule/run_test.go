@@ -390,8 +390,8 @@ func TestScheduleThatIsGoneEndsItsWorker(t *testing.T) {
 		synctest.Wait()
 		d.runners.mu.Lock()
 		defer d.runners.mu.Unlock()
-		if len(d.runners.wakes) != 0 {
-			t.Errorf("workers %v", d.runners.wakes)
+		if len(d.runners.awake) != 0 {
+			t.Errorf("workers %v", d.runners.awake)
 		}
 	})
 }

@@ -65,26 +65,23 @@ type Scheduler struct {
 // Run begins runs and removes snapshots until ctx ends. It fails when the store cannot be read or written.
 func (s *Scheduler) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { // before the group ends, so that nobody joins it afterwards
-		<-ctx.Done()
-		s.runners.stop()
-		s.sweepers.stop()
-		return nil
-	})
-	s.runners.start(ctx, group, s.tend)
-	s.sweepers.start(ctx, group, s.sweepAgain)
+	group.Go(func() error { return s.runners.run(ctx, group, s.tend) })
+	group.Go(func() error { return s.sweepers.run(ctx, group, s.sweepAgain) })
 	group.Go(func() error { return s.findClusters(ctx) })
-	group.Go(func() error {
-		records, err := s.records()
-		for _, rec := range records {
-			s.runners.wake(rec.GetSchedule().GetName())
-		}
-		return err
-	})
+	group.Go(s.wakeAll)
 	return group.Wait()
 }
 
-// findClusters begins to look after clusters that come to be known.
+// wakeAll looks after every schedule there is.
+func (s *Scheduler) wakeAll() error {
+	records, err := s.records()
+	for _, rec := range records {
+		s.runners.wake(rec.GetSchedule().GetName())
+	}
+	return err
+}
+
+// findClusters looks after clusters that come to be known.
 func (s *Scheduler) findClusters(ctx context.Context) error {
 	for {
 		clusters, err := s.Catalog.Clusters()
@@ -92,7 +89,7 @@ func (s *Scheduler) findClusters(ctx context.Context) error {
 			return err
 		}
 		for _, c := range clusters {
-			s.sweepers.begin(c.GetName())
+			s.sweepers.wake(c.GetName())
 		}
 		if !wait(ctx, nil, sweepEvery) {
 			return nil
@@ -102,45 +99,76 @@ func (s *Scheduler) findClusters(ctx context.Context) error {
 
 // workers are goroutines by name, each of which is woken when there may be something to do.
 type workers struct {
-	mu    sync.Mutex
-	ctx   context.Context // nil unless started
-	group *errgroup.Group
-	work  func(ctx context.Context, name string, woken <-chan struct{}) error
-	wakes map[string]chan struct{}
+	mu     sync.Mutex
+	awake  map[string]chan struct{} // those that run
+	wanted map[string]bool          // those that are to begin
+	begin  chan struct{}            // there are wanted ones
 }
 
-func (w *workers) start(ctx context.Context, group *errgroup.Group, work func(context.Context, string, <-chan struct{}) error) {
+// wake makes the worker of that name look again. One that does not run begins, at the latest when run is called.
+func (w *workers) wake(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ctx, w.group, w.work, w.wakes = ctx, group, work, make(map[string]chan struct{})
-}
-
-func (w *workers) stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ctx = nil
-}
-
-// begin starts the worker of that name unless there is one.
-func (w *workers) begin(name string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ctx == nil || w.ctx.Err() != nil || w.wakes[name] != nil {
-		return // whoever starts later looks at everything
+	w.prepare()
+	tell := w.begin
+	if woken := w.awake[name]; woken != nil {
+		tell = woken
+	} else {
+		w.wanted[name] = true
 	}
-	woken := make(chan struct{}, 1)
-	w.wakes[name] = woken
-	ctx, work := w.ctx, w.work
-	w.group.Go(func() error {
-		for {
-			if err := work(ctx, name, woken); err != nil || ctx.Err() != nil {
-				return err
-			}
-			if w.leave(name, woken) {
-				return nil
-			}
+	select {
+	case tell <- struct{}{}:
+	default: // it is about to look
+	}
+}
+
+func (w *workers) prepare() {
+	if w.begin == nil {
+		w.awake, w.wanted, w.begin = make(map[string]chan struct{}), make(map[string]bool), make(chan struct{}, 1)
+	}
+}
+
+// run begins workers as they are wanted, until ctx ends. A worker ends by returning nil, and begins again when it is woken.
+func (w *workers) run(ctx context.Context, group *errgroup.Group, work func(context.Context, string, <-chan struct{}) error) error {
+	w.mu.Lock()
+	w.prepare()
+	begin := w.begin
+	w.mu.Unlock()
+	for {
+		for name, woken := range w.take() {
+			group.Go(func() error { return w.keep(ctx, name, woken, work) })
 		}
-	})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-begin:
+		}
+	}
+}
+
+// take returns the workers that are wanted, which are taken for awake from now on.
+func (w *workers) take() map[string]chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	taken := make(map[string]chan struct{}, len(w.wanted))
+	for name := range w.wanted {
+		taken[name] = make(chan struct{}, 1)
+		w.awake[name] = taken[name]
+	}
+	clear(w.wanted)
+	return taken
+}
+
+// keep works until there is nothing more to do.
+func (w *workers) keep(ctx context.Context, name string, woken <-chan struct{}, work func(context.Context, string, <-chan struct{}) error) error {
+	for {
+		if err := work(ctx, name, woken); err != nil || ctx.Err() != nil {
+			return err
+		}
+		if w.leave(name, woken) {
+			return nil
+		}
+	}
 }
 
 // leave ends a worker that has nothing more to do, unless it was woken meanwhile.
@@ -151,20 +179,7 @@ func (w *workers) leave(name string, woken <-chan struct{}) bool {
 	case <-woken:
 		return false
 	default:
-		delete(w.wakes, name)
+		delete(w.awake, name)
 		return true
-	}
-}
-
-// wake makes the worker of that name look again.
-func (w *workers) wake(name string) {
-	w.begin(name)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if woken := w.wakes[name]; woken != nil {
-		select {
-		case woken <- struct{}{}:
-		default: // it is about to look
-		}
 	}
 }

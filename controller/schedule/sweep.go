@@ -77,8 +77,22 @@ func (s *Scheduler) facts(cluster string) ([]*requorumv1.Snapshot, map[string]re
 		}
 		policies[sched.GetName()] = retention.Policy{Retention: sched.GetLocalStorage(), Zone: table.Zone(), Paused: sched.GetPaused()}
 	}
-	snapshots, err := s.Catalog.Snapshots(cluster)
+	snapshots, err := s.present(cluster)
 	return snapshots, policies, err
+}
+
+// present returns a cluster's snapshots with the copies of the nodes that it has today: one on a node that was removed is
+// out of reach.
+func (s *Scheduler) present(cluster string) ([]*requorumv1.Snapshot, error) {
+	nodes, err := s.Catalog.NodeNames(cluster)
+	if err != nil {
+		return nil, err
+	}
+	snapshots, err := s.Catalog.Snapshots(cluster)
+	for _, snap := range snapshots {
+		snap.Copies = slices.DeleteFunc(snap.GetCopies(), func(c *requorumv1.Copy) bool { return !slices.Contains(nodes, c.GetNode()) })
+	}
+	return snapshots, err
 }
 
 // sweepAgain removes what has to go from a cluster, whenever it may be time to. It returns when ctx has ended.

@@ -157,6 +157,27 @@ func TestAPausedScheduleRemovesNothing(t *testing.T) {
 	})
 }
 
+// A copy on a node that was removed is none: what has no other does not count, and pushes out nobody.
+func TestCopiesOfRemovedNodesDoNotCount(t *testing.T) {
+	atDesk(t, func(d *desk) {
+		s := hourly()
+		s.LocalStorage = &requorumv1.Retention{Last: 1}
+		d.apply(s)
+		d.pass(70 * time.Minute)
+		newest := d.ready("prod")[0].GetName()
+		d.saved("elsewhere", 10*time.Second)
+		for name, node := range map[string]string{newest: "gone", "elsewhere": "a"} {
+			if err := d.Catalog.Update("prod", name, func(s *requorumv1.Snapshot) { s.Copies[0].Node = node }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d.pass(time.Minute)
+		if got := d.names(); got != "elsewhere nightly@01:00:00" {
+			t.Errorf("kept %s: the last one that can be reached is elsewhere", got)
+		}
+	})
+}
+
 func TestJudgeTakesARetentionInPlaceOfTheSchedules(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.apply(hourly())

@@ -113,7 +113,11 @@ func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	if err := j.noteCopies(run, j.wanted(run, copies)); err != nil {
+	known, err := j.Catalog.Snapshot(run.Cluster(), run.Operation().GetSnapshot())
+	if err != nil {
+		return err
+	}
+	if err := j.noteCopies(run, wanted(run, known, copies)); err != nil {
 		return err
 	}
 	holders := GoodOn(copies)
@@ -127,13 +131,12 @@ func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
 }
 
 // wanted leaves out, of a snapshot that not every node is to hold, the nodes that do not and need not.
-func (j *Jobs) wanted(run *operation.Run, copies []*requorumv1.Copy) []*requorumv1.Copy {
+func wanted(run *operation.Run, known *requorumv1.Snapshot, copies []*requorumv1.Copy) []*requorumv1.Copy {
 	if run.Snapshot().GetWantedCopies() == 0 || len(GoodOn(copies)) == 0 {
 		return copies
 	}
-	known, err := j.Catalog.Snapshot(run.Cluster(), run.Operation().GetSnapshot())
 	return slices.DeleteFunc(slices.Clone(copies), func(c *requorumv1.Copy) bool {
-		listed := err == nil && slices.ContainsFunc(known.GetCopies(), func(k *requorumv1.Copy) bool { return k.GetNode() == c.GetNode() })
+		listed := slices.ContainsFunc(known.GetCopies(), func(k *requorumv1.Copy) bool { return k.GetNode() == c.GetNode() })
 		return c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD && !listed
 	})
 }

@@ -49,7 +49,7 @@ func parse(spec string, zone *time.Location) (cron.Schedule, error) {
 	if n := len(strings.Fields(spec)); n != 5 {
 		return nil, fmt.Errorf("it has %d fields, not the five of cron: minute, hour, day of month, month, day of week", n)
 	}
-	parsed, err := cron.NewParser(fields).Parse(spec)
+	parsed, err := cron.MustNewParser(fields).Parse(spec) // it panics for fields that make no sense, whatever spec is
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +100,8 @@ const most = 1000
 // stands for all of them.
 func (t *Table) Latest(due, now time.Time) (latest time.Time, others uint32) {
 	if t.cron == nil {
-		n := max(0, now.Sub(due)/t.every)
-		return due.Add(n * t.every), uint32(n)
+		passed := max(0, now.Sub(due))
+		return due.Add(passed.Truncate(t.every)), uint32(passed / t.every)
 	}
 	for latest = due; others < most; others++ {
 		next := t.Next(latest)

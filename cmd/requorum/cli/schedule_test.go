@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -300,5 +302,37 @@ func TestSaveTakesAnAgeAndANumberOfCopies(t *testing.T) {
 	}
 	if r := f.command(t, "snapshot", "save", "--copies", "few"); r.code != ExitUsage || !strings.Contains(r.err, "write all, one or a number") {
 		t.Errorf("%d %s", r.code, r.err)
+	}
+}
+
+// The schedules that people are given to copy can be applied, and the first of each names every field.
+func TestExampleSchedulesCanBeApplied(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/schedules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "```text\n")
+	block, _, _ = strings.Cut(block, "```")
+	example, err := os.ReadFile("../../../deploy/schedule.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields []string
+	for _, at := range []reflect.Type{reflect.TypeFor[policy](), reflect.TypeFor[keeping]()} {
+		for i := range at.NumField() {
+			name, _, _ := strings.Cut(at.Field(i).Tag.Get("yaml"), ",")
+			fields = append(fields, name)
+		}
+	}
+	for name, text := range map[string]string{"docs/schedules.md": block, "deploy/schedule.yaml": string(example)} {
+		if _, err := readPolicies("-", strings.NewReader(text)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, field := range fields {
+			alternative := field == "every" || field == "schedule" || field == "status"
+			if !alternative && !regexp.MustCompile(`(?m)^\s*`+field+`:`).MatchString(text) {
+				t.Errorf("%s does not name %s", name, field)
+			}
+		}
 	}
 }
