@@ -163,6 +163,24 @@ func noSecrets(t *testing.T, cfg Config, entries int, secrets ...string) {
 	}
 }
 
+// Who guesses at tokens does not fill the log, and pushes nothing out of it.
+func TestFailedEnrolmentsDoNotFillTheAuditLog(t *testing.T) {
+	cfg := freshConfig(t)
+	during(t, cfg, func(address string) {
+		conn := admin(t, cfg, address)
+		defer conn.Close()
+		const guesses = 100
+		refusals := map[codes.Code]int{}
+		for range guesses {
+			_, err := agentv1.NewEnrollServiceClient(conn).Enroll(t.Context(), &agentv1.EnrollRequest{TokenId: "guess", TokenSecret: "guess", Node: "etcd-1"})
+			refusals[status.Code(err)]++
+		}
+		if n := len(entries(t, conn)); n < 20 || n > guesses || n != 2*refusals[codes.Unauthenticated] || refusals[codes.ResourceExhausted] < guesses/2 {
+			t.Errorf("%d entries about %d guesses, which were refused as %v", n, guesses, refusals)
+		}
+	})
+}
+
 // A call that cannot be noted has no effect.
 func TestNothingIsDoneThatCannotBeAudited(t *testing.T) {
 	cfg := freshConfig(t)
