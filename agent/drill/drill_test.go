@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,19 +26,45 @@ import (
 	"github.com/requorum/requorum/internal/etcdtest"
 )
 
-// TestMain is also the etcd that a drill starts.
+// makes is set, to the path of the file, in the process that makes a snapshot.
+const makes = "REQUORUM_TEST_MAKES_SNAPSHOT"
+
+// TestMain is also the etcd that a drill starts, and the process that makes a snapshot to drill: a member in this one would
+// leave goroutines.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "etcd" {
+	switch {
+	case filepath.Base(os.Args[0]) == "etcd":
 		etcdmain.Main(os.Args)
-		return
+	case os.Getenv(makes) != "":
+		os.Exit(m.Run())
+	default:
+		goleak.VerifyTestMain(m)
 	}
-	goleak.VerifyTestMain(m)
 }
 
-// snapshot is a file of a real member, and its manifest. Keys were deleted and compacted, some hang on leases, and
-// authentication is on.
+// snapshot is a file of a real member, and its manifest.
 func snapshot(t *testing.T) (string, *requorumv1.Manifest) {
 	t.Helper()
+	path := filepath.Join(t.TempDir(), "snapshot.db")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMakesTheSnapshot$")
+	cmd.Env = append(os.Environ(), makes+"="+path)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m, err := etcdfile.Inspect(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Name = "pre-1.31"
+	return path, m
+}
+
+// TestMakesTheSnapshot makes one in which keys were deleted and compacted, and authentication is on.
+func TestMakesTheSnapshot(t *testing.T) {
+	path := os.Getenv(makes)
+	if path == "" {
+		t.Skip("the other tests run this in a process of its own")
+	}
 	c := etcdtest.Start(t, etcdtest.Options{Auth: true})
 	client := c.Client(t)
 	value := strings.Repeat("v", 500)
@@ -53,13 +80,9 @@ func snapshot(t *testing.T) (string, *requorumv1.Manifest) {
 	if _, err := client.Compact(t.Context(), resp.Header.Revision-50); err != nil {
 		t.Fatal(err)
 	}
-	path := c.SaveSnapshot(t, 0)
-	m, err := etcdfile.Inspect(t.Context(), path, nil)
-	if err != nil {
+	if err := os.Rename(c.SaveSnapshot(t, 0), path); err != nil {
 		t.Fatal(err)
 	}
-	m.Name = "pre-1.31"
-	return path, m
 }
 
 // noted is a Progress that may act on what it is told.

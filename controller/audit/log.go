@@ -78,6 +78,9 @@ func Open(s store.Store, o Options, log hclog.Logger) (*Log, error) {
 		}
 	}
 	l.floor, l.written = last, last
+	if err := l.file.append(nil); err != nil { // better now than at the first call
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
 	if err := l.flush(); err != nil {
 		return nil, err
 	}

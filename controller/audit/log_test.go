@@ -169,6 +169,15 @@ func TestEntriesComeAfterThoseOfTheFileWhenTheStoreIsOlder(t *testing.T) {
 	}
 }
 
+func TestOpenFailsWhereTheFileCannotBeWritten(t *testing.T) {
+	d := atDesk(t, Options{})
+	o := d.options
+	o.File = filepath.Join(t.TempDir(), "missing", "audit.log")
+	if _, err := Open(d.db, o, hclog.NewNullLogger()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestNothingIsNotedWhereTheFileCannotBeWritten(t *testing.T) {
 	d := atDesk(t, Options{})
 	first := d.note(t, "operator alice (admin)", "prod")
