@@ -156,6 +156,9 @@ func (c *Calls) about(e *requorumv1.AuditEntry, req any) {
 	}); ok {
 		e.Cluster = r.GetSpec().GetCluster()
 	}
+	if r, ok := req.(*requorumv1.ApplyScheduleRequest); ok {
+		e.Cluster = r.GetSchedule().GetCluster()
+	}
 	if r, ok := req.(*requorumv1.CancelOperationRequest); ok {
 		e.OperationId = r.GetId()
 		if c.Cluster != nil {
