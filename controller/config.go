@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/pki"
 )
@@ -22,6 +23,7 @@ type Config struct {
 	Heartbeat          config.Duration `yaml:"heartbeat"`            // how often agents show that they live
 	OfflineAfter       config.Duration `yaml:"offline_after"`        // how long a task waits for a node that is away
 	StalledAfter       config.Duration `yaml:"stalled_after"`        // how long a task may go without progress
+	Remotes            []remote.Config `yaml:"remotes"`              // object stores that snapshots can be stored in
 	EpochAtLeast       uint64          `yaml:"-"`                    // for a controller brought back from an old backup
 	LogLevel           string          `yaml:"log_level"`            // trace, debug, info, warn, error
 	LogJSON            bool            `yaml:"log_json"`             // one JSON object a line
@@ -45,7 +47,8 @@ func (c Config) check() error {
 	if (c.CA.Cert == "") != (c.CA.Key == "") {
 		return errors.New("ca needs both cert and key")
 	}
-	return nil
+	_, err := remote.New(c.Remotes)
+	return err
 }
 
 func (c Config) authority() (*pki.Authority, error) {

@@ -26,6 +26,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/restore"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
@@ -140,8 +141,12 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	for _, n := range nodes {
 		dispatcher.Recall(dispatch.Key{Cluster: n.GetCluster(), Node: n.GetName()}, n.GetTransferAddress(), n.GetRemoved())
 	}
-	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("snapshot")}
-	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("restore")}
+	remotes, err := remote.New(cfg.Remotes)
+	if err != nil {
+		return nil, err
+	}
+	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("snapshot")}
+	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("restore")}
 	builders := snapshots.Builders()
 	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = restores.Builder
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
@@ -152,7 +157,7 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	})
 	return &controller{access: entry, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
-		Snapshots: snapshots, Restores: restores, Log: log.Named("api"),
+		Snapshots: snapshots, Restores: restores, Remotes: remotes, Log: log.Named("api"),
 	}}, nil
 }
 

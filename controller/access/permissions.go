@@ -42,6 +42,11 @@ var permissions = map[string]who{
 	requorumv1.SnapshotService_ExportSnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_DeleteSnapshot_FullMethodName:     admin,
 
+	requorumv1.SnapshotService_UploadSnapshot_FullMethodName: work,
+
+	requorumv1.RemoteService_ListRemotes_FullMethodName:         look,
+	requorumv1.RemoteService_ListRemoteSnapshots_FullMethodName: look,
+
 	requorumv1.RestoreService_PlanRestore_FullMethodName:  look,
 	requorumv1.RestoreService_StartRestore_FullMethodName: work,
 

@@ -16,6 +16,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/restore"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/internal/pki"
@@ -29,6 +30,7 @@ type Server struct {
 	Engine     *operation.Engine
 	Snapshots  *snapshot.Jobs
 	Restores   *restore.Jobs
+	Remotes    *remote.Remotes
 	Log        hclog.Logger
 
 	relays relays
@@ -39,6 +41,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	requorumv1.RegisterClusterServiceServer(r, clusters{Server: s})
 	requorumv1.RegisterSnapshotServiceServer(r, snapshots{Server: s})
 	requorumv1.RegisterRestoreServiceServer(r, restores{Server: s})
+	requorumv1.RegisterRemoteServiceServer(r, remotes{Server: s})
 	requorumv1.RegisterOperationServiceServer(r, operations{Server: s})
 	requorumv1.RegisterAccessServiceServer(r, accesses{Server: s})
 	agentv1.RegisterEnrollServiceServer(r, enrolment{Server: s})

@@ -22,6 +22,6 @@ func (s restores) StartRestore(ctx context.Context, req *requorumv1.StartRestore
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Restores.Start(req.GetSpec(), req.GetRequestId(), by)
+	op, err := s.Restores.Start(ctx, req, by)
 	return &requorumv1.StartRestoreResponse{Operation: op}, toStatus(err)
 }

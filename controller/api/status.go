@@ -13,6 +13,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/internal/names"
 )
@@ -43,6 +44,7 @@ func classify(err error) (codes.Code, string) {
 		badName  *names.Error
 		notFound *catalog.NotFoundError
 		noOp     *operation.NotFoundError
+		noRemote *remote.UnknownError
 		exists   *catalog.ExistsError
 		busy     *operation.BusyError
 		reused   *operation.RequestReusedError
@@ -52,7 +54,7 @@ func classify(err error) (codes.Code, string) {
 	switch {
 	case errors.As(err, &invalid), errors.As(err, &badName):
 		return codes.InvalidArgument, "INVALID"
-	case errors.As(err, &notFound), errors.As(err, &noOp):
+	case errors.As(err, &notFound), errors.As(err, &noOp), errors.As(err, &noRemote):
 		return codes.NotFound, "NOT_FOUND"
 	case errors.As(err, &exists):
 		return codes.AlreadyExists, "EXISTS"

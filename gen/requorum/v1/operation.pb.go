@@ -41,6 +41,8 @@ const (
 	OperationKind_OPERATION_KIND_DELETE OperationKind = 5
 	// Restore a whole cluster.
 	OperationKind_OPERATION_KIND_RESTORE OperationKind = 6
+	// Store a snapshot in a remote.
+	OperationKind_OPERATION_KIND_UPLOAD OperationKind = 7
 )
 
 // Enum value maps for OperationKind.
@@ -53,6 +55,7 @@ var (
 		4: "OPERATION_KIND_DISTRIBUTE",
 		5: "OPERATION_KIND_DELETE",
 		6: "OPERATION_KIND_RESTORE",
+		7: "OPERATION_KIND_UPLOAD",
 	}
 	OperationKind_value = map[string]int32{
 		"OPERATION_KIND_UNSPECIFIED": 0,
@@ -62,6 +65,7 @@ var (
 		"OPERATION_KIND_DISTRIBUTE":  4,
 		"OPERATION_KIND_DELETE":      5,
 		"OPERATION_KIND_RESTORE":     6,
+		"OPERATION_KIND_UPLOAD":      7,
 	}
 )
 
@@ -1464,7 +1468,7 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x04 \x01(\tR\x06advice*\xd3\x01\n" +
+	"\x06advice\x18\x04 \x01(\tR\x06advice*\xee\x01\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OPERATION_KIND_SAVE\x10\x01\x12\x19\n" +
@@ -1472,7 +1476,8 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\x14OPERATION_KIND_CHECK\x10\x03\x12\x1d\n" +
 	"\x19OPERATION_KIND_DISTRIBUTE\x10\x04\x12\x19\n" +
 	"\x15OPERATION_KIND_DELETE\x10\x05\x12\x1a\n" +
-	"\x16OPERATION_KIND_RESTORE\x10\x06*\xe6\x01\n" +
+	"\x16OPERATION_KIND_RESTORE\x10\x06\x12\x19\n" +
+	"\x15OPERATION_KIND_UPLOAD\x10\a*\xe6\x01\n" +
 	"\x0eOperationState\x12\x1f\n" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_STATE_RUNNING\x10\x01\x12\x1d\n" +

@@ -224,9 +224,14 @@ type SaveSnapshotRequest struct {
 	// Nodes that are offline get no copy.
 	AllowDegraded bool `protobuf:"varint,5,opt,name=allow_degraded,json=allowDegraded,proto3" json:"allow_degraded,omitempty"`
 	// Free-form labels kept in the manifest.
-	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Remote that stores it, too, by its name in the controller's configuration; empty for none. The snapshot
+	// is READY only once it is there.
+	Remote string `protobuf:"bytes,7,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Keep the snapshot on the nodes, with a warning, where the remote cannot take it.
+	AllowRemoteFailure bool `protobuf:"varint,8,opt,name=allow_remote_failure,json=allowRemoteFailure,proto3" json:"allow_remote_failure,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SaveSnapshotRequest) Reset() {
@@ -299,6 +304,20 @@ func (x *SaveSnapshotRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *SaveSnapshotRequest) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *SaveSnapshotRequest) GetAllowRemoteFailure() bool {
+	if x != nil {
+		return x.AllowRemoteFailure
+	}
+	return false
 }
 
 // SaveSnapshotResponse carries the operation that was started, or found by its request ID.
@@ -658,7 +677,10 @@ type DistributeSnapshotRequest struct {
 	// Name of the cluster.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Name of the snapshot, or "latest".
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Text of key files of age, for a snapshot of which only an encrypted remote copy is left. It goes to the node
+	// that decrypts, and is kept in memory only.
+	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -714,6 +736,13 @@ func (x *DistributeSnapshotRequest) GetName() string {
 	return ""
 }
 
+func (x *DistributeSnapshotRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 // DistributeSnapshotResponse carries the operation.
 type DistributeSnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -760,6 +789,125 @@ func (x *DistributeSnapshotResponse) GetOperation() *Operation {
 	return nil
 }
 
+// UploadSnapshotRequest names the snapshot to store in a remote.
+type UploadSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the snapshot, or "latest".
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of the remote, as in the controller's configuration.
+	Remote        string `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadSnapshotRequest) Reset() {
+	*x = UploadSnapshotRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadSnapshotRequest) ProtoMessage() {}
+
+func (x *UploadSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*UploadSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UploadSnapshotRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UploadSnapshotRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *UploadSnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UploadSnapshotRequest) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+// UploadSnapshotResponse carries the operation.
+type UploadSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadSnapshotResponse) Reset() {
+	*x = UploadSnapshotResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadSnapshotResponse) ProtoMessage() {}
+
+func (x *UploadSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*UploadSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UploadSnapshotResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 // DeleteSnapshotRequest names the snapshot to remove.
 type DeleteSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -777,7 +925,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +937,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +950,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteSnapshotRequest) GetRequestId() string {
@@ -844,7 +992,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1004,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1017,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteSnapshotResponse) GetOperation() *Operation {
@@ -886,7 +1034,7 @@ type ImportSnapshotRequest struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Name of the cluster.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// Node on which the file lies.
+	// Node on which the file lies; with from, the node that fetches it, empty for any.
 	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// Absolute path of the file on that node. It is copied; the original stays.
 	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
@@ -895,14 +1043,19 @@ type ImportSnapshotRequest struct {
 	// Accept a file without a trailing SHA-256, as a copy of a stopped member's db is.
 	SkipHashCheck bool `protobuf:"varint,6,opt,name=skip_hash_check,json=skipHashCheck,proto3" json:"skip_hash_check,omitempty"`
 	// Free-form labels kept in the manifest.
-	Labels        map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Snapshot in a remote, in place of a path: REMOTE:NAME, REMOTE:CLUSTER/NAME, or s3://BUCKET/FOLDER/CLUSTER/NAME,
+	// where BUCKET is that of a remote, or a remote's name. NAME may be latest.
+	From string `protobuf:"bytes,8,opt,name=from,proto3" json:"from,omitempty"`
+	// Text of key files of age, where that is encrypted. It goes to the node that decrypts, and is kept in memory only.
+	Identity      string `protobuf:"bytes,9,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImportSnapshotRequest) Reset() {
 	*x = ImportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1067,7 @@ func (x *ImportSnapshotRequest) String() string {
 func (*ImportSnapshotRequest) ProtoMessage() {}
 
 func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1080,7 @@ func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ImportSnapshotRequest) GetRequestId() string {
@@ -979,6 +1132,20 @@ func (x *ImportSnapshotRequest) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *ImportSnapshotRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ImportSnapshotRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 // ImportSnapshotResponse carries the operation.
 type ImportSnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -990,7 +1157,7 @@ type ImportSnapshotResponse struct {
 
 func (x *ImportSnapshotResponse) Reset() {
 	*x = ImportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1169,7 @@ func (x *ImportSnapshotResponse) String() string {
 func (*ImportSnapshotResponse) ProtoMessage() {}
 
 func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1182,7 @@ func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ImportSnapshotResponse) GetOperation() *Operation {
@@ -1040,7 +1207,7 @@ type ExportSnapshotRequest struct {
 
 func (x *ExportSnapshotRequest) Reset() {
 	*x = ExportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1219,7 @@ func (x *ExportSnapshotRequest) String() string {
 func (*ExportSnapshotRequest) ProtoMessage() {}
 
 func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1232,7 @@ func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExportSnapshotRequest) GetCluster() string {
@@ -1105,7 +1272,7 @@ type ExportSnapshotResponse struct {
 
 func (x *ExportSnapshotResponse) Reset() {
 	*x = ExportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1284,7 @@ func (x *ExportSnapshotResponse) String() string {
 func (*ExportSnapshotResponse) ProtoMessage() {}
 
 func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1297,7 @@ func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExportSnapshotResponse) GetPart() isExportSnapshotResponse_Part {
@@ -1196,14 +1363,16 @@ type Snapshot struct {
 	// Operation that made it.
 	OperationId string `protobuf:"bytes,8,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	// Why it failed, empty if it did not.
-	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// Copies in remotes, as last seen.
+	Remotes       []*RemoteCopy `protobuf:"bytes,12,rep,name=remotes,proto3" json:"remotes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1384,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1397,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Snapshot) GetName() string {
@@ -1294,6 +1463,177 @@ func (x *Snapshot) GetError() string {
 	return ""
 }
 
+func (x *Snapshot) GetRemotes() []*RemoteCopy {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
+// RemoteCopy is a snapshot's file in a remote.
+type RemoteCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the remote, as in the controller's configuration.
+	Remote string `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What was found when it was last looked at.
+	State CopyState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.CopyState" json:"state,omitempty"`
+	// When it was stored, or last looked at.
+	Checked *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=checked,proto3" json:"checked,omitempty"`
+	// What is stored.
+	Object *StoredObject `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	// The reason, where state is not GOOD.
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteCopy) Reset() {
+	*x = RemoteCopy{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteCopy) ProtoMessage() {}
+
+func (x *RemoteCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteCopy.ProtoReflect.Descriptor instead.
+func (*RemoteCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RemoteCopy) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *RemoteCopy) GetState() CopyState {
+	if x != nil {
+		return x.State
+	}
+	return CopyState_COPY_STATE_UNSPECIFIED
+}
+
+func (x *RemoteCopy) GetChecked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Checked
+	}
+	return nil
+}
+
+func (x *RemoteCopy) GetObject() *StoredObject {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *RemoteCopy) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// StoredObject describes the object that holds a snapshot's file, compressed and encrypted as it says.
+type StoredObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key in the remote. The manifest's is beside it: the snapshot's name and ".json".
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Size of the object in bytes.
+	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of the object, lower-case hexadecimal.
+	Sha256 string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Level of zstd that it was compressed with; 0 if it is not compressed.
+	ZstdLevel int32 `protobuf:"varint,4,opt,name=zstd_level,json=zstdLevel,proto3" json:"zstd_level,omitempty"`
+	// Recipients of age that it was encrypted for; none if it is not encrypted.
+	Recipients    []string `protobuf:"bytes,5,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredObject) Reset() {
+	*x = StoredObject{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredObject) ProtoMessage() {}
+
+func (x *StoredObject) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredObject.ProtoReflect.Descriptor instead.
+func (*StoredObject) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StoredObject) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *StoredObject) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *StoredObject) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *StoredObject) GetZstdLevel() int32 {
+	if x != nil {
+		return x.ZstdLevel
+	}
+	return 0
+}
+
+func (x *StoredObject) GetRecipients() []string {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
 // Manifest describes a snapshot file well enough to restore from it without the controller. It is
 // kept as JSON beside every copy.
 type Manifest struct {
@@ -1347,14 +1687,16 @@ type Manifest struct {
 	// Bytes of the file's database that are in use.
 	SizeInUse int64 `protobuf:"varint,24,opt,name=size_in_use,json=sizeInUse,proto3" json:"size_in_use,omitempty"`
 	// Raft index of the last change that the file holds, read from the file; 0 if the file does not tell.
-	AppliedIndex  uint64 `protobuf:"varint,25,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,25,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// In a remote: the object that holds the file.
+	Stored        *StoredObject `protobuf:"bytes,26,opt,name=stored,proto3" json:"stored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1708,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1721,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Manifest) GetFormatVersion() uint32 {
@@ -1557,6 +1899,13 @@ func (x *Manifest) GetAppliedIndex() uint64 {
 	return 0
 }
 
+func (x *Manifest) GetStored() *StoredObject {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
 // Copy is a snapshot's file on one node.
 type Copy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1582,7 +1931,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1943,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1956,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Copy) GetNode() string {
@@ -1670,7 +2019,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\"\xab\x02\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\"\xf5\x02\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -1679,7 +2028,9 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\vhash_leader\x18\x04 \x01(\bR\n" +
 	"hashLeader\x12%\n" +
 	"\x0eallow_degraded\x18\x05 \x01(\bR\rallowDegraded\x12D\n" +
-	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06remote\x18\a \x01(\tR\x06remote\x120\n" +
+	"\x14allow_remote_failure\x18\b \x01(\bR\x12allowRemoteFailure\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
@@ -1700,13 +2051,22 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"M\n" +
 	"\x15CheckSnapshotResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"h\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\x89\x01\n" +
 	"\x19DistributeSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"R\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1f\n" +
+	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\"R\n" +
 	"\x1aDistributeSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"|\n" +
+	"\x15UploadSnapshotRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06remote\x18\x04 \x01(\tR\x06remote\"N\n" +
+	"\x16UploadSnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"z\n" +
 	"\x15DeleteSnapshotRequest\x12\x1d\n" +
 	"\n" +
@@ -1715,7 +2075,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"N\n" +
 	"\x16DeleteSnapshotResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xb7\x02\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xec\x02\n" +
 	"\x15ImportSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -1724,7 +2084,9 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12\x12\n" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12&\n" +
 	"\x0fskip_hash_check\x18\x06 \x01(\bR\rskipHashCheck\x12F\n" +
-	"\x06labels\x18\a \x03(\v2..requorum.v1.ImportSnapshotRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\a \x03(\v2..requorum.v1.ImportSnapshotRequest.LabelsEntryR\x06labels\x12\x12\n" +
+	"\x04from\x18\b \x01(\tR\x04from\x12\x1f\n" +
+	"\bidentity\x18\t \x01(\tB\x03\x80\x01\x01R\bidentity\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
@@ -1737,7 +2099,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x16ExportSnapshotResponse\x123\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestH\x00R\bmanifest\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"\xe6\x02\n" +
+	"\x04part\"\x99\x03\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x120\n" +
@@ -1747,7 +2109,24 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12)\n" +
 	"\x06copies\x18\a \x03(\v2\x11.requorum.v1.CopyR\x06copies\x12!\n" +
 	"\foperation_id\x18\b \x01(\tR\voperationId\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"\x98\a\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x121\n" +
+	"\aremotes\x18\f \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\"\xd3\x01\n" +
+	"\n" +
+	"RemoteCopy\x12\x16\n" +
+	"\x06remote\x18\x01 \x01(\tR\x06remote\x12,\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x124\n" +
+	"\achecked\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\achecked\x121\n" +
+	"\x06object\x18\x04 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x8b\x01\n" +
+	"\fStoredObject\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n" +
+	"\n" +
+	"zstd_level\x18\x04 \x01(\x05R\tzstdLevel\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x05 \x03(\tR\n" +
+	"recipients\"\xcb\a\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1776,7 +2155,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04kind\x18\x16 \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x12)\n" +
 	"\x10requorum_version\x18\x17 \x01(\tR\x0frequorumVersion\x12\x1e\n" +
 	"\vsize_in_use\x18\x18 \x01(\x03R\tsizeInUse\x12#\n" +
-	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x1a9\n" +
+	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x121\n" +
+	"\x06stored\x18\x1a \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
@@ -1807,7 +2187,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x12COPY_STATE_MISSING\x10\x02\x12\x19\n" +
 	"\x15COPY_STATE_UNREADABLE\x10\x03\x12\x18\n" +
 	"\x14COPY_STATE_DIFFERENT\x10\x04\x12\x16\n" +
-	"\x12COPY_STATE_UNKNOWN\x10\x052\xe2\x05\n" +
+	"\x12COPY_STATE_UNKNOWN\x10\x052\xbd\x06\n" +
 	"\x0fSnapshotService\x12S\n" +
 	"\fSaveSnapshot\x12 .requorum.v1.SaveSnapshotRequest\x1a!.requorum.v1.SaveSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.requorum.v1.ListSnapshotsRequest\x1a\".requorum.v1.ListSnapshotsResponse\x12P\n" +
@@ -1815,6 +2195,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12e\n" +
 	"\x12DistributeSnapshot\x12&.requorum.v1.DistributeSnapshotRequest\x1a'.requorum.v1.DistributeSnapshotResponse\x12Y\n" +
 	"\x0eDeleteSnapshot\x12\".requorum.v1.DeleteSnapshotRequest\x1a#.requorum.v1.DeleteSnapshotResponse\x12Y\n" +
+	"\x0eUploadSnapshot\x12\".requorum.v1.UploadSnapshotRequest\x1a#.requorum.v1.UploadSnapshotResponse\x12Y\n" +
 	"\x0eImportSnapshot\x12\".requorum.v1.ImportSnapshotRequest\x1a#.requorum.v1.ImportSnapshotResponse\x12[\n" +
 	"\x0eExportSnapshot\x12\".requorum.v1.ExportSnapshotRequest\x1a#.requorum.v1.ExportSnapshotResponse0\x01B9Z7github.com/requorum/requorum/gen/requorum/v1;requorumv1b\x06proto3"
 
@@ -1831,7 +2212,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -1846,67 +2227,79 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*CheckSnapshotResponse)(nil),      // 10: requorum.v1.CheckSnapshotResponse
 	(*DistributeSnapshotRequest)(nil),  // 11: requorum.v1.DistributeSnapshotRequest
 	(*DistributeSnapshotResponse)(nil), // 12: requorum.v1.DistributeSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),      // 13: requorum.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),     // 14: requorum.v1.DeleteSnapshotResponse
-	(*ImportSnapshotRequest)(nil),      // 15: requorum.v1.ImportSnapshotRequest
-	(*ImportSnapshotResponse)(nil),     // 16: requorum.v1.ImportSnapshotResponse
-	(*ExportSnapshotRequest)(nil),      // 17: requorum.v1.ExportSnapshotRequest
-	(*ExportSnapshotResponse)(nil),     // 18: requorum.v1.ExportSnapshotResponse
-	(*Snapshot)(nil),                   // 19: requorum.v1.Snapshot
-	(*Manifest)(nil),                   // 20: requorum.v1.Manifest
-	(*Copy)(nil),                       // 21: requorum.v1.Copy
-	nil,                                // 22: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 23: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 24: requorum.v1.Manifest.LabelsEntry
-	(*Operation)(nil),                  // 25: requorum.v1.Operation
-	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 27: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 28: requorum.v1.Alarm
+	(*UploadSnapshotRequest)(nil),      // 13: requorum.v1.UploadSnapshotRequest
+	(*UploadSnapshotResponse)(nil),     // 14: requorum.v1.UploadSnapshotResponse
+	(*DeleteSnapshotRequest)(nil),      // 15: requorum.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),     // 16: requorum.v1.DeleteSnapshotResponse
+	(*ImportSnapshotRequest)(nil),      // 17: requorum.v1.ImportSnapshotRequest
+	(*ImportSnapshotResponse)(nil),     // 18: requorum.v1.ImportSnapshotResponse
+	(*ExportSnapshotRequest)(nil),      // 19: requorum.v1.ExportSnapshotRequest
+	(*ExportSnapshotResponse)(nil),     // 20: requorum.v1.ExportSnapshotResponse
+	(*Snapshot)(nil),                   // 21: requorum.v1.Snapshot
+	(*RemoteCopy)(nil),                 // 22: requorum.v1.RemoteCopy
+	(*StoredObject)(nil),               // 23: requorum.v1.StoredObject
+	(*Manifest)(nil),                   // 24: requorum.v1.Manifest
+	(*Copy)(nil),                       // 25: requorum.v1.Copy
+	nil,                                // 26: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 27: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 28: requorum.v1.Manifest.LabelsEntry
+	(*Operation)(nil),                  // 29: requorum.v1.Operation
+	(*timestamppb.Timestamp)(nil),      // 30: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 31: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 32: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	22, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	25, // 1: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	19, // 2: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	19, // 3: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	25, // 4: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	25, // 5: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	25, // 6: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	23, // 7: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	25, // 8: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	20, // 9: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 10: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 11: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	26, // 12: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	20, // 13: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	21, // 14: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	26, // 15: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	27, // 16: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	28, // 17: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	24, // 18: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 19: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	2,  // 20: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	26, // 21: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 22: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 23: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 24: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 25: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	11, // 26: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	13, // 27: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	15, // 28: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	17, // 29: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 30: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 31: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 32: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 33: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	12, // 34: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	14, // 35: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	16, // 36: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	18, // 37: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	30, // [30:38] is the sub-list for method output_type
-	22, // [22:30] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	26, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	29, // 1: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	21, // 2: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	21, // 3: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	29, // 4: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	29, // 5: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	29, // 6: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	29, // 7: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	27, // 8: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	29, // 9: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	24, // 10: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 11: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 12: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	30, // 13: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	24, // 14: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	25, // 15: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	22, // 16: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	2,  // 17: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
+	30, // 18: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
+	23, // 19: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
+	30, // 20: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	31, // 21: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	32, // 22: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	28, // 23: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 24: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	23, // 25: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
+	2,  // 26: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	30, // 27: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 28: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 29: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 30: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 31: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	11, // 32: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 33: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 34: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	17, // 35: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	19, // 36: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 37: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 38: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 39: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 40: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	12, // 41: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 42: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 43: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	18, // 44: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	20, // 45: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	37, // [37:46] is the sub-list for method output_type
+	28, // [28:37] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -1916,7 +2309,7 @@ func file_requorum_v1_snapshot_proto_init() {
 	}
 	file_requorum_v1_cluster_proto_init()
 	file_requorum_v1_operation_proto_init()
-	file_requorum_v1_snapshot_proto_msgTypes[15].OneofWrappers = []any{
+	file_requorum_v1_snapshot_proto_msgTypes[17].OneofWrappers = []any{
 		(*ExportSnapshotResponse_Manifest)(nil),
 		(*ExportSnapshotResponse_Data)(nil),
 	}
@@ -1926,7 +2319,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

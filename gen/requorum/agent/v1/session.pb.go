@@ -99,6 +99,10 @@ const (
 	TaskErrorCode_TASK_ERROR_CODE_CORRUPT TaskErrorCode = 5
 	// The member has compacted the revision that it was asked about.
 	TaskErrorCode_TASK_ERROR_CODE_COMPACTED TaskErrorCode = 6
+	// The remote could not be reached, or did not do what was asked.
+	TaskErrorCode_TASK_ERROR_CODE_REMOTE TaskErrorCode = 7
+	// The file is encrypted, and no identity was given that opens it.
+	TaskErrorCode_TASK_ERROR_CODE_SEALED TaskErrorCode = 8
 )
 
 // Enum value maps for TaskErrorCode.
@@ -111,6 +115,8 @@ var (
 		4: "TASK_ERROR_CODE_NO_SPACE",
 		5: "TASK_ERROR_CODE_CORRUPT",
 		6: "TASK_ERROR_CODE_COMPACTED",
+		7: "TASK_ERROR_CODE_REMOTE",
+		8: "TASK_ERROR_CODE_SEALED",
 	}
 	TaskErrorCode_value = map[string]int32{
 		"TASK_ERROR_CODE_UNSPECIFIED": 0,
@@ -120,6 +126,8 @@ var (
 		"TASK_ERROR_CODE_NO_SPACE":    4,
 		"TASK_ERROR_CODE_CORRUPT":     5,
 		"TASK_ERROR_CODE_COMPACTED":   6,
+		"TASK_ERROR_CODE_REMOTE":      7,
+		"TASK_ERROR_CODE_SEALED":      8,
 	}
 )
 
@@ -1070,6 +1078,10 @@ type Task struct {
 	//	*Task_ServeCopy
 	//	*Task_InspectOld
 	//	*Task_SaveOld
+	//	*Task_UploadCopy
+	//	*Task_DownloadCopy
+	//	*Task_DropRemote
+	//	*Task_ListRemote
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1361,6 +1373,42 @@ func (x *Task) GetSaveOld() *SaveOld {
 	return nil
 }
 
+func (x *Task) GetUploadCopy() *UploadCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_UploadCopy); ok {
+			return x.UploadCopy
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetDownloadCopy() *DownloadCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_DownloadCopy); ok {
+			return x.DownloadCopy
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetDropRemote() *DropRemote {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_DropRemote); ok {
+			return x.DropRemote
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetListRemote() *ListRemote {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_ListRemote); ok {
+			return x.ListRemote
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1480,6 +1528,26 @@ type Task_SaveOld struct {
 	SaveOld *SaveOld `protobuf:"bytes,32,opt,name=save_old,json=saveOld,proto3,oneof"`
 }
 
+type Task_UploadCopy struct {
+	// Store a copy in a remote.
+	UploadCopy *UploadCopy `protobuf:"bytes,33,opt,name=upload_copy,json=uploadCopy,proto3,oneof"`
+}
+
+type Task_DownloadCopy struct {
+	// Fetch a copy from a remote.
+	DownloadCopy *DownloadCopy `protobuf:"bytes,34,opt,name=download_copy,json=downloadCopy,proto3,oneof"`
+}
+
+type Task_DropRemote struct {
+	// Remove a copy from a remote.
+	DropRemote *DropRemote `protobuf:"bytes,35,opt,name=drop_remote,json=dropRemote,proto3,oneof"`
+}
+
+type Task_ListRemote struct {
+	// List the snapshots in a remote.
+	ListRemote *ListRemote `protobuf:"bytes,36,opt,name=list_remote,json=listRemote,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1525,6 +1593,14 @@ func (*Task_ServeCopy) isTask_Spec() {}
 func (*Task_InspectOld) isTask_Spec() {}
 
 func (*Task_SaveOld) isTask_Spec() {}
+
+func (*Task_UploadCopy) isTask_Spec() {}
+
+func (*Task_DownloadCopy) isTask_Spec() {}
+
+func (*Task_DropRemote) isTask_Spec() {}
+
+func (*Task_ListRemote) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -1717,6 +1793,8 @@ type TaskResult struct {
 	//	*TaskResult_Fetched
 	//	*TaskResult_Copies
 	//	*TaskResult_Old
+	//	*TaskResult_Stored
+	//	*TaskResult_Remote
 	Result        isTaskResult_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1858,6 +1936,24 @@ func (x *TaskResult) GetOld() *OldData {
 	return nil
 }
 
+func (x *TaskResult) GetStored() *v1.StoredObject {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Stored); ok {
+			return x.Stored
+		}
+	}
+	return nil
+}
+
+func (x *TaskResult) GetRemote() *RemoteList {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Remote); ok {
+			return x.Remote
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Result interface {
 	isTaskResult_Result()
 }
@@ -1917,6 +2013,16 @@ type TaskResult_Old struct {
 	Old *OldData `protobuf:"bytes,11,opt,name=old,proto3,oneof"`
 }
 
+type TaskResult_Stored struct {
+	// Of UploadCopy.
+	Stored *v1.StoredObject `protobuf:"bytes,12,opt,name=stored,proto3,oneof"`
+}
+
+type TaskResult_Remote struct {
+	// Of ListRemote.
+	Remote *RemoteList `protobuf:"bytes,13,opt,name=remote,proto3,oneof"`
+}
+
 func (*TaskResult_Node) isTaskResult_Result() {}
 
 func (*TaskResult_HashKv) isTaskResult_Result() {}
@@ -1938,6 +2044,10 @@ func (*TaskResult_Fetched) isTaskResult_Result() {}
 func (*TaskResult_Copies) isTaskResult_Result() {}
 
 func (*TaskResult_Old) isTaskResult_Result() {}
+
+func (*TaskResult_Stored) isTaskResult_Result() {}
+
+func (*TaskResult_Remote) isTaskResult_Result() {}
 
 // InspectNode asks for the member's configuration and state.
 type InspectNode struct {
@@ -3047,6 +3157,633 @@ func (x *CopyList) GetManifests() []*v1.Manifest {
 	return nil
 }
 
+// Remote says how to reach an object store. What is secret in it is for the length of the task, in memory: neither the
+// controller nor the agent writes it anywhere.
+type Remote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name in the controller's configuration.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// By kind.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Remote_S3
+	//	*Remote_Dir
+	Kind          isRemote_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remote) Reset() {
+	*x = Remote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remote) ProtoMessage() {}
+
+func (x *Remote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remote.ProtoReflect.Descriptor instead.
+func (*Remote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Remote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Remote) GetKind() isRemote_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Remote) GetS3() *S3Remote {
+	if x != nil {
+		if x, ok := x.Kind.(*Remote_S3); ok {
+			return x.S3
+		}
+	}
+	return nil
+}
+
+func (x *Remote) GetDir() *DirRemote {
+	if x != nil {
+		if x, ok := x.Kind.(*Remote_Dir); ok {
+			return x.Dir
+		}
+	}
+	return nil
+}
+
+type isRemote_Kind interface {
+	isRemote_Kind()
+}
+
+type Remote_S3 struct {
+	// A bucket.
+	S3 *S3Remote `protobuf:"bytes,2,opt,name=s3,proto3,oneof"`
+}
+
+type Remote_Dir struct {
+	// A directory on the node.
+	Dir *DirRemote `protobuf:"bytes,3,opt,name=dir,proto3,oneof"`
+}
+
+func (*Remote_S3) isRemote_Kind() {}
+
+func (*Remote_Dir) isRemote_Kind() {}
+
+// S3Remote is a bucket of S3, or of a server that speaks its protocol.
+type S3Remote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host[:port] or URL; empty for Amazon's.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Region; may be empty.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// Name of the bucket.
+	Bucket string `protobuf:"bytes,3,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	// Whether the bucket's name goes into the path.
+	PathStyle bool `protobuf:"varint,4,opt,name=path_style,json=pathStyle,proto3" json:"path_style,omitempty"`
+	// Certificates to trust besides the system's, PEM.
+	Ca []byte `protobuf:"bytes,5,opt,name=ca,proto3" json:"ca,omitempty"`
+	// Whether any certificate is trusted.
+	SkipTlsVerify bool `protobuf:"varint,6,opt,name=skip_tls_verify,json=skipTlsVerify,proto3" json:"skip_tls_verify,omitempty"`
+	// URL of a proxy, which may hold a password; empty for what the agent's environment says.
+	Proxy string `protobuf:"bytes,7,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// Access key; empty for what the standard chain finds on the node.
+	AccessKey string `protobuf:"bytes,8,opt,name=access_key,json=accessKey,proto3" json:"access_key,omitempty"`
+	// Secret key.
+	SecretKey string `protobuf:"bytes,9,opt,name=secret_key,json=secretKey,proto3" json:"secret_key,omitempty"`
+	// Session token; may be empty.
+	SessionToken string `protobuf:"bytes,10,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// Encryption by the server: s3, kms, or empty for the bucket's default.
+	Encryption string `protobuf:"bytes,11,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	// Key for kms; empty for the bucket's default.
+	KmsKey string `protobuf:"bytes,12,opt,name=kms_key,json=kmsKey,proto3" json:"kms_key,omitempty"`
+	// Object lock: governance, compliance, or empty for the bucket's default.
+	LockMode string `protobuf:"bytes,13,opt,name=lock_mode,json=lockMode,proto3" json:"lock_mode,omitempty"`
+	// How long an object is retained.
+	LockFor       *durationpb.Duration `protobuf:"bytes,14,opt,name=lock_for,json=lockFor,proto3" json:"lock_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *S3Remote) Reset() {
+	*x = S3Remote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *S3Remote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*S3Remote) ProtoMessage() {}
+
+func (x *S3Remote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use S3Remote.ProtoReflect.Descriptor instead.
+func (*S3Remote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *S3Remote) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *S3Remote) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *S3Remote) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *S3Remote) GetPathStyle() bool {
+	if x != nil {
+		return x.PathStyle
+	}
+	return false
+}
+
+func (x *S3Remote) GetCa() []byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *S3Remote) GetSkipTlsVerify() bool {
+	if x != nil {
+		return x.SkipTlsVerify
+	}
+	return false
+}
+
+func (x *S3Remote) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+func (x *S3Remote) GetAccessKey() string {
+	if x != nil {
+		return x.AccessKey
+	}
+	return ""
+}
+
+func (x *S3Remote) GetSecretKey() string {
+	if x != nil {
+		return x.SecretKey
+	}
+	return ""
+}
+
+func (x *S3Remote) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *S3Remote) GetEncryption() string {
+	if x != nil {
+		return x.Encryption
+	}
+	return ""
+}
+
+func (x *S3Remote) GetKmsKey() string {
+	if x != nil {
+		return x.KmsKey
+	}
+	return ""
+}
+
+func (x *S3Remote) GetLockMode() string {
+	if x != nil {
+		return x.LockMode
+	}
+	return ""
+}
+
+func (x *S3Remote) GetLockFor() *durationpb.Duration {
+	if x != nil {
+		return x.LockFor
+	}
+	return nil
+}
+
+// DirRemote is a directory that is mounted on every node.
+type DirRemote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path. It is not made.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirRemote) Reset() {
+	*x = DirRemote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirRemote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirRemote) ProtoMessage() {}
+
+func (x *DirRemote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirRemote.ProtoReflect.Descriptor instead.
+func (*DirRemote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DirRemote) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// UploadCopy asks to store a copy in a remote, and then its manifest.
+type UploadCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where to.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the file must be.
+	Manifest *v1.Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// The object to make: its key, compression and recipients.
+	Object        *v1.StoredObject `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadCopy) Reset() {
+	*x = UploadCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadCopy) ProtoMessage() {}
+
+func (x *UploadCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadCopy.ProtoReflect.Descriptor instead.
+func (*UploadCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *UploadCopy) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *UploadCopy) GetManifest() *v1.Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *UploadCopy) GetObject() *v1.StoredObject {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+// DownloadCopy asks to fetch a copy from a remote, and to put it in place only if it is what its manifest says.
+type DownloadCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where from.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the file must be, and as what it is stored.
+	Manifest *v1.Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Text of key files of age, if it is encrypted.
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadCopy) Reset() {
+	*x = DownloadCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadCopy) ProtoMessage() {}
+
+func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadCopy.ProtoReflect.Descriptor instead.
+func (*DownloadCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *DownloadCopy) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *DownloadCopy) GetManifest() *v1.Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *DownloadCopy) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+// DropRemote asks to remove a snapshot from a remote: its manifest first. It leaves a manifest that describes another
+// object.
+type DropRemote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Key of its object.
+	Key           string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropRemote) Reset() {
+	*x = DropRemote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropRemote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropRemote) ProtoMessage() {}
+
+func (x *DropRemote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropRemote.ProtoReflect.Descriptor instead.
+func (*DropRemote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *DropRemote) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *DropRemote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DropRemote) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// ListRemote asks for the manifests in a remote.
+type ListRemote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the keys begin with: a cluster's folder.
+	Folder string `protobuf:"bytes,2,opt,name=folder,proto3" json:"folder,omitempty"`
+	// Name of the only snapshot to look for; empty for all.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRemote) Reset() {
+	*x = ListRemote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRemote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRemote) ProtoMessage() {}
+
+func (x *ListRemote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRemote.ProtoReflect.Descriptor instead.
+func (*ListRemote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ListRemote) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *ListRemote) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *ListRemote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RemoteList is what a remote holds.
+type RemoteList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Manifests, each with what is stored.
+	Manifests []*v1.Manifest `protobuf:"bytes,1,rep,name=manifests,proto3" json:"manifests,omitempty"`
+	// Objects that no manifest describes, by key.
+	Orphans []string `protobuf:"bytes,2,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// What could not be read, in words.
+	Problems      []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteList) Reset() {
+	*x = RemoteList{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteList) ProtoMessage() {}
+
+func (x *RemoteList) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteList.ProtoReflect.Descriptor instead.
+func (*RemoteList) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RemoteList) GetManifests() []*v1.Manifest {
+	if x != nil {
+		return x.Manifests
+	}
+	return nil
+}
+
+func (x *RemoteList) GetOrphans() []string {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *RemoteList) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 // Stage asks to restore a copy into a staging directory while the old etcd serves.
 type Stage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3074,7 +3811,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3823,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3836,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -3188,7 +3925,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3937,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3950,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -3276,7 +4013,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3288,7 +4025,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3301,7 +4038,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -3325,7 +4062,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3337,7 +4074,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3350,7 +4087,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -3378,7 +4115,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3390,7 +4127,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3403,7 +4140,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -3424,7 +4161,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +4173,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +4186,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -3470,7 +4207,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +4219,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +4232,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -3520,7 +4257,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3532,7 +4269,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3545,7 +4282,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -3596,7 +4333,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +4345,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +4358,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -3702,7 +4439,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +4451,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +4464,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -3764,7 +4501,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3776,7 +4513,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3789,7 +4526,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -3817,7 +4554,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +4566,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +4579,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -3875,7 +4612,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4624,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4637,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -3969,7 +4706,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3981,7 +4718,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3994,7 +4731,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -4040,7 +4777,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4052,7 +4789,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4065,7 +4802,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -4158,7 +4895,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xf1\v\n" +
+	"\x10PushCopyResponse\"\xff\r\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -4194,7 +4931,14 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"serve_copy\x18\x1e \x01(\v2\x1c.requorum.agent.v1.ServeCopyH\x00R\tserveCopy\x12@\n" +
 	"\vinspect_old\x18\x1f \x01(\v2\x1d.requorum.agent.v1.InspectOldH\x00R\n" +
 	"inspectOld\x127\n" +
-	"\bsave_old\x18  \x01(\v2\x1a.requorum.agent.v1.SaveOldH\x00R\asaveOldB\x06\n" +
+	"\bsave_old\x18  \x01(\v2\x1a.requorum.agent.v1.SaveOldH\x00R\asaveOld\x12@\n" +
+	"\vupload_copy\x18! \x01(\v2\x1d.requorum.agent.v1.UploadCopyH\x00R\n" +
+	"uploadCopy\x12F\n" +
+	"\rdownload_copy\x18\" \x01(\v2\x1f.requorum.agent.v1.DownloadCopyH\x00R\fdownloadCopy\x12@\n" +
+	"\vdrop_remote\x18# \x01(\v2\x1d.requorum.agent.v1.DropRemoteH\x00R\n" +
+	"dropRemote\x12@\n" +
+	"\vlist_remote\x18$ \x01(\v2\x1d.requorum.agent.v1.ListRemoteH\x00R\n" +
+	"listRemoteB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -4211,7 +4955,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\tTaskError\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .requorum.agent.v1.TaskErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xe3\x04\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xd1\x05\n" +
 	"\n" +
 	"TaskResult\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1c.requorum.agent.v1.NodeFactsH\x00R\x04node\x12:\n" +
@@ -4225,7 +4969,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\afetched\x18\t \x01(\v2\x1a.requorum.agent.v1.FetchedH\x00R\afetched\x125\n" +
 	"\x06copies\x18\n" +
 	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copies\x12.\n" +
-	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03oldB\b\n" +
+	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03old\x123\n" +
+	"\x06stored\x18\f \x01(\v2\x19.requorum.v1.StoredObjectH\x00R\x06stored\x127\n" +
+	"\x06remote\x18\r \x01(\v2\x1d.requorum.agent.v1.RemoteListH\x00R\x06remoteB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
 	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xc3\x04\n" +
@@ -4300,7 +5046,59 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"ListCopies\"?\n" +
 	"\bCopyList\x123\n" +
-	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\"\xcc\x02\n" +
+	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\"\x85\x01\n" +
+	"\x06Remote\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
+	"\x02s3\x18\x02 \x01(\v2\x1b.requorum.agent.v1.S3RemoteH\x00R\x02s3\x120\n" +
+	"\x03dir\x18\x03 \x01(\v2\x1c.requorum.agent.v1.DirRemoteH\x00R\x03dirB\x06\n" +
+	"\x04kind\"\xc6\x03\n" +
+	"\bS3Remote\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x16\n" +
+	"\x06bucket\x18\x03 \x01(\tR\x06bucket\x12\x1d\n" +
+	"\n" +
+	"path_style\x18\x04 \x01(\bR\tpathStyle\x12\x0e\n" +
+	"\x02ca\x18\x05 \x01(\fR\x02ca\x12&\n" +
+	"\x0fskip_tls_verify\x18\x06 \x01(\bR\rskipTlsVerify\x12\x19\n" +
+	"\x05proxy\x18\a \x01(\tB\x03\x80\x01\x01R\x05proxy\x12\"\n" +
+	"\n" +
+	"access_key\x18\b \x01(\tB\x03\x80\x01\x01R\taccessKey\x12\"\n" +
+	"\n" +
+	"secret_key\x18\t \x01(\tB\x03\x80\x01\x01R\tsecretKey\x12(\n" +
+	"\rsession_token\x18\n" +
+	" \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12\x1e\n" +
+	"\n" +
+	"encryption\x18\v \x01(\tR\n" +
+	"encryption\x12\x17\n" +
+	"\akms_key\x18\f \x01(\tR\x06kmsKey\x12\x1b\n" +
+	"\tlock_mode\x18\r \x01(\tR\blockMode\x124\n" +
+	"\block_for\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\alockFor\"\x1f\n" +
+	"\tDirRemote\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\xa5\x01\n" +
+	"\n" +
+	"UploadCopy\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x121\n" +
+	"\x06object\x18\x03 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\"\x95\x01\n" +
+	"\fDownloadCopy\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x1f\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"e\n" +
+	"\n" +
+	"DropRemote\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"k\n" +
+	"\n" +
+	"ListRemote\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x16\n" +
+	"\x06folder\x18\x02 \x01(\tR\x06folder\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"w\n" +
+	"\n" +
+	"RemoteList\x123\n" +
+	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\x12\x18\n" +
+	"\aorphans\x18\x02 \x03(\tR\aorphans\x12\x1a\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"\xcc\x02\n" +
 	"\x05Stage\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x121\n" +
@@ -4400,7 +5198,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TASK_STATE_RUNNING\x10\x01\x12\x13\n" +
 	"\x0fTASK_STATE_DONE\x10\x02\x12\x15\n" +
-	"\x11TASK_STATE_FAILED\x10\x03*\xe2\x01\n" +
+	"\x11TASK_STATE_FAILED\x10\x03*\x9a\x02\n" +
 	"\rTaskErrorCode\x12\x1f\n" +
 	"\x1bTASK_ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TASK_ERROR_CODE_FENCED\x10\x01\x12\x1b\n" +
@@ -4408,7 +5206,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x19TASK_ERROR_CODE_CANCELLED\x10\x03\x12\x1c\n" +
 	"\x18TASK_ERROR_CODE_NO_SPACE\x10\x04\x12\x1b\n" +
 	"\x17TASK_ERROR_CODE_CORRUPT\x10\x05\x12\x1d\n" +
-	"\x19TASK_ERROR_CODE_COMPACTED\x10\x062\xaa\x01\n" +
+	"\x19TASK_ERROR_CODE_COMPACTED\x10\x06\x12\x1a\n" +
+	"\x16TASK_ERROR_CODE_REMOTE\x10\a\x12\x1a\n" +
+	"\x16TASK_ERROR_CODE_SEALED\x10\b2\xaa\x01\n" +
 	"\rEnrollService\x12M\n" +
 	"\x06Enroll\x12 .requorum.agent.v1.EnrollRequest\x1a!.requorum.agent.v1.EnrollResponse\x12J\n" +
 	"\x05Renew\x12\x1f.requorum.agent.v1.RenewRequest\x1a .requorum.agent.v1.RenewResponse2\xfc\x02\n" +
@@ -4432,7 +5232,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -4472,36 +5272,45 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*PushCopy)(nil),              // 35: requorum.agent.v1.PushCopy
 	(*ListCopies)(nil),            // 36: requorum.agent.v1.ListCopies
 	(*CopyList)(nil),              // 37: requorum.agent.v1.CopyList
-	(*Stage)(nil),                 // 38: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 39: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 40: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 41: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 42: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 43: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 44: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 45: requorum.agent.v1.Start
-	(*Verify)(nil),                // 46: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 47: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 48: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 49: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 50: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 51: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 52: requorum.agent.v1.Finish
-	nil,                           // 53: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 54: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 55: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 56: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 57: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 58: requorum.v1.Copy
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(*Remote)(nil),                // 38: requorum.agent.v1.Remote
+	(*S3Remote)(nil),              // 39: requorum.agent.v1.S3Remote
+	(*DirRemote)(nil),             // 40: requorum.agent.v1.DirRemote
+	(*UploadCopy)(nil),            // 41: requorum.agent.v1.UploadCopy
+	(*DownloadCopy)(nil),          // 42: requorum.agent.v1.DownloadCopy
+	(*DropRemote)(nil),            // 43: requorum.agent.v1.DropRemote
+	(*ListRemote)(nil),            // 44: requorum.agent.v1.ListRemote
+	(*RemoteList)(nil),            // 45: requorum.agent.v1.RemoteList
+	(*Stage)(nil),                 // 46: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 47: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 48: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 49: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 50: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 51: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 52: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 53: requorum.agent.v1.Start
+	(*Verify)(nil),                // 54: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 55: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 56: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 57: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 58: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 59: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 60: requorum.agent.v1.Finish
+	nil,                           // 61: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 62: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 63: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 65: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 66: requorum.v1.Copy
+	(*v1.StoredObject)(nil),       // 67: requorum.v1.StoredObject
+	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	55, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	63, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
 	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	56, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	55, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	64, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	63, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
 	22, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
@@ -4513,64 +5322,81 @@ var file_requorum_agent_v1_session_proto_depIdxs = []int32{
 	33, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
 	34, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
 	35, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	38, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	40, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	41, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	42, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	44, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	45, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	46, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	48, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	52, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	46, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	48, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	49, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	50, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	52, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	53, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	54, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	56, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	60, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
 	36, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
 	30, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	49, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	51, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	0,  // 30: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 31: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 32: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 33: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 34: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	23, // 35: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	25, // 36: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	57, // 37: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	58, // 38: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	39, // 39: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	47, // 40: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	43, // 41: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	32, // 42: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	37, // 43: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	50, // 44: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	55, // 45: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	59, // 46: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	57, // 47: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	57, // 48: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	29, // 49: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	57, // 50: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	57, // 51: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	57, // 52: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	53, // 53: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	54, // 54: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	55, // 55: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	23, // 56: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	59, // 57: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 58: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 59: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 60: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 61: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 62: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 63: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 64: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 65: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 66: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 67: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 68: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 69: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	64, // [64:70] is the sub-list for method output_type
-	58, // [58:64] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	57, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	59, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	41, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
+	42, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
+	43, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
+	44, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
+	0,  // 34: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18, // 35: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19, // 36: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 37: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21, // 38: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	23, // 39: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	25, // 40: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	65, // 41: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	66, // 42: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	47, // 43: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	55, // 44: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	51, // 45: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	32, // 46: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	37, // 47: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	58, // 48: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	67, // 49: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
+	45, // 50: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
+	63, // 51: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	68, // 52: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	65, // 53: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	65, // 54: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	29, // 55: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	65, // 56: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	65, // 57: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	39, // 58: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	40, // 59: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	64, // 60: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	38, // 61: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	65, // 62: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	67, // 63: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	38, // 64: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	65, // 65: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	38, // 66: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	38, // 67: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	65, // 68: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	65, // 69: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	61, // 70: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	62, // 71: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	63, // 72: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	23, // 73: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	68, // 74: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 75: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 76: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 77: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 78: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 79: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 80: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 81: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 82: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 83: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 84: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 85: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 86: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	81, // [81:87] is the sub-list for method output_type
+	75, // [75:81] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -4602,6 +5428,10 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_ServeCopy)(nil),
 		(*Task_InspectOld)(nil),
 		(*Task_SaveOld)(nil),
+		(*Task_UploadCopy)(nil),
+		(*Task_DownloadCopy)(nil),
+		(*Task_DropRemote)(nil),
+		(*Task_ListRemote)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -4615,6 +5445,12 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*TaskResult_Fetched)(nil),
 		(*TaskResult_Copies)(nil),
 		(*TaskResult_Old)(nil),
+		(*TaskResult_Stored)(nil),
+		(*TaskResult_Remote)(nil),
+	}
+	file_requorum_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
+		(*Remote_S3)(nil),
+		(*Remote_Dir)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4622,7 +5458,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   53,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -220,9 +220,17 @@ type SnapshotJob struct {
 	// Nodes that hold a good copy when the operation begins.
 	Holders []string `protobuf:"bytes,7,rep,name=holders,proto3" json:"holders,omitempty"`
 	// Remove even the last good snapshot.
-	Force         bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Force bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
+	// Name of the remote that is to store the file; empty for none.
+	Remote string `protobuf:"bytes,9,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the remote has stored, or is about to: its key is journaled before anything is sent.
+	Stored *v1.StoredObject `protobuf:"bytes,10,opt,name=stored,proto3" json:"stored,omitempty"`
+	// Copies in remotes when the operation begins.
+	Remotes []*v1.RemoteCopy `protobuf:"bytes,11,rep,name=remotes,proto3" json:"remotes,omitempty"`
+	// Whether the remote's failure is only a warning.
+	RemoteOptional bool `protobuf:"varint,12,opt,name=remote_optional,json=remoteOptional,proto3" json:"remote_optional,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SnapshotJob) Reset() {
@@ -311,6 +319,34 @@ func (x *SnapshotJob) GetForce() bool {
 	return false
 }
 
+func (x *SnapshotJob) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *SnapshotJob) GetStored() *v1.StoredObject {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetRemotes() []*v1.RemoteCopy {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetRemoteOptional() bool {
+	if x != nil {
+		return x.RemoteOptional
+	}
+	return false
+}
+
 // RestoreJob is the state of a restore.
 type RestoreJob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -357,7 +393,11 @@ type RestoreJob struct {
 	// The snapshot of the old data that holds what was written after the safety snapshot was taken; nil until one is planned.
 	Late *v1.Manifest `protobuf:"bytes,21,opt,name=late,proto3" json:"late,omitempty"`
 	// Version of the etcd that ran before the restore.
-	EtcdVersion   string `protobuf:"bytes,23,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	EtcdVersion string `protobuf:"bytes,23,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	// Copies in remotes, where no node held a good one when the restore began.
+	Remotes []*v1.RemoteCopy `protobuf:"bytes,40,rep,name=remotes,proto3" json:"remotes,omitempty"`
+	// Node that has fetched the file from a remote.
+	Fetched       string `protobuf:"bytes,41,opt,name=fetched,proto3" json:"fetched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,6 +582,20 @@ func (x *RestoreJob) GetLate() *v1.Manifest {
 func (x *RestoreJob) GetEtcdVersion() string {
 	if x != nil {
 		return x.EtcdVersion
+	}
+	return ""
+}
+
+func (x *RestoreJob) GetRemotes() []*v1.RemoteCopy {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetFetched() string {
+	if x != nil {
+		return x.Fetched
 	}
 	return ""
 }
@@ -1237,7 +1291,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xd9\x02\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\x80\x04\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1246,7 +1300,12 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.requorum.agent.v1.CopyFactsR\x05facts\x121\n" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x18\n" +
 	"\aholders\x18\a \x03(\tR\aholders\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05force\"\xb8\a\n" +
+	"\x05force\x18\b \x01(\bR\x05force\x12\x16\n" +
+	"\x06remote\x18\t \x01(\tR\x06remote\x121\n" +
+	"\x06stored\x18\n" +
+	" \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x121\n" +
+	"\aremotes\x18\v \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12'\n" +
+	"\x0fremote_optional\x18\f \x01(\bR\x0eremoteOptional\"\x85\b\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1277,7 +1336,9 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x04gate\x18\x13 \x01(\tR\x04gate\x122\n" +
 	"\x06opened\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x12)\n" +
 	"\x04late\x18\x15 \x01(\v2\x15.requorum.v1.ManifestR\x04late\x12!\n" +
-	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\"\xde\x01\n" +
+	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\x121\n" +
+	"\aremotes\x18( \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x18\n" +
+	"\afetched\x18) \x01(\tR\afetched\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1369,10 +1430,12 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(v1.SnapshotKind)(0),             // 15: requorum.v1.SnapshotKind
 	(*v11.CopyFacts)(nil),            // 16: requorum.agent.v1.CopyFacts
 	(*v1.Manifest)(nil),              // 17: requorum.v1.Manifest
-	(*v1.RestoreSpec)(nil),           // 18: requorum.v1.RestoreSpec
-	(*timestamppb.Timestamp)(nil),    // 19: google.protobuf.Timestamp
-	(*v11.Task)(nil),                 // 20: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 21: requorum.agent.v1.TaskReport
+	(*v1.StoredObject)(nil),          // 18: requorum.v1.StoredObject
+	(*v1.RemoteCopy)(nil),            // 19: requorum.v1.RemoteCopy
+	(*v1.RestoreSpec)(nil),           // 20: requorum.v1.RestoreSpec
+	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
+	(*v11.Task)(nil),                 // 22: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 23: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	12, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1384,28 +1447,31 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 6: requorum.journal.v1.SnapshotJob.kind:type_name -> requorum.v1.SnapshotKind
 	16, // 7: requorum.journal.v1.SnapshotJob.facts:type_name -> requorum.agent.v1.CopyFacts
 	17, // 8: requorum.journal.v1.SnapshotJob.manifest:type_name -> requorum.v1.Manifest
-	18, // 9: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	17, // 10: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	4,  // 11: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	19, // 12: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	19, // 13: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	19, // 14: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	17, // 15: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 16: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	19, // 17: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	17, // 18: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	19, // 19: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	19, // 20: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	19, // 21: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	20, // 22: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	21, // 23: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	19, // 24: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	19, // 25: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	18, // 9: requorum.journal.v1.SnapshotJob.stored:type_name -> requorum.v1.StoredObject
+	19, // 10: requorum.journal.v1.SnapshotJob.remotes:type_name -> requorum.v1.RemoteCopy
+	20, // 11: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	17, // 12: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	4,  // 13: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	21, // 14: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	21, // 15: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	21, // 16: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	17, // 17: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 18: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	21, // 19: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	17, // 20: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	19, // 21: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
+	21, // 22: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	21, // 23: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	21, // 24: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	22, // 25: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	23, // 26: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	21, // 27: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	21, // 28: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
