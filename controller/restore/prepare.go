@@ -72,7 +72,9 @@ func (j *Jobs) find(ctx context.Context, spec *requorumv1.RestoreSpec) (*requoru
 		return nil, &snapshot.InvalidError{Message: "snapshot and from exclude each other"}
 	}
 	finder := &snapshot.Finder{Remotes: j.Remotes, Catalog: j.Catalog, Fleet: j.Fleet, Ask: j.Fleet}
-	return finder.Find(ctx, spec.GetFrom(), spec.GetCluster(), "")
+	snap, from, err := finder.Find(ctx, spec.GetFrom(), spec.GetCluster(), "")
+	spec.From = from
+	return snap, err
 }
 
 // complete fills in the rest of a spec.

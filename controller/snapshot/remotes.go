@@ -203,6 +203,9 @@ func (j *Jobs) remoteFree(ctx context.Context, run *operation.Run, node, name st
 		return err
 	}
 	for _, m := range list.GetManifests() {
+		if m.GetSha256() == run.Snapshot().GetManifest().GetSha256() {
+			return nil // it is this one: upload makes sure that it is whole
+		}
 		return &failure.Error{
 			Message: fmt.Sprintf("remote %s holds a snapshot %s already, taken %s", name, m.GetName(), m.GetCreated().AsTime().Format(time.RFC3339)),
 			Advice:  "choose another name",
@@ -273,15 +276,15 @@ func (f *Finder) List(ctx context.Context, name, cluster, of string) (*agentv1.R
 	return list, err
 }
 
-// Find returns the snapshot that text names, as REMOTE:NAME and so on, in the way the catalog of cluster would have it.
-// node is which one looks; empty for any.
-func (f *Finder) Find(ctx context.Context, text, cluster, node string) (*requorumv1.Snapshot, error) {
+// Find returns the snapshot that text names, as REMOTE:NAME and so on, in the way the catalog of cluster would have it,
+// and as what it is to be asked for again. node is which one looks; empty for any.
+func (f *Finder) Find(ctx context.Context, text, cluster, node string) (*requorumv1.Snapshot, string, error) {
 	from, err := f.Remotes.Parse(text, cluster)
 	if err != nil {
-		return nil, invalidUnlessUnknown(err)
+		return nil, "", invalidUnlessUnknown(err)
 	}
 	if node, err = f.Connected(ctx, cluster, node); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	name := from.Name
 	if name == catalog.Latest {
@@ -289,13 +292,15 @@ func (f *Finder) Find(ctx context.Context, text, cluster, node string) (*requoru
 	}
 	list, err := listRemote(ctx, f.Ask, cluster, node, from.Remote, from.Remote.Folder(from.Cluster), name)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	m := newest(list.GetManifests(), name == "")
 	if m == nil {
-		return nil, &catalog.NotFoundError{Message: fmt.Sprintf("remote %s has no snapshot %s of cluster %s; requorum remote snapshots %s shows what it has", from.Remote.Name(), from.Name, from.Cluster, from.Remote.Name())}
+		return nil, "", &catalog.NotFoundError{Message: fmt.Sprintf("remote %s has no snapshot %s of cluster %s; requorum remote snapshots %s shows what it has", from.Remote.Name(), from.Name, from.Cluster, from.Remote.Name())}
 	}
-	return f.entry(from, cluster, m)
+	from.Name = m.GetName()
+	snap, err := f.entry(from, cluster, m)
+	return snap, from.String(), err
 }
 
 func invalidUnlessUnknown(err error) error {

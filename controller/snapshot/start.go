@@ -102,7 +102,7 @@ func (j *Jobs) importFrom(ctx context.Context, req *requorumv1.ImportSnapshotReq
 	if err != nil {
 		return nil, err
 	}
-	snap, err := finder.Find(ctx, req.GetFrom(), req.GetCluster(), node)
+	snap, _, err := finder.Find(ctx, req.GetFrom(), req.GetCluster(), node)
 	if err != nil {
 		return nil, err
 	}

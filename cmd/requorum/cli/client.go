@@ -34,6 +34,7 @@ type client struct {
 	requorumv1.RestoreServiceClient
 	requorumv1.OperationServiceClient
 	requorumv1.AccessServiceClient
+	requorumv1.RemoteServiceClient
 
 	conn       *grpc.ClientConn
 	log        hclog.Logger
@@ -61,6 +62,7 @@ func (p *program) with(ctx context.Context, work func(context.Context, *client) 
 		RestoreServiceClient:   requorumv1.NewRestoreServiceClient(conn),
 		OperationServiceClient: requorumv1.NewOperationServiceClient(conn),
 		AccessServiceClient:    requorumv1.NewAccessServiceClient(conn),
+		RemoteServiceClient:    requorumv1.NewRemoteServiceClient(conn),
 		conn:                   conn,
 		log:                    log,
 		controller:             settings.Controller,

@@ -107,6 +107,17 @@ func (p *program) completeSnapshotsAndLatest(c *cobra.Command, args []string, be
 	return append(found, "latest\tthe newest that is ready"), directive
 }
 
+func (p *program) completeRemotes(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return p.propose(c, func(ctx context.Context, c *client) ([]string, error) {
+		resp, err := c.ListRemotes(ctx, &requorumv1.ListRemotesRequest{})
+		var found []string
+		for _, r := range resp.GetRemotes() {
+			found = append(found, r.GetName()+"\t"+r.GetWhere())
+		}
+		return found, err
+	})
+}
+
 func (p *program) completeOperations(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return p.propose(c, func(ctx context.Context, c *client) ([]string, error) {
 		resp, err := c.ListOperations(ctx, &requorumv1.ListOperationsRequest{Limit: 20})

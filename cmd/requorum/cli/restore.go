@@ -31,20 +31,23 @@ type restoreFlags struct {
 	spec       *requorumv1.RestoreSpec
 	quarantine config.Duration
 	plan, yes  bool
+	identity   string // path of a key file
 }
 
 func (p *program) restoreCommand() *cobra.Command {
 	f := &restoreFlags{spec: &requorumv1.RestoreSpec{}}
 	command := &cobra.Command{
-		Use:     "restore --snapshot NAME",
+		Use:     "restore {--snapshot NAME | --from REMOTE:NAME}",
 		Short:   "Restore a whole cluster from a snapshot",
 		Long:    restoreLong,
-		Example: "  requorum restore --cluster prod --snapshot pre-1.31 --plan\n  requorum restore --cluster prod --snapshot latest --yes",
+		Example: "  requorum restore --cluster prod --snapshot pre-1.31 --plan\n  requorum restore --cluster prod --snapshot latest --yes\n  requorum restore --cluster prod --from off-site:latest --identity key.txt",
 		Args:    takes(),
 	}
 	f.job = p.jobFlags(command)
 	flags := command.Flags()
 	flags.StringVar(&f.spec.Snapshot, "snapshot", "", "`NAME` of the snapshot, or latest")
+	fromFlag(flags, &f.spec.From)
+	identityFlag(flags, &f.identity)
 	flags.BoolVar(&f.plan, "plan", false, "show what would be done, and end")
 	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	flags.Uint64Var(&f.spec.BumpRevision, "bump-revision", 0, "add `N` to the snapshot's revision (default one billion, or more if clients may have seen higher ones)")
@@ -56,12 +59,14 @@ func (p *program) restoreCommand() *cobra.Command {
 	flags.BoolVar(&f.spec.AllowVersionMismatch, "allow-version-mismatch", false, "restore although etcd is of another minor version than the snapshot")
 	complete(command, "snapshot", p.completeSnapshotsAndLatest)
 	complete(command, "nodes", p.completeNodeList)
-	required(command, "snapshot")
 	command.RunE = func(c *cobra.Command, _ []string) error {
 		for _, pair := range [][2]string{{"bump-revision", "no-bump"}, {"plan", "detach"}} {
 			if c.Flags().Changed(pair[0]) && c.Flags().Changed(pair[1]) {
 				return usagef("--%s and --%s do not go together", pair[0], pair[1])
 			}
+		}
+		if (f.spec.GetSnapshot() == "") == (f.spec.GetFrom() == "") {
+			return usagef("--snapshot is missing, or --from in its place; not both")
 		}
 		if c.Flags().Changed("quarantine") {
 			f.spec.Quarantine = durationpb.New(f.quarantine.Std())
@@ -73,7 +78,10 @@ func (p *program) restoreCommand() *cobra.Command {
 
 // restore shows the plan, asks, starts the operation and follows it.
 func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error {
-	var err error
+	identity, err := readIdentity(f.identity)
+	if err != nil {
+		return err
+	}
 	if f.spec.Cluster, err = c.clusterOr(ctx, f.cluster); err != nil {
 		return err
 	}
@@ -90,15 +98,19 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 		return err
 	}
 	// What was confirmed is what is restored, even if a newer snapshot became the latest meanwhile.
-	if name := planned.GetPlan().GetSnapshot().GetName(); name != "" {
+	name := planned.GetPlan().GetSnapshot().GetName()
+	switch {
+	case f.spec.GetFrom() != "":
+		f.spec.From = planned.GetPlan().GetSpec().GetFrom()
+	case name != "":
 		f.spec.Snapshot = name
 	}
 	if !f.yes {
-		if err := p.confirm(ctx, fmt.Sprintf("Restore %s from %s?", f.spec.GetCluster(), f.spec.GetSnapshot())); err != nil {
+		if err := p.confirm(ctx, fmt.Sprintf("Restore %s from %s?", f.spec.GetCluster(), name)); err != nil {
 			return err
 		}
 	}
-	started, err := change(ctx, c, c.StartRestore, &requorumv1.StartRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec})
+	started, err := change(ctx, c, c.StartRestore, &requorumv1.StartRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec, Identity: identity})
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func (p *program) root(extra ...*cobra.Command) *cobra.Command {
 	if len(extra) > 0 {
 		root.AddGroup(&cobra.Group{ID: groupServe, Title: "Running requorum:"})
 	}
-	addTo(root, groupOperate, p.clusterCommand(), p.snapshotCommand(), p.restoreCommand(), p.operationCommand())
+	addTo(root, groupOperate, p.clusterCommand(), p.snapshotCommand(), p.restoreCommand(), p.remoteCommand(), p.operationCommand())
 	addTo(root, groupAccess, p.tokenCommand(), p.accessCommand())
 	for _, command := range extra {
 		// The client's flags do nothing for a server.
