@@ -222,6 +222,9 @@ func Download(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, 
 	stored := &meter{w: io.Discard, hash: sha256.New()}
 	in := io.TeeReader(body, stored)
 	opened, err := seal.Reader(in, options(o), identity)
+	if err != nil && !errors.Is(err, seal.ErrNoIdentity) {
+		return unreadable(o, err)
+	}
 	if err != nil {
 		return err
 	}

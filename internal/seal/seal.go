@@ -174,7 +174,7 @@ func ParseIdentities(text string) ([]age.Identity, error) {
 	}
 	keys, err := age.ParseIdentities(bytes.NewReader([]byte(text)))
 	if err != nil {
-		return nil, errors.New("the identity is not a key file of age (age-keygen -o key.txt), with lines such as AGE-SECRET-KEY-1…")
+		return nil, fmt.Errorf("%w: it is not a key file of age (age-keygen -o key.txt), with lines such as AGE-SECRET-KEY-1…", ErrNoIdentity)
 	}
 	return keys, nil
 }

@@ -1360,7 +1360,7 @@ type Snapshot struct {
 	Manifest *Manifest `protobuf:"bytes,6,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	// Copies as last checked.
 	Copies []*Copy `protobuf:"bytes,7,rep,name=copies,proto3" json:"copies,omitempty"`
-	// Operation that made it.
+	// Operation that made it; empty for one that was found in a remote.
 	OperationId string `protobuf:"bytes,8,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	// Why it failed, empty if it did not.
 	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`

@@ -233,12 +233,8 @@ func (s *Store) whole(ctx context.Context, key string, size int64) error {
 
 // Get implements objectstore.Store.
 func (s *Store) Get(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
-	info, err := s.Stat(ctx, key)
-	switch {
-	case err != nil:
-		return nil, err
-	case offset >= info.Size:
-		return http.NoBody, nil
+	if err := objectstore.CheckKey(key); err != nil {
+		return nil, s.invalid(err)
 	}
 	var o minio.GetObjectOptions
 	if offset > 0 {
@@ -247,11 +243,14 @@ func (s *Store) Get(ctx context.Context, key string, offset int64) (io.ReadClose
 		}
 	}
 	core := minio.Core{Client: s.client}
-	body, _, _, err := core.GetObject(ctx, s.cfg.Bucket, key, o)
+	body, info, _, err := core.GetObject(ctx, s.cfg.Bucket, key, o)
+	if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable { // there is no more of it
+		return http.NoBody, nil
+	}
 	if err != nil {
 		return nil, s.fail(ctx, "read", key, err)
 	}
-	return &reader{ReadCloser: body, ctx: ctx, store: s, key: key, left: info.Size - offset}, nil
+	return &reader{ReadCloser: body, ctx: ctx, store: s, key: key, left: info.Size}, nil
 }
 
 // reader tells an object that was cut off from one that has ended.

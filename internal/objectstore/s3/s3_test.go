@@ -221,10 +221,10 @@ func TestSlowAndStill(t *testing.T) {
 	server := s3test.Start(t, bucket)
 	proxy := s3test.NewProxy(t, server.Address)
 	cfg := config(t, server)
-	cfg.Endpoint, cfg.Stall = "https://"+proxy.Address, 5*time.Second
+	cfg.Endpoint, cfg.Stall = "https://"+proxy.Address, 4*time.Second
 	var moved atomic.Int64
 	cfg.Activity = func() { moved.Add(1) }
-	proxy.Slow(60 * time.Millisecond)
+	proxy.Slow(40 * time.Millisecond)
 	began := time.Now()
 	wantWorks(t, open(t, cfg))
 	if took := time.Since(began); took < cfg.Stall {
