@@ -3,6 +3,7 @@
 package simulated_test
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -55,7 +56,7 @@ var scenarios = []scenario{
 
 func startRestore(k *controller) (*requorumv1.Operation, error) {
 	spec := &requorumv1.RestoreSpec{Cluster: clusterName, Snapshot: goodName, Quarantine: durationpb.New(72 * time.Hour)}
-	return k.restores.Start(spec, request, "test")
+	return k.restores.Start(context.Background(), &requorumv1.StartRestoreRequest{RequestId: request, Spec: spec}, "test")
 }
 
 func startSave(k *controller) (*requorumv1.Operation, error) {
@@ -63,11 +64,11 @@ func startSave(k *controller) (*requorumv1.Operation, error) {
 }
 
 func startImport(k *controller) (*requorumv1.Operation, error) {
-	return k.snapshots.Import(&requorumv1.ImportSnapshotRequest{Cluster: clusterName, Name: "imported", Node: "n2", Path: "/" + importFile, RequestId: request}, "test")
+	return k.snapshots.Import(context.Background(), &requorumv1.ImportSnapshotRequest{Cluster: clusterName, Name: "imported", Node: "n2", Path: "/" + importFile, RequestId: request}, "test")
 }
 
 func startDistribute(k *controller) (*requorumv1.Operation, error) {
-	return k.snapshots.Distribute(clusterName, goodName, request, "test")
+	return k.snapshots.Distribute(clusterName, goodName, request, "test", "")
 }
 
 func startCheck(k *controller) (*requorumv1.Operation, error) {

@@ -319,7 +319,7 @@ func (p *program) snapshotRm() *cobra.Command {
 		Use:               "rm NAME",
 		Aliases:           []string{"delete"},
 		Short:             "Remove a snapshot and all of its copies",
-		Long:              "Remove every copy of a snapshot and its entry in the catalog. The last good\nsnapshot of a cluster is kept unless --force is given. Needs the role admin.",
+		Long:              "Remove every copy of a snapshot, also in remotes, and its entry in the\ncatalog. The last good snapshot of a cluster is kept unless --force is given.\nNeeds the role admin.",
 		Example:           "  requorum snapshot rm pre-1.30 --yes",
 		Args:              takes("NAME"),
 		ValidArgsFunction: firstArgument(p.completeSnapshots),
@@ -330,7 +330,7 @@ func (p *program) snapshotRm() *cobra.Command {
 	command.RunE = func(c *cobra.Command, args []string) error {
 		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
 			if !yes {
-				if err := p.confirm(ctx, fmt.Sprintf("Remove snapshot %s of %s from every node?", args[0], cluster)); err != nil {
+				if err := p.confirm(ctx, fmt.Sprintf("Remove snapshot %s of %s from every node and remote?", args[0], cluster)); err != nil {
 					return nil, err
 				}
 			}

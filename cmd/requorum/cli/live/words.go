@@ -16,6 +16,8 @@ func Title(op *requorumv1.Operation) string {
 		return fmt.Sprintf("Import snapshot %s into %s", op.GetSnapshot(), op.GetCluster())
 	case requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
 		return fmt.Sprintf("Distribute snapshot %s in %s", op.GetSnapshot(), op.GetCluster())
+	case requorumv1.OperationKind_OPERATION_KIND_UPLOAD:
+		return fmt.Sprintf("Store snapshot %s of %s in a remote", op.GetSnapshot(), op.GetCluster())
 	}
 	kind := Kind(op.GetKind())
 	return fmt.Sprintf("%s%s snapshot %s of %s", strings.ToUpper(kind[:1]), kind[1:], op.GetSnapshot(), op.GetCluster())
