@@ -187,7 +187,7 @@ func TestCallingItWronglyEndsWithTwoAndAHint(t *testing.T) {
 		"restore":                              "--snapshot is missing",
 		"restore --snapshot a --from b:c":      "not both",
 		"snapshot upload a":                    "--remote is missing",
-		"snapshot import --from a:b --path /c": "--path and --from do not go together",
+		"snapshot import --from a:b --path /c": "not both",
 		"restore --snapshot a --plan --detach": "--plan and --detach do not go together",
 		"restore --snapshot a --bump-revision 1 --no-bump": "--bump-revision and --no-bump do not go together",
 		"restore --snapshot a --quarantine 72":             "write it with its unit",

@@ -27,6 +27,18 @@ func complete(c *cobra.Command, flag string, f completer) {
 	}
 }
 
+// oneOf marks two flags of which a command needs just one.
+func oneOf(c *cobra.Command, flag, other string) {
+	c.MarkFlagsOneRequired(flag, other)
+	c.MarkFlagsMutuallyExclusive(flag, other)
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		if c.Flags().Changed(flag) == c.Flags().Changed(other) {
+			return fmt.Errorf("--%s is missing, or --%s in its place; not both", flag, other)
+		}
+		return nil
+	}
+}
+
 // required marks flags that a command cannot do without.
 func required(c *cobra.Command, flags ...string) {
 	for _, flag := range flags {

@@ -59,14 +59,12 @@ func (p *program) restoreCommand() *cobra.Command {
 	flags.BoolVar(&f.spec.AllowVersionMismatch, "allow-version-mismatch", false, "restore although etcd is of another minor version than the snapshot")
 	complete(command, "snapshot", p.completeSnapshotsAndLatest)
 	complete(command, "nodes", p.completeNodeList)
+	oneOf(command, "snapshot", "from")
 	command.RunE = func(c *cobra.Command, _ []string) error {
 		for _, pair := range [][2]string{{"bump-revision", "no-bump"}, {"plan", "detach"}} {
 			if c.Flags().Changed(pair[0]) && c.Flags().Changed(pair[1]) {
 				return usagef("--%s and --%s do not go together", pair[0], pair[1])
 			}
-		}
-		if (f.spec.GetSnapshot() == "") == (f.spec.GetFrom() == "") {
-			return usagef("--snapshot is missing, or --from in its place; not both")
 		}
 		if c.Flags().Changed("quarantine") {
 			f.spec.Quarantine = durationpb.New(f.quarantine.Std())

@@ -370,14 +370,10 @@ was lost; it keeps its name.`,
 		resp, err := change(ctx, c, c.ImportSnapshot, req)
 		return resp.GetOperation(), err
 	}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.ImportSnapshotResponse{Operation: op} })
+	oneOf(command, "path", "from")
 	command.RunE = func(c *cobra.Command, args []string) (err error) {
-		switch {
-		case req.GetFrom() == "" && req.GetNode() == "":
-			return usagef("--node is missing, or --from in place of --node and --path")
-		case req.GetFrom() == "" && req.GetPath() == "":
-			return usagef("--path is missing, or --from in place of --node and --path")
-		case req.GetFrom() != "" && req.GetPath() != "":
-			return usagef("--path and --from do not go together")
+		if req.GetFrom() == "" && req.GetNode() == "" {
+			return usagef("--node is missing: the one on which the file lies")
 		}
 		if req.Identity, err = readIdentity(identity); err != nil {
 			return err

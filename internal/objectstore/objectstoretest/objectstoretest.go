@@ -247,7 +247,7 @@ func badKeys(t *testing.T, s objectstore.Store) {
 
 func concurrent(t *testing.T, s objectstore.Store) {
 	group, ctx := errgroup.WithContext(t.Context())
-	for i := range 6 {
+	for i := range 4 {
 		group.Go(func() error {
 			key, data := fmt.Sprintf("a/%d/object", i%3), Bytes(9<<20, byte(i%3)) // two write the same
 			if err := Put(ctx, s, key, data); err != nil {

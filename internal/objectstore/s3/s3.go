@@ -185,21 +185,22 @@ func sourceEnd(err error) error {
 
 // upload sends what comes out of from, and tells how many bytes that were. What fits one part is one request.
 func (s *Store) upload(ctx context.Context, key string, from io.Reader) (int64, error) {
-	head := new(bytes.Buffer)
-	n, err := io.CopyN(head, from, partSize)
-	switch {
-	case errors.Is(err, io.EOF):
-		_, err := s.client.PutObject(ctx, s.cfg.Bucket, key, bytes.NewReader(head.Bytes()), n, s.options())
-		return n, err
-	case err != nil:
-		return n, err
+	head := make([]byte, partSize)
+	n, err := io.ReadFull(from, head)
+	switch err { //nolint:errorlint // as io.ReadFull returns them; a source that fails so is wrapped
+	case nil:
+	case io.EOF, io.ErrUnexpectedEOF:
+		_, err := s.client.PutObject(ctx, s.cfg.Bucket, key, bytes.NewReader(head[:n]), int64(n), s.options())
+		return int64(n), err
+	default:
+		return int64(n), err
 	}
 	rest := &counter{r: from}
-	_, err = s.client.PutObject(ctx, s.cfg.Bucket, key, io.MultiReader(head, rest), -1, s.options())
+	_, err = s.client.PutObject(ctx, s.cfg.Bucket, key, io.MultiReader(bytes.NewReader(head), rest), -1, s.options())
 	if err != nil {
 		s.abort(ctx, key)
 	}
-	return n + rest.n, err
+	return int64(n) + rest.n, err
 }
 
 // counter counts what is read.
