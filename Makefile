@@ -31,6 +31,7 @@ comma := ,
 TEST_TIMEOUT ?= 15m
 E2E_TIMEOUT  ?= 25m
 FUZZ_TIME    ?= 5s
+SOAK         ?= 30m
 
 ##@ Build
 
@@ -167,6 +168,12 @@ e2e-big: ## A database of 4 GiB and 2 million keys; needs 40 GiB on the disk and
 	@$(MAKE) build build-faults
 	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults REQUORUM_BIG=1 \
 		$(GO) test -timeout 2h -run '^TestBig$$' -v ./e2e
+
+.PHONY: soak
+soak: race-notice ## A schedule every few seconds for SOAK (30m), with its controller and agents killed again and again
+	@$(MAKE) build build-faults
+	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults REQUORUM_SOAK=$(SOAK) \
+		$(CGO) $(GO) test $(RACE) -timeout 0 -run '^TestSoak$$' -v ./e2e
 
 .PHONY: race-notice
 race-notice:

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/requorum/requorum/agent/drill"
 	"github.com/requorum/requorum/agent/enroll"
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/member"
@@ -52,6 +53,7 @@ type agent struct {
 	node    *task.Node
 	runner  *task.Runner
 	server  *transfer.Server
+	drill   *drill.Driller
 	fence   chan struct{} // wakes keepFenced
 	dial    func() (conn clientConn, renewed <-chan struct{}, err error)
 
@@ -129,10 +131,12 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	}
 	a := &agent{cfg: cfg, log: log, creds: creds, journal: j, runtime: rt, fence: make(chan struct{}, 1)}
 	a.dial = a.dialController
+	a.drill = &drill.Driller{Dir: cfg.drillDir(), StartWait: cfg.StartWait.Std(), Log: log.Named("drill")}
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: task.OnDisk(v), Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
 		Remote:    remote.Open,
+		Drill:     a.drill,
 		Old:       &olddata.Reader{Runtime: rt, Log: log.Named("olddata")},
 		Fetcher:   transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),
 		StartWait: cfg.StartWait.Std(), StopWait: cfg.runtimeWait(), LaunchWait: cfg.runtimeWait(), Log: log.Named("task"),
@@ -159,7 +163,7 @@ func (a *agent) serve(ctx context.Context) error {
 	)
 	agentv1.RegisterTransferServiceServer(server, a.server)
 	a.log.Info("agent serves its neighbours", "address", listener.Addr())
-	if err := a.node.RemoveScratch(ctx); err != nil {
+	if err := errors.Join(a.node.RemoveScratch(ctx), a.drill.Clean()); err != nil {
 		a.log.Error("what an earlier agent left cannot be removed", "error", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)

@@ -25,6 +25,7 @@ type Config struct {
 	Node       string          `yaml:"node"`          // name of the node; the host's name if empty
 	DataDir    string          `yaml:"data_dir"`      // credentials, journal, snapshots
 	Snapshots  string          `yaml:"snapshots_dir"` // DataDir/snapshots if empty
+	Scratch    string          `yaml:"scratch_dir"`   // where drills restore to; Snapshots if empty
 	Token      string          `yaml:"-"`             // join token, from a flag, a file or the environment
 	TokenFile  string          `yaml:"token_file"`    // holds the join token; not needed once enrolled
 	Transfer   Transfer        `yaml:"transfer"`
@@ -119,6 +120,9 @@ func (c *Config) complete() error {
 	if c.Snapshots == "" {
 		c.Snapshots = filepath.Join(c.DataDir, "snapshots")
 	}
+	if c.Scratch == "" {
+		c.Scratch = c.Snapshots
+	}
 	if (c.Runtime.Process == nil) == (c.Runtime.Exec == nil) {
 		return errors.New("runtime: say how etcd is run on this node, with either \"process\" or \"exec\"")
 	}
@@ -167,6 +171,9 @@ func (c *Config) advertised(ctx context.Context, listening net.Addr) (string, er
 	host, _, err = net.SplitHostPort(conn.LocalAddr().String())
 	return net.JoinHostPort(host, port), errors.Join(err, conn.Close())
 }
+
+// drillDir is a directory of the drills' own: what is in it is removed.
+func (c *Config) drillDir() string { return filepath.Join(c.Scratch, ".requorum-drill") }
 
 // newRuntime makes the runtime that the configuration names.
 func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {

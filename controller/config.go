@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/internal/config"
@@ -24,9 +25,20 @@ type Config struct {
 	OfflineAfter       config.Duration `yaml:"offline_after"`        // how long a task waits for a node that is away
 	StalledAfter       config.Duration `yaml:"stalled_after"`        // how long a task may go without progress
 	Remotes            []remote.Config `yaml:"remotes"`              // object stores that snapshots can be stored in
+	ReconcileEvery     config.Duration `yaml:"reconcile_every"`      // how often the nodes are asked which copies they hold
+	Audit              Audit           `yaml:"audit"`                // who asked for what
 	EpochAtLeast       uint64          `yaml:"-"`                    // for a controller brought back from an old backup
 	LogLevel           string          `yaml:"log_level"`            // trace, debug, info, warn, error
 	LogJSON            bool            `yaml:"log_json"`             // one JSON object a line
+}
+
+// Audit bounds what is kept of who asked for what. Zero values stand for the defaults.
+type Audit struct {
+	File        string          `yaml:"file"`          // JSON lines; DataDir/audit.log if empty
+	MaxFileSize config.Bytes    `yaml:"max_file_size"` // when the file is put aside
+	MaxFiles    int             `yaml:"max_files"`     // files kept, the present one included
+	Keep        config.Duration `yaml:"keep"`          // how long the controller's store keeps entries
+	KeepEntries int             `yaml:"keep_entries"`  // how many entries it keeps
 }
 
 // Authority names the files of a given CA.
@@ -47,8 +59,22 @@ func (c Config) check() error {
 	if (c.CA.Cert == "") != (c.CA.Key == "") {
 		return errors.New("ca needs both cert and key")
 	}
+	if a := c.Audit; a.MaxFiles < 0 || a.KeepEntries < 0 {
+		return errors.New("audit: max_files and keep_entries cannot be negative")
+	}
 	_, err := remote.New(c.Remotes)
 	return err
+}
+
+func (c Config) auditOptions() audit.Options {
+	o := audit.Options{
+		File: c.Audit.File, MaxFileBytes: int64(c.Audit.MaxFileSize), MaxFiles: c.Audit.MaxFiles,
+		Keep: c.Audit.Keep.Std(), KeepEntries: c.Audit.KeepEntries,
+	}
+	if o.File == "" {
+		o.File = filepath.Join(c.DataDir, "audit.log")
+	}
+	return o
 }
 
 func (c Config) authority() (*pki.Authority, error) {

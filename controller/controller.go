@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,16 +19,20 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/access"
 	"github.com/requorum/requorum/controller/api"
+	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/restore"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/controller/store/bolt"
@@ -90,6 +95,9 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.server.Engine.Run(ctx) })
+	group.Go(func() error { return c.server.Schedules.Run(ctx) })
+	group.Go(func() error { return c.server.Copies.Run(ctx) })
+	group.Go(func() error { return c.server.Audit.Run(ctx) })
 	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { return keepFresh(ctx, creds, authority, cfg.hosts(listener.Addr())) })
 	group.Go(func() error {
@@ -128,6 +136,7 @@ func serveUntilStopped(server *grpc.Server, listener net.Listener) error {
 // controller holds the pieces.
 type controller struct {
 	access *access.Access
+	calls  *audit.Calls
 	server *api.Server
 }
 
@@ -148,21 +157,51 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("snapshot")}
 	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("restore")}
 	builders := snapshots.Builders()
-	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = restores.Builder
+	maps.Copy(builders, restores.Builders())
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
 	snapshots.Engine, restores.Engine = engine, engine
+	schedules := &schedule.Scheduler{
+		Store: db, Catalog: records, Engine: engine, Snapshots: snapshots, Fleet: dispatcher, Log: log.Named("schedule"),
+	}
+	audited, err := audit.Open(db, cfg.auditOptions(), log.Named("audit"))
+	if err != nil {
+		return nil, err
+	}
+	engine.Audit = audited
+	calls := &audit.Calls{Log: audited, Audited: access.Audited, Cluster: clusterOf(engine)}
 	entry := access.New(db, authority, log.Named("access"), access.Options{
 		NodeTTL:     cfg.NodeCertificateTTL.Std(),
+		Denied:      calls.Denied,
 		KeysChanged: func(cluster, node string) { dispatcher.KeysChanged(dispatch.Key{Cluster: cluster, Node: node}) },
 	})
-	return &controller{access: entry, server: &api.Server{
+	calls.Admit = func(ctx context.Context, method string) error {
+		if method != agentv1.EnrollService_Enroll_FullMethodName {
+			return nil
+		}
+		return api.Status(entry.MayTryToEnroll(ctx))
+	}
+	return &controller{access: entry, calls: calls, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
-		Snapshots: snapshots, Restores: restores, Remotes: remotes, Log: log.Named("api"),
+		Snapshots: snapshots, Restores: restores, Remotes: remotes, Schedules: schedules, Audit: audited, Log: log.Named("api"),
+		Copies: &reconcile.Reconciler{Catalog: records, Fleet: dispatcher, Engine: engine, Every: cfg.ReconcileEvery.Std(), Log: log.Named("reconcile")},
 	}}, nil
 }
 
+// clusterOf tells which cluster an operation is about, for the audit log.
+func clusterOf(engine *operation.Engine) func(id string) string {
+	return func(id string) string {
+		op, err := engine.Get(id)
+		if err != nil {
+			return "" // the call that names it fails, and says so
+		}
+		return op.GetCluster()
+	}
+}
+
 func (c *controller) newServer(creds *pki.Credentials) *grpc.Server {
-	options := append(c.access.ServerOptions(creds), grpc.WaitForHandlers(true)) // they use the store, which is closed next
+	options := append(c.access.ServerOptions(creds), // which come first: what nobody may call is not noted as a call
+		grpc.ChainUnaryInterceptor(c.calls.Unary), grpc.ChainStreamInterceptor(c.calls.Stream),
+		grpc.WaitForHandlers(true)) // they use the store, which is closed next
 	server := grpc.NewServer(options...)
 	c.server.Register(server)
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())

@@ -20,11 +20,12 @@ import (
 const pushChunk = 256 << 10
 
 // save streams a snapshot of the running member into the vault. A complete file without a manifest is
-// what an earlier try of the same task left.
-func (n *Node) save(ctx context.Context, spec *agentv1.SaveCopy, p *Progress) (*agentv1.TaskResult, error) {
+// what an earlier try of the same task left. Neighbours may follow the file while it is written.
+func (n *Node) save(ctx context.Context, task *agentv1.Task, spec *agentv1.SaveCopy, p *Progress) (*agentv1.TaskResult, error) {
 	if err := n.vacate(spec.GetName()); err != nil {
 		return nil, err
 	}
+	n.holdGrant(task, n.Grants.Allow(spec.GetName(), spec.GetReaders()...))
 	m, err := n.Member(ctx)
 	if err != nil {
 		return nil, err
@@ -123,6 +124,16 @@ func (n *Node) fetch(ctx context.Context, task *agentv1.Task, spec *agentv1.Fetc
 		return nil, err
 	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Fetched{Fetched: fetched}}, nil
+}
+
+// follow takes over what a neighbour saves while it is saved. What an earlier try has left is of another file, if
+// the neighbour began anew.
+func (n *Node) follow(ctx context.Context, task *agentv1.Task, spec *agentv1.FollowCopy, p *Progress) error {
+	if err := n.vacate(spec.GetName()); err != nil {
+		return err
+	}
+	n.holdGrant(task, n.Grants.Allow(spec.GetName(), spec.GetReaders()...))
+	return n.Fetcher.Follow(ctx, spec, p.Bytes)
 }
 
 // hashCopy reads a copy back from the disk. Without its manifest a good copy would be forgotten together with the

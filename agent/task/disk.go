@@ -66,6 +66,7 @@ func (v vaultOnDisk) Create(name string) (Writer, error) {
 // Fetcher fetches copies from neighbours, as transfer.Fetcher does.
 type Fetcher interface {
 	Fetch(ctx context.Context, spec *agentv1.FetchCopy, progress func(done, total int64)) (*agentv1.Fetched, error)
+	Follow(ctx context.Context, spec *agentv1.FollowCopy, progress func(done, total int64)) error
 }
 
 // Disk is where etcd's data lies.

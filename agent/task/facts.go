@@ -63,6 +63,7 @@ func (n *Node) inspect(ctx context.Context, spec *agentv1.InspectNode) (*agentv1
 	if f.VaultFreeBytes, stateErr = n.Vault.FreeBytes(); stateErr != nil {
 		return nil, stateErr
 	}
+	n.inspectScratch(spec.GetSnapshotSize(), f)
 	if err == nil {
 		err = n.inspectDirs(conf, spec.GetSnapshotSize(), f)
 	}
@@ -75,6 +76,19 @@ func (n *Node) inspect(ctx context.Context, spec *agentv1.InspectNode) (*agentv1
 	}
 	f.Stops = append(f.Stops, "etcd")
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Node{Node: f}}, nil
+}
+
+// inspectScratch adds whether there is space for a drill. Nothing else depends on that.
+func (n *Node) inspectScratch(size int64, f *agentv1.NodeFacts) {
+	if size == 0 || n.Drill == nil {
+		return
+	}
+	needed, free, err := n.Drill.Space(size)
+	if err != nil {
+		n.Log.Warn("it cannot be told how much space there is for a drill", "error", err)
+		return
+	}
+	f.ScratchNeededBytes, f.ScratchFreeBytes = needed, free
 }
 
 // inspectDirs adds what is about the data directory.

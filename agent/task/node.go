@@ -37,6 +37,7 @@ type Node struct {
 	Grants    *transfer.Grants
 	Old       OldData
 	Remote    func(r *agentv1.Remote, activity func()) (remote.Store, error)
+	Drill     Driller
 	Journal   *journal.Journal
 	Push      func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
 	StartWait time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
@@ -82,7 +83,7 @@ func (n *Node) Do(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv
 func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (result *agentv1.TaskResult, err error, known bool) { //nolint:revive // known goes with both
 	switch spec := task.GetSpec().(type) {
 	case *agentv1.Task_SaveCopy:
-		result, err = n.save(ctx, spec.SaveCopy, p)
+		result, err = n.save(ctx, task, spec.SaveCopy, p)
 	case *agentv1.Task_ImportCopy:
 		result, err = n.importCopy(ctx, spec.ImportCopy, p)
 	case *agentv1.Task_InspectCopy:
@@ -91,8 +92,12 @@ func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (res
 		err = n.Vault.WriteManifest(spec.WriteManifest.GetManifest())
 	case *agentv1.Task_FetchCopy:
 		result, err = n.fetch(ctx, task, spec.FetchCopy, p)
+	case *agentv1.Task_FollowCopy:
+		err = n.follow(ctx, task, spec.FollowCopy, p)
 	case *agentv1.Task_ServeCopy:
 		err = n.serve(ctx, spec.ServeCopy, p)
+	case *agentv1.Task_DrillCopy:
+		result, err = n.drillCopy(ctx, spec.DrillCopy, p)
 	case *agentv1.Task_HashCopy:
 		c := n.hashCopy(ctx, spec.HashCopy.GetManifest(), p)
 		result, err = &agentv1.TaskResult{Result: &agentv1.TaskResult_Hashed{Hashed: c}}, ctx.Err()

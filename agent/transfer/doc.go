@@ -6,6 +6,13 @@
 // them the file flows down a chain, and the node that saved it sends it once. Every node writes the file
 // in order and can continue at its own offset from any other holder.
 //
+// # Following a save
+//
+// While a member's snapshot is being saved nobody knows yet what the file will be. The other nodes follow it all the
+// same, down the same chain (Follow): each keeps what came, hashed as it passed, and a Fetch of the finished file
+// begins where that ends. Nothing depends on it. A neighbour that does not answer, a save that fails and begins
+// anew, a node that restarts: then Fetch has more to do, and the file's SHA-256 tells if the bytes were another's.
+//
 // # A live chain and a dead one
 //
 // A server that has nothing to send yet sends an empty chunk at once and then every few seconds (the

@@ -240,16 +240,24 @@ func (j *job) logClose(in *inflow) {
 
 func (j *job) complete() bool { return j.recv.Offset() == j.want.GetSize() }
 
-// pause waits before another try, longer with each, with full jitter.
+// pause waits before another try, and says that this node lives.
 func (j *job) pause(ctx context.Context, try int) error {
 	j.progress(j.recv.Offset(), j.want.GetSize())
-	longest := min(j.MaxPause, j.MinPause<<min(try, 16))
+	if err := j.Fetcher.pause(ctx, try); err != nil {
+		return fmt.Errorf("snapshot %s: %w", j.want.GetName(), err)
+	}
+	return nil
+}
+
+// pause waits before another try, longer with each, with full jitter.
+func (f *Fetcher) pause(ctx context.Context, try int) error {
+	longest := min(f.MaxPause, f.MinPause<<min(try, 16))
 	timer := time.NewTimer(rand.N(longest) + 1)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("snapshot %s: %w", j.want.GetName(), context.Cause(ctx))
+		return context.Cause(ctx)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"sync"
 	"time"
 
@@ -98,7 +99,8 @@ func (s *Server) count(name string, raw, wire int) {
 	s.sent[name] = traffic{raw: t.raw + int64(raw), wire: t.wire + int64(wire)}
 }
 
-// Fetch streams a copy from an offset, and follows it while it grows. Its status codes are:
+// Fetch streams a copy from an offset, and follows it while it grows. A caller that follows a file which is being
+// written is sent what there is of it until the writing ends. Its status codes are:
 // INVALID_ARGUMENT for a name, size or offset that cannot be; PERMISSION_DENIED for a caller of another
 // cluster or without a grant; NOT_FOUND while the file is not here; FAILED_PRECONDITION when another
 // snapshot has the name; UNAVAILABLE when this node stopped receiving the file; DATA_LOSS when it threw
@@ -110,7 +112,7 @@ func (s *Server) Fetch(req *agentv1.FetchRequest, stream agentv1.TransferService
 		return err
 	}
 	node := peer.Node
-	r, err := s.vault.OpenReader(req.GetName(), req.GetSha256(), req.GetSize())
+	r, err := s.open(req)
 	if err != nil {
 		return refusal(err)
 	}
@@ -125,14 +127,24 @@ func (s *Server) Fetch(req *agentv1.FetchRequest, stream agentv1.TransferService
 		s.log.Info("sending ended early", "snapshot", req.GetName(), "to", node, "offset", out.offset, "error", err)
 		return refusal(err)
 	}
-	s.log.Info("sent", "snapshot", req.GetName(), "to", node, "from_offset", req.GetOffset(), "size", req.GetSize())
+	s.log.Info("sent", "snapshot", req.GetName(), "to", node, "from_offset", req.GetOffset(), "up_to", out.offset, "followed", req.GetFollow())
 	return nil
+}
+
+func (s *Server) open(req *agentv1.FetchRequest) (*vault.Reader, error) {
+	if req.GetFollow() {
+		return s.vault.OpenGrowing(req.GetName())
+	}
+	return s.vault.OpenReader(req.GetName(), req.GetSha256(), req.GetSize())
 }
 
 // admit returns who calls, or why it is refused.
 func (s *Server) admit(ctx context.Context, req *agentv1.FetchRequest) (Peer, error) {
 	if err := names.Check("snapshot", req.GetName()); err != nil {
 		return Peer{}, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if req.GetFollow() {
+		req.Size = math.MaxInt64 // until the writing ends
 	}
 	if req.GetSize() <= 0 || req.GetOffset() < 0 || req.GetOffset() > req.GetSize() {
 		return Peer{}, status.Errorf(codes.InvalidArgument, "offset %d of %d bytes", req.GetOffset(), req.GetSize())
@@ -208,6 +220,9 @@ func (o *outflow) run(ctx context.Context) error {
 			return err
 		}
 		n := min(int64(o.pace.size()), available-o.offset)
+		if n <= 0 && o.req.GetFollow() {
+			return nil // the writing has ended
+		}
 		if n <= 0 {
 			return io.ErrUnexpectedEOF
 		}

@@ -14,10 +14,10 @@ import (
 	"github.com/requorum/requorum/internal/names"
 )
 
-// growth is how far a file being received has come. Readers wait on it.
+// growth is how far a file being written has come. Readers wait on it.
 type growth struct {
 	mu      sync.Mutex
-	file    *os.File // for reading; nil after the end
+	file    *os.File // for reading; nil before the beginning and after the end
 	written int64
 	ended   bool
 	err     error         // why it ended; nil for a complete file
@@ -55,6 +55,9 @@ func (g *growth) end(cause error) error {
 	defer g.mu.Unlock()
 	g.ended, g.err = true, cause
 	g.broadcast()
+	if g.file == nil {
+		return nil
+	}
 	err := g.file.Close()
 	g.file = nil
 	return err
@@ -101,16 +104,36 @@ func (v *Vault) OpenReader(name, sha256 string, size int64) (*Reader, error) {
 	if err := names.Check("snapshot", name); err != nil {
 		return nil, err
 	}
-	if r := v.receiver(name); r != nil && r.isFile(sha256, size) {
-		f, err := r.growth.dup()
+	if r := v.followed(name); r != nil && r.isFile(sha256, size) {
+		f, err := r.growing().dup()
 		if err != nil {
 			return nil, err
 		}
 		if f != nil {
-			return &Reader{f: f, size: size, growth: r.growth}, nil
+			return &Reader{f: f, size: size, growth: r.growing()}, nil
 		}
 	}
 	return v.openComplete(name, sha256, size)
+}
+
+// OpenGrowing opens the file that a Writer writes under name, whatever it becomes, for a Reader that follows it. It
+// fails with ErrNotFound if none does, which may change.
+func (v *Vault) OpenGrowing(name string) (*Reader, error) {
+	if err := names.Check("snapshot", name); err != nil {
+		return nil, err
+	}
+	w, _ := v.followed(name).(*Writer)
+	if w == nil {
+		return nil, fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+	}
+	f, err := w.growth.dup()
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+	}
+	return &Reader{f: f, growth: w.growth}, nil
 }
 
 func (v *Vault) openComplete(name, sha256 string, size int64) (*Reader, error) {

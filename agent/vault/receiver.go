@@ -118,6 +118,7 @@ func (r *Receiver) open(v *Vault) error {
 	err = r.keepOrClear()
 	p.digest.md5 = nil // Commit says why
 	if err == nil {
+		r.growth.grow(p.digest.size)
 		err = p.reserve(r.want.GetSize())
 	}
 	if err == nil {
@@ -134,6 +135,9 @@ func (r *Receiver) keepOrClear() error {
 	info, err := r.part.f.Stat()
 	if err != nil {
 		return err
+	}
+	if d := v.takeKept(name); d != nil && d.size == info.Size() && d.size <= r.want.GetSize() {
+		return r.goOn(d)
 	}
 	expected, err := readManifest(v.expectedPath(name), name)
 	switch {
@@ -152,6 +156,19 @@ func (r *Receiver) keepOrClear() error {
 		return err
 	}
 	return durable.WriteFile(v.expectedPath(name), data, fileMode)
+}
+
+// goOn continues what Keep has left, whose bytes were hashed as they came: Commit tells whether they are the file's.
+func (r *Receiver) goOn(d *digest) error {
+	data, err := EncodeManifest(r.want)
+	if err != nil {
+		return err
+	}
+	if _, err := r.part.f.Seek(d.size, 0); err != nil {
+		return err
+	}
+	r.part.digest, r.resumed = d, d.size
+	return durable.WriteFile(r.part.v.expectedPath(r.part.name), data, fileMode)
 }
 
 // readBack hashes what an earlier Receiver left. Bytes that cannot be read are received again.
@@ -268,6 +285,8 @@ func (r *Receiver) end(cause error) error {
 }
 
 // isFile tells whether a Receiver is of the file that sha256 and size describe.
+func (r *Receiver) growing() *growth { return r.growth }
+
 func (r *Receiver) isFile(sha256 string, size int64) bool {
 	return r.want.GetSha256() == sha256 && r.want.GetSize() == size
 }

@@ -34,7 +34,15 @@ type Vault struct {
 	free func(path string) (uint64, error)
 
 	mu      sync.Mutex
-	claimed map[string]*Receiver // names being written; nil for one that no Reader can follow
+	claimed map[string]follower // names being written; nil for one that no Reader can follow
+	kept    map[string]*digest  // of partial files that Keep has left, as far as they were hashed
+}
+
+// follower is what Readers follow: a Writer or a Receiver.
+type follower interface {
+	// isFile tells whether it writes the file that sha256 and size describe. A Writer does not know.
+	isFile(sha256 string, size int64) bool
+	growing() *growth
 }
 
 // Open opens the vault in dir, which is made if it is missing. A directory that others may write to is
@@ -50,7 +58,7 @@ func Open(dir string, log hclog.Logger) (*Vault, error) {
 	if err := closeToOthers(dir); err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}
-	return &Vault{dir: dir, log: log, free: durable.FreeBytes, claimed: map[string]*Receiver{}}, nil
+	return &Vault{dir: dir, log: log, free: durable.FreeBytes, claimed: map[string]follower{}, kept: map[string]*digest{}}, nil
 }
 
 func closeToOthers(dir string) error {
@@ -146,6 +154,7 @@ func (v *Vault) remove(name string, paths func() []string) error {
 		return fmt.Errorf("drop: %w", err)
 	}
 	defer v.release(name)
+	v.takeKept(name)
 	for _, path := range paths() {
 		if err := durable.Remove(path); err != nil {
 			return fmt.Errorf("drop snapshot %s: %w", name, err)
@@ -154,8 +163,8 @@ func (v *Vault) remove(name string, paths func() []string) error {
 	return nil
 }
 
-// claim makes the caller the only one that writes name's files until release. Readers follow r.
-func (v *Vault) claim(name string, r *Receiver) error {
+// claim makes the caller the only one that writes name's files until release. Readers follow f, unless it is nil.
+func (v *Vault) claim(name string, f follower) error {
 	if err := names.Check("snapshot", name); err != nil {
 		return err
 	}
@@ -164,7 +173,7 @@ func (v *Vault) claim(name string, r *Receiver) error {
 	if _, taken := v.claimed[name]; taken {
 		return fmt.Errorf("snapshot %s: %w", name, ErrBusy)
 	}
-	v.claimed[name] = r
+	v.claimed[name] = f
 	return nil
 }
 
@@ -174,10 +183,26 @@ func (v *Vault) release(name string) {
 	delete(v.claimed, name)
 }
 
-func (v *Vault) receiver(name string) *Receiver {
+func (v *Vault) followed(name string) follower {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.claimed[name]
+}
+
+// keep remembers how far a partial file that stays was hashed.
+func (v *Vault) keep(name string, d *digest) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.kept[name] = d
+}
+
+// takeKept returns what keep has remembered of a partial file, once; nil if there is nothing.
+func (v *Vault) takeKept(name string) *digest {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	d := v.kept[name]
+	delete(v.kept, name)
+	return d
 }
 
 func (v *Vault) filePath(name string) string     { return filepath.Join(v.dir, name+fileSuffix) }

@@ -402,6 +402,82 @@ func TestReceiveGoesOnWhereAnEarlierOneStopped(t *testing.T) {
 	}
 }
 
+func TestReceiveGoesOnWithWhatAWriterKept(t *testing.T) {
+	v, data := open(t, t.TempDir()), snapshot(5000)
+	m := describe("a", data)
+	w, err := v.Follow("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Expect(m.GetSize() + 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(data[:2_000_000]); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Keep(), w.Keep(), w.Discard()); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := v.List(); err != nil || len(all) != 0 {
+		t.Errorf("what was kept is listed as %v, %v", all, err)
+	}
+	r, err := v.Resume(t.Context(), m, func(int64, int64) { t.Error("it is read again") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Offset() != 2_000_000 || r.Resumed() != 2_000_000 {
+		t.Errorf("offset %d, resumed %d", r.Offset(), r.Resumed())
+	}
+	if _, err := r.Write(data[2_000_000:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if c := v.Hash(t.Context(), m, nil); c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD {
+		t.Errorf("%v", c)
+	}
+}
+
+func TestWhatAWriterKeptIsNotTakenForAnythingElse(t *testing.T) {
+	data := snapshot(2000)
+	for name, happens := range map[string]func(t *testing.T, v *vault.Vault){
+		"dropped":        func(t *testing.T, v *vault.Vault) { errIsNil(t, v.Drop("a")) },
+		"partly dropped": func(t *testing.T, v *vault.Vault) { errIsNil(t, v.DropPartial("a")) },
+		"cut": func(t *testing.T, v *vault.Vault) {
+			errIsNil(t, os.Truncate(filepath.Join(v.Dir(), "a.db.part"), 100))
+		},
+		"written anew": func(t *testing.T, v *vault.Vault) {
+			w, err := v.Create("a")
+			errIsNil(t, err)
+			errIsNil(t, w.Discard())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := open(t, t.TempDir())
+			w, err := v.Follow("a")
+			errIsNil(t, err)
+			_, err = w.Write(data[:500_000])
+			errIsNil(t, err)
+			errIsNil(t, w.Keep())
+			happens(t, v)
+			r, err := v.Receive(describe("a", data))
+			errIsNil(t, err)
+			if r.Offset() != 0 {
+				t.Errorf("it goes on at %d", r.Offset())
+			}
+			errIsNil(t, r.Discard())
+		})
+	}
+}
+
+func errIsNil(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestReceiveStopsReadingBackWhenToldTo(t *testing.T) {
 	v, data := open(t, t.TempDir()), snapshot(5000)
 	r, err := v.Receive(describe("a", data))
@@ -869,6 +945,43 @@ func follow(ctx context.Context, r *vault.Reader, size int64) ([]byte, error) {
 		got = append(got, buf...)
 	}
 	return got, nil
+}
+
+func TestReaderFollowsAWriter(t *testing.T) {
+	v, data := open(t, t.TempDir()), snapshot(100)
+	if _, err := v.OpenGrowing("a"); !errors.Is(err, vault.ErrNotFound) {
+		t.Errorf("nobody writes: %v", err)
+	}
+	for name, end := range map[string]struct {
+		how  func(w *vault.Writer) error
+		want error
+	}{
+		"committed": {func(w *vault.Writer) error { _, err := w.Commit(); return err }, nil},
+		"kept":      {(*vault.Writer).Keep, nil},
+		"discarded": {(*vault.Writer).Discard, vault.ErrDiscarded},
+	} {
+		w, err := v.Create("a")
+		errIsNil(t, err)
+		r, err := v.OpenGrowing("a")
+		errIsNil(t, err)
+		_, err = w.Write(data[:1000])
+		errIsNil(t, err)
+		if n, err := r.Wait(t.Context(), 0); n != 1000 || err != nil {
+			t.Errorf("%s: %d bytes can be read, %v", name, n, err)
+		}
+		_, err = w.Write(data[1000:])
+		errIsNil(t, err)
+		errIsNil(t, end.how(w))
+		if n, err := r.Wait(t.Context(), int64(len(data))); n != int64(len(data)) || !errors.Is(err, end.want) {
+			t.Errorf("%s: it ended with %v at %d", name, err, n)
+		}
+		got := make([]byte, len(data))
+		if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%s: %v, the same bytes: %v", name, err, bytes.Equal(got, data))
+		}
+		errIsNil(t, r.Close())
+		errIsNil(t, v.Drop("a"))
+	}
 }
 
 func TestReaderLearnsHowReceivingEnded(t *testing.T) {

@@ -12,9 +12,11 @@ import (
 	"github.com/requorum/requorum/internal/durable"
 )
 
-// Writer writes a new copy whose content is not known beforehand. It is ended by Commit or Discard.
+// Writer writes a new copy whose content is not known beforehand. Readers may follow it. It is ended by Commit, Keep
+// or Discard.
 type Writer struct {
 	part    *part
+	growth  *growth
 	created time.Time
 	ended   bool
 }
@@ -23,22 +25,49 @@ type Writer struct {
 // being written, and with a *NoSpaceError if less than Headroom is free. A partial file that a crash
 // left behind is replaced.
 func (v *Vault) Create(name string) (*Writer, error) {
-	if err := v.claim(name, nil); err != nil {
+	w := &Writer{growth: newGrowth(), created: time.Now()}
+	if err := v.claim(name, w); err != nil {
 		return nil, fmt.Errorf("create: %w", err)
 	}
-	p, err := v.startPart(name)
-	if err != nil {
+	if err := w.open(v, name); err != nil {
 		v.release(name)
 		return nil, fmt.Errorf("create: %w", err)
 	}
-	return &Writer{part: p, created: time.Now()}, nil
+	return w, nil
 }
+
+// Follow is Create for a copy that another node is still writing: Keep leaves it to the Receiver that is told what
+// the file is. MD5 is not computed, as by a Receiver.
+func (v *Vault) Follow(name string) (*Writer, error) {
+	w, err := v.Create(name)
+	if err == nil {
+		w.part.digest.md5 = nil
+	}
+	return w, err
+}
+
+func (w *Writer) open(v *Vault, name string) error {
+	p, err := v.startPart(name)
+	if err != nil {
+		return err
+	}
+	if err := w.growth.open(v.partPath(name), p.f); err != nil {
+		return errors.Join(err, p.f.Close())
+	}
+	w.part = p
+	return nil
+}
+
+func (w *Writer) growing() *growth { return w.growth }
+
+func (w *Writer) isFile(string, int64) bool { return false }
 
 // startPart opens an empty partial file for a name that is claimed and has no complete copy.
 func (v *Vault) startPart(name string) (*part, error) {
 	if err := v.absent(name); err != nil {
 		return nil, err
 	}
+	v.takeKept(name)
 	p, err := v.openPart(name)
 	if err != nil {
 		return nil, err
@@ -59,7 +88,14 @@ func (v *Vault) startPart(name string) (*part, error) {
 func (w *Writer) Expect(size int64) error { return w.part.reserve(size) }
 
 // Write appends to the file. When the disk is full it fails with a *NoSpaceError.
-func (w *Writer) Write(p []byte) (int, error) { return w.part.write(p) }
+func (w *Writer) Write(p []byte) (int, error) {
+	n, err := w.part.write(p)
+	w.growth.grow(w.part.digest.size)
+	return n, err
+}
+
+// Offset returns where the next byte goes: how many bytes of the file are there.
+func (w *Writer) Offset() int64 { return w.part.digest.size }
 
 // Facts tells size, digests and whether etcd's trailing SHA-256 is there and fits. It ends the writing:
 // only Commit and Discard may follow. EtcdVersion is the caller's to fill in.
@@ -88,7 +124,29 @@ func (w *Writer) Commit() (*agentv1.CopyFacts, error) {
 	}
 	w.ended = true
 	w.part.v.log.Info("snapshot file written", "snapshot", w.part.name, "size", facts.GetSize(), "sha256", facts.GetSha256())
-	return facts, w.part.close()
+	return facts, w.end(nil)
+}
+
+// Keep leaves the bytes for a Receiver of the same vault, which continues them without reading them again. After
+// Commit, Keep or Discard it does nothing.
+func (w *Writer) Keep() error {
+	if w.ended {
+		return nil
+	}
+	if w.part.err != nil {
+		return w.Discard()
+	}
+	w.ended = true
+	if err := w.part.f.Truncate(w.part.digest.size); err != nil { // space may have been reserved beyond
+		return errors.Join(err, w.end(ErrInterrupted))
+	}
+	w.part.v.keep(w.part.name, w.part.digest)
+	return w.end(nil)
+}
+
+// end tells the Readers how it ended and gives the name free.
+func (w *Writer) end(cause error) error {
+	return errors.Join(w.growth.end(cause), w.part.close())
 }
 
 // finish gives back space that was reserved beyond size and commits the file.
@@ -99,13 +157,13 @@ func (p *part) finish(size int64) error {
 	return p.commit(func() error { return nil })
 }
 
-// Discard removes the file. After Commit or Discard it does nothing.
+// Discard removes the file. After Commit, Keep or Discard it does nothing.
 func (w *Writer) Discard() error {
 	if w.ended {
 		return nil
 	}
 	w.ended = true
-	if err := errors.Join(w.part.remove(), w.part.close()); err != nil {
+	if err := errors.Join(w.part.remove(), w.end(ErrDiscarded)); err != nil {
 		return fmt.Errorf("discard snapshot %s: %w", w.part.name, err)
 	}
 	return nil

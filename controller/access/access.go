@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc/codes"
 
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/internal/pki"
@@ -22,6 +23,8 @@ type Options struct {
 	Now         func() time.Time // the clock; time.Now
 	// KeysChanged is called after other keys than before are good for a node; nil for nobody. It must not block.
 	KeysChanged func(cluster, node string)
+	// Denied is called for calls of known callers who may not make them, as often as such are logged; nil for nobody.
+	Denied func(ctx context.Context, method string, code codes.Code, reason string)
 }
 
 const (
@@ -56,6 +59,9 @@ func New(s store.Store, authority *pki.Authority, log hclog.Logger, o Options) *
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Denied == nil {
+		o.Denied = func(context.Context, string, codes.Code, string) {}
 	}
 	if o.KeysChanged == nil {
 		o.KeysChanged = func(string, string) {}

@@ -162,10 +162,10 @@ func (a *Access) tap(ctx context.Context, info *tap.Info) (context.Context, erro
 
 // refused logs a refusal, with where it comes from. A source that is refused again and again gets a line from time to
 // time only, which says how many were left out.
-func (a *Access) refused(ctx context.Context, what string, facts ...any) {
+func (a *Access) refused(ctx context.Context, what string, facts ...any) (logged bool) {
 	missed, ok := a.lines.spend(sourceOf(ctx))
 	if !ok {
-		return
+		return false
 	}
 	from := "unknown"
 	if p, ok := peer.FromContext(ctx); ok {
@@ -176,4 +176,5 @@ func (a *Access) refused(ctx context.Context, what string, facts ...any) {
 		facts = append(facts, "not_logged", missed)
 	}
 	a.log.Warn(what, facts...)
+	return true
 }

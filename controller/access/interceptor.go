@@ -79,9 +79,12 @@ func (a *Access) check(ctx context.Context, id pki.Identity, cert *x509.Certific
 	return a.CheckOperator(cert)
 }
 
-// refuse logs a call that is refused and returns what the caller is told.
+// refuse logs and notes a call that is refused and returns what the caller is told.
 func (a *Access) refuse(ctx context.Context, method string, id pki.Identity, code codes.Code, reason string) error {
-	a.refused(ctx, "call refused", "method", method, "identity", id.String(), "code", code.String(), "reason", reason)
+	logged := a.refused(ctx, "call refused", "method", method, "identity", id.String(), "code", code.String(), "reason", reason)
+	if logged && id.Kind != 0 {
+		a.options.Denied(ctx, method, code, reason)
+	}
 	return status.Error(code, reason)
 }
 

@@ -31,13 +31,12 @@ const maxRevoked = 128
 //
 // A source that fails too often has to wait: ErrTooMany.
 func (a *Access) Enroll(ctx context.Context, tokenID, secret, node string, csr []byte) (certPEM, caPEM []byte, err error) {
-	from := sourceOf(ctx)
-	if !a.failures.left(from) {
-		return nil, nil, fmt.Errorf("%w from %s; try again in a while", ErrTooMany, from)
+	if err := a.MayTryToEnroll(ctx); err != nil {
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
-			a.failures.spend(from)
+			a.failures.spend(sourceOf(ctx))
 			a.refused(ctx, "enrolment refused", "node", shortened(node), "reason", shortened(err.Error()))
 		}
 	}()
@@ -73,6 +72,14 @@ func (a *Access) Enroll(ctx context.Context, tokenID, secret, node string, csr [
 	a.keysChanged(cluster, node, revoked)
 	a.log.Info("node enrolled", "cluster", cluster, "node", node, "token", tokenID)
 	return certPEM, a.authority.CAPEM(), nil
+}
+
+// MayTryToEnroll fails with ErrTooMany for a source that has failed too often.
+func (a *Access) MayTryToEnroll(ctx context.Context) error {
+	if from := sourceOf(ctx); !a.failures.left(from) {
+		return fmt.Errorf("%w from %s; try again in a while", ErrTooMany, from)
+	}
+	return nil
 }
 
 // shortened returns what fits in a line of the log.

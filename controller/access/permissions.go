@@ -37,6 +37,7 @@ var permissions = map[string]who{
 	requorumv1.SnapshotService_GetSnapshot_FullMethodName:        look,
 	requorumv1.SnapshotService_SaveSnapshot_FullMethodName:       work,
 	requorumv1.SnapshotService_CheckSnapshot_FullMethodName:      work,
+	requorumv1.SnapshotService_VerifySnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_DistributeSnapshot_FullMethodName: work,
 	requorumv1.SnapshotService_ImportSnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_ExportSnapshot_FullMethodName:     work,
@@ -47,8 +48,23 @@ var permissions = map[string]who{
 	requorumv1.RemoteService_ListRemotes_FullMethodName:         look,
 	requorumv1.RemoteService_ListRemoteSnapshots_FullMethodName: look,
 
-	requorumv1.RestoreService_PlanRestore_FullMethodName:  look,
-	requorumv1.RestoreService_StartRestore_FullMethodName: work,
+	requorumv1.SnapshotService_RepairSnapshot_FullMethodName: work,
+	requorumv1.SnapshotService_PlanPrune_FullMethodName:      look,
+	requorumv1.SnapshotService_ListOrphans_FullMethodName:    look,
+	requorumv1.SnapshotService_RebuildCatalog_FullMethodName: work,
+
+	requorumv1.ScheduleService_ListSchedules_FullMethodName:    look,
+	requorumv1.ScheduleService_GetSchedule_FullMethodName:      look,
+	requorumv1.ScheduleService_ListScheduleRuns_FullMethodName: look,
+	requorumv1.ScheduleService_PauseSchedule_FullMethodName:    work,
+	requorumv1.ScheduleService_ResumeSchedule_FullMethodName:   work,
+	requorumv1.ScheduleService_TriggerSchedule_FullMethodName:  work,
+	requorumv1.ScheduleService_ApplySchedule_FullMethodName:    admin, // its retention removes snapshots
+	requorumv1.ScheduleService_DeleteSchedule_FullMethodName:   admin,
+
+	requorumv1.RestoreService_PlanRestore_FullMethodName:     look,
+	requorumv1.RestoreService_StartRestore_FullMethodName:    work,
+	requorumv1.RestoreService_RehearseRestore_FullMethodName: work,
 
 	requorumv1.OperationService_ListOperations_FullMethodName:  look,
 	requorumv1.OperationService_GetOperation_FullMethodName:    look,
@@ -60,6 +76,8 @@ var permissions = map[string]who{
 	requorumv1.AccessService_IssueOperatorCertificate_FullMethodName:  admin,
 	requorumv1.AccessService_ListOperatorCertificates_FullMethodName:  admin,
 	requorumv1.AccessService_RevokeOperatorCertificate_FullMethodName: admin,
+
+	requorumv1.AuditService_ListEntries_FullMethodName: admin,
 
 	agentv1.EnrollService_Enroll_FullMethodName:       anyone,
 	agentv1.EnrollService_Renew_FullMethodName:        node,
@@ -74,6 +92,25 @@ var permissions = map[string]who{
 	grpc_health_v1.Health_Watch_FullMethodName:                             anyone,
 	reflectionv1.ServerReflection_ServerReflectionInfo_FullMethodName:      look,
 	reflectionv1alpha.ServerReflection_ServerReflectionInfo_FullMethodName: look,
+}
+
+// onlyLooks are the calls that not everybody who may look may make, although they change nothing.
+var onlyLooks = map[string]bool{
+	requorumv1.AccessService_ListOperatorCertificates_FullMethodName: true,
+	requorumv1.AuditService_ListEntries_FullMethodName:               true,
+}
+
+// certifies are the calls of nodes, and of those who want to become nodes, that issue certificates.
+var certifies = map[string]bool{
+	agentv1.EnrollService_Enroll_FullMethodName: true,
+	agentv1.EnrollService_Renew_FullMethodName:  true,
+}
+
+// Audited tells whether a call changes something or hands out secrets, so that it is noted in the audit log: all that
+// are for operators and not for viewers, unless they are known to do neither.
+func Audited(method string) bool {
+	allowed := permissions[method]
+	return certifies[method] || allowed&admin != 0 && allowed&viewer == 0 && !onlyLooks[method]
 }
 
 // callerOf returns which caller an identity is. The controller calls nobody, so its certificate opens

@@ -13,11 +13,14 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/access"
+	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/restore"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/internal/pki"
 )
@@ -31,6 +34,9 @@ type Server struct {
 	Snapshots  *snapshot.Jobs
 	Restores   *restore.Jobs
 	Remotes    *remote.Remotes
+	Schedules  *schedule.Scheduler
+	Copies     *reconcile.Reconciler
+	Audit      *audit.Log
 	Log        hclog.Logger
 
 	relays relays
@@ -42,8 +48,10 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	requorumv1.RegisterSnapshotServiceServer(r, snapshots{Server: s})
 	requorumv1.RegisterRestoreServiceServer(r, restores{Server: s})
 	requorumv1.RegisterRemoteServiceServer(r, remotes{Server: s})
+	requorumv1.RegisterScheduleServiceServer(r, schedules{Server: s})
 	requorumv1.RegisterOperationServiceServer(r, operations{Server: s})
 	requorumv1.RegisterAccessServiceServer(r, accesses{Server: s})
+	requorumv1.RegisterAuditServiceServer(r, audits{Server: s})
 	agentv1.RegisterEnrollServiceServer(r, enrolment{Server: s})
 	agentv1.RegisterSessionServiceServer(r, sessions{Server: s})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/reconcile"
 )
 
 type clusters struct {
@@ -101,7 +102,29 @@ func (s clusters) describe(rec *journalv1.ClusterRecord, facts map[string]*agent
 		c.LatestSnapshot, c.LatestSnapshotTime = latest.GetName(), latest.GetManifest().GetCreated()
 	}
 	c.Problems = problems(c)
-	return c, nil
+	snapshots, err := s.Catalog.Snapshots(rec.GetName())
+	if lacking := reconcile.Lacking(snapshots); lacking != "" {
+		c.Problems = append(c.Problems, lacking)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.Problems, err = s.failedRuns(c)
+	return c, err
+}
+
+// failedRuns adds the schedules whose latest run has failed to the cluster's problems.
+func (s clusters) failedRuns(c *requorumv1.Cluster) ([]string, error) {
+	all, err := s.Schedules.List(c.GetName())
+	found := c.GetProblems()
+	for _, sched := range all {
+		for _, run := range sched.GetStatus().GetRecords() {
+			if run.GetResult() == requorumv1.RunResult_RUN_RESULT_FAILED {
+				found = append(found, fmt.Sprintf("schedule %s: its latest run failed: %s", sched.GetName(), run.GetReason()))
+			}
+		}
+	}
+	return found, err
 }
 
 func (s clusters) node(rec *journalv1.NodeRecord, facts *agentv1.NodeFacts) *requorumv1.Node {

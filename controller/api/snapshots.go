@@ -45,6 +45,15 @@ func (s snapshots) CheckSnapshot(ctx context.Context, req *requorumv1.CheckSnaps
 	return &requorumv1.CheckSnapshotResponse{Operation: op}, toStatus(err)
 }
 
+func (s snapshots) VerifySnapshot(ctx context.Context, req *requorumv1.VerifySnapshotRequest) (*requorumv1.VerifySnapshotResponse, error) {
+	by, err := caller(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	op, err := s.Snapshots.Verify(req, by)
+	return &requorumv1.VerifySnapshotResponse{Operation: op}, toStatus(err)
+}
+
 func (s snapshots) DistributeSnapshot(ctx context.Context, req *requorumv1.DistributeSnapshotRequest) (*requorumv1.DistributeSnapshotResponse, error) {
 	by, err := caller(ctx)
 	if err != nil {

@@ -14,12 +14,16 @@ import (
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/remote"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/internal/names"
 )
 
 // domain names requorum in google.rpc.ErrorInfo.
 const domain = "requorum"
+
+// Status turns an error of the pieces below into what a client sees.
+func Status(err error) error { return toStatus(err) }
 
 // toStatus turns an error of the pieces below into what a client sees. An error that is a status
 // already, or of the context, stays what it is.
@@ -50,11 +54,13 @@ func classify(err error) (codes.Code, string) {
 		reused   *operation.RequestReusedError
 		pivot    *operation.PastPivotError
 		failed   *failure.Error
+		noPlan   *schedule.NotFoundError
+		badPlan  *schedule.InvalidError
 	)
 	switch {
-	case errors.As(err, &invalid), errors.As(err, &badName):
+	case errors.As(err, &invalid), errors.As(err, &badName), errors.As(err, &badPlan):
 		return codes.InvalidArgument, "INVALID"
-	case errors.As(err, &notFound), errors.As(err, &noOp), errors.As(err, &noRemote):
+	case errors.As(err, &notFound), errors.As(err, &noOp), errors.As(err, &noRemote), errors.As(err, &noPlan):
 		return codes.NotFound, "NOT_FOUND"
 	case errors.As(err, &exists):
 		return codes.AlreadyExists, "EXISTS"
@@ -103,6 +109,10 @@ func withDetails(s *status.Status, reason string, err error) error {
 	if errors.As(err, &failed) {
 		s = status.New(s.Code(), failed.Message)
 		info.Metadata["node"], info.Metadata["advice"] = failed.Node, failed.Advice
+	}
+	var busy *operation.BusyError
+	if errors.As(err, &busy) {
+		info.Metadata["operation"] = busy.Running
 	}
 	detailed, detailErr := s.WithDetails(protoadapt.MessageV1Of(info))
 	if detailErr != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/internal/names"
 )
@@ -26,6 +27,8 @@ func TestErrorsTellClientsWhatToActOn(t *testing.T) {
 		reason string
 	}{
 		{&snapshot.InvalidError{Message: "m"}, codes.InvalidArgument, "INVALID"},
+		{&schedule.InvalidError{Message: "m"}, codes.InvalidArgument, "INVALID"},
+		{&schedule.NotFoundError{Name: "n"}, codes.NotFound, "NOT_FOUND"},
 		{names.Check("snapshot", ".x"), codes.InvalidArgument, "INVALID"},
 		{&catalog.NotFoundError{Message: "m"}, codes.NotFound, "NOT_FOUND"},
 		{&operation.NotFoundError{ID: "x"}, codes.NotFound, "NOT_FOUND"},

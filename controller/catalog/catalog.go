@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -149,14 +150,23 @@ func (c *Catalog) Snapshots(cluster string) ([]*requorumv1.Snapshot, error) {
 		prefix = cluster + "/"
 	}
 	all, err := list[requorumv1.Snapshot](c.store, store.Snapshots, prefix)
-	slices.SortStableFunc(all, newestFirst)
+	slices.SortStableFunc(all, NewestFirst)
 	return all, err
 }
 
-// newestFirst goes by the operations that made the snapshots, whose IDs are in the order in which they began. A clock
-// that was put back tells another story.
-func newestFirst(a, b *requorumv1.Snapshot) int {
-	return cmp.Or(strings.Compare(b.GetOperationId(), a.GetOperationId()), b.GetCreated().AsTime().Compare(a.GetCreated().AsTime()))
+// NewestFirst goes by the operations that made the snapshots, whose IDs are in the order in which they began. A clock
+// that was put back tells another story. Of one whose operation is not known there is only what its manifest says.
+func NewestFirst(a, b *requorumv1.Snapshot) int {
+	return cmp.Or(cmp.Compare(order(b), order(a)), strings.Compare(b.GetOperationId(), a.GetOperationId()),
+		b.GetCreated().AsTime().Compare(a.GetCreated().AsTime()))
+}
+
+// order is the time at which a snapshot's operation began, in milliseconds.
+func order(s *requorumv1.Snapshot) uint64 {
+	if id, err := ulid.ParseStrict(s.GetOperationId()); err == nil {
+		return id.Time()
+	}
+	return uint64(max(0, s.GetCreated().AsTime().UnixMilli()))
 }
 
 // Snapshot returns a snapshot by name, or the newest READY one for Latest. Safety snapshots and imported

@@ -128,7 +128,7 @@ func TestSnapshotsAreListedNewestFirst(t *testing.T) {
 func TestLatestIsThatOfTheLatestOperation(t *testing.T) {
 	c := open(t)
 	first, second := snap("prod", "first", 0, ready), snap("prod", "second", time.Hour, ready)
-	first.OperationId, second.OperationId = "01A", "01B"
+	first.OperationId, second.OperationId = "01K0000000AAAAAAAAAAAAAAAA", "01K0000001AAAAAAAAAAAAAAAA"
 	put(t, c, first, second)
 	if s, err := c.Snapshot("prod", catalog.Latest); err != nil || s.GetName() != "second" {
 		t.Errorf("the latest is %v, %v", s, err)

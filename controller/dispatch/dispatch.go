@@ -249,6 +249,8 @@ func lacks(task *agentv1.Task, r *agentv1.TaskResult) bool {
 		return r.GetStored() == nil
 	case *agentv1.Task_ListRemote:
 		return r.GetRemote() == nil
+	case *agentv1.Task_DrillCopy:
+		return r.GetDrilled() == nil
 	}
 	return false
 }

@@ -63,6 +63,8 @@ func readers(m *agentv1.OpenSessionResponse) []string {
 	for _, t := range m.GetTasks() {
 		all = append(all, t.GetServeCopy().GetReaders()...)
 		all = append(all, t.GetFetchCopy().GetReaders()...)
+		all = append(all, t.GetSaveCopy().GetReaders()...)
+		all = append(all, t.GetFollowCopy().GetReaders()...)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)

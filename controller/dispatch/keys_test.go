@@ -61,6 +61,24 @@ func TestKeysOfReadersComeWithTheTaskAndWheneverTheyChange(t *testing.T) {
 	})
 }
 
+func TestKeysComeWithEveryTaskThatLetsRead(t *testing.T) {
+	for _, task := range []*agentv1.Task{
+		{Spec: &agentv1.Task_FetchCopy{FetchCopy: &agentv1.FetchCopy{Readers: []string{"etcd-2"}}}},
+		{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Readers: []string{"etcd-2"}}}},
+		{Spec: &agentv1.Task_FollowCopy{FollowCopy: &agentv1.FollowCopy{Readers: []string{"etcd-2"}}}},
+	} {
+		task.Id = "lets read"
+		inBench(t, func(b *bench) {
+			b.records.setKeys("etcd-2", "first")
+			a := b.connect("etcd-1")
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			go b.Do(ctx, "prod", "etcd-1", task, func(*agentv1.TaskReport) {})
+			a.wantKeys("etcd-2", "first")
+		})
+	}
+}
+
 func TestSessionBeginsWithTheKeysOfThoseWhoMayStillRead(t *testing.T) {
 	inBench(t, func(b *bench) {
 		b.records.setKeys("etcd-2", "present")

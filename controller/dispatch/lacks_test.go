@@ -20,6 +20,7 @@ func TestWhateverIsToFindSomethingIsNotDoneWithoutIt(t *testing.T) {
 		"old":      {Spec: &agentv1.Task_InspectOld{}},
 		"stored":   {Spec: &agentv1.Task_UploadCopy{}},
 		"remote":   {Spec: &agentv1.Task_ListRemote{}},
+		"drilled":  {Spec: &agentv1.Task_DrillCopy{}},
 	}
 	optional := map[string]bool{"fetched": true, "copies": true} // nothing to list is an answer
 	results := new(agentv1.TaskResult).ProtoReflect().Descriptor().Oneofs().ByName("result").Fields()

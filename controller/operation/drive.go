@@ -358,10 +358,14 @@ func (r *Run) finish(state requorumv1.OperationState, phase requorumv1.Phase, no
 		op := rec.GetOperation()
 		op.State, op.Phase, op.Ended, op.Attention = state, phase, now(), ""
 	}, r.atEnd)
-	if err == nil {
-		r.Log.Info("operation ended", "state", state)
+	if err != nil {
+		return err
 	}
-	return err
+	r.Log.Info("operation ended", "state", state)
+	if r.audit != nil {
+		r.audit.Flush()
+	}
+	return nil
 }
 
 // pause waits before attempt tries+1: full jitter up to an exponentially growing bound.

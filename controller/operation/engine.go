@@ -49,6 +49,14 @@ func (e *PastPivotError) Error() string {
 // under way go on when the controller has started.
 var ErrNotDriving = errors.New("the controller is starting or stopping; operations under way go on when it has started, try again then")
 
+// Audit notes the ends of operations.
+type Audit interface {
+	// Ended notes the end of an operation in the transaction that journals it.
+	Ended(tx store.Tx, op *requorumv1.Operation) error
+	// Flush is called when that is durable.
+	Flush()
+}
+
 // Engine runs operations, one at a time on a cluster.
 type Engine struct {
 	store    store.Store
@@ -56,6 +64,9 @@ type Engine struct {
 	log      hclog.Logger
 	builders map[requorumv1.OperationKind]Builder
 	epoch    uint64
+
+	// Audit is told of every operation that ends; nil for nobody. It is set before Run and Abandon.
+	Audit Audit
 
 	mu      sync.Mutex
 	ctx     context.Context // ends when Run's does; nil before Run and once Run is ending
@@ -308,6 +319,7 @@ func (e *Engine) newRun(rec *journalv1.OperationRecord) (*Run, error) {
 	}
 	job := build(run)
 	run.plan, run.settle, run.end = job.Plan, job.Settle, job.End
+	run.audit = e.Audit
 	return run, nil
 }
 

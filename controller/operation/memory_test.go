@@ -131,3 +131,15 @@ func (tx memoryTx) Each(b store.Bucket, prefix string, f func(string, []byte) er
 	}
 	return nil
 }
+
+func (tx memoryTx) Down(b store.Bucket, before string, f func(string, []byte) error) error {
+	for _, key := range slices.Backward(slices.Sorted(maps.Keys(tx.data[b]))) {
+		if before != "" && key >= before {
+			continue
+		}
+		if err := f(key, tx.data[b][key]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -80,5 +80,10 @@ func (r *Run) atEnd(tx store.Tx, rec *journalv1.OperationRecord) error {
 			return err
 		}
 	}
+	if r.audit != nil {
+		if err := r.audit.Ended(tx, rec.GetOperation()); err != nil {
+			return err
+		}
+	}
 	return prune(tx)
 }

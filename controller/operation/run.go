@@ -49,6 +49,7 @@ type Run struct {
 	plan    Plan
 	settle  func(context.Context, *Run) error
 	end     func(store.Tx, *journalv1.OperationRecord) error
+	audit   Audit
 	done    chan struct{}
 	beside  sync.WaitGroup // background tasks
 

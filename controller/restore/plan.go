@@ -23,6 +23,27 @@ type Jobs struct {
 	Identities snapshot.Identities
 }
 
+// Builders returns the builders of this package's jobs, by kind.
+func (j *Jobs) Builders() map[requorumv1.OperationKind]operation.Builder {
+	return map[requorumv1.OperationKind]operation.Builder{
+		requorumv1.OperationKind_OPERATION_KIND_RESTORE:  j.Builder,
+		requorumv1.OperationKind_OPERATION_KIND_REHEARSE: j.rehearsing,
+	}
+}
+
+// rehearsing does what a restore does while the old cluster serves, and removes what it has staged.
+func (j *Jobs) rehearsing(*operation.Run) operation.Job {
+	const started = requorumv1.Phase_PHASE_STARTED
+	return operation.Job{End: j.ended, Plan: operation.Plan{
+		{Name: "preflight", Phase: started, Do: j.preflight, Check: true},
+		{Name: "fetch", Phase: started, Do: j.fetch, Undo: j.dropPartial},
+		{Name: "distribute", Phase: started, Do: j.distribute, Undo: j.dropPartial},
+		{Name: "agree", Phase: started, Do: j.agree},
+		{Name: "stage", Phase: started, Do: j.stage, Undo: j.unstage},
+		{Name: "unstage", Phase: started, Do: j.unstageAll},
+	}}
+}
+
 // Builder returns the job of a restore. Up to open every step can be undone; from open on the
 // operation only moves forward.
 func (j *Jobs) Builder(*operation.Run) operation.Job {

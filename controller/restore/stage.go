@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 
@@ -85,6 +87,20 @@ func oneCluster(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResul
 		seen[s.GetMemberId()] = n.GetNode()
 	}
 	return nil
+}
+
+// unstageAll removes what was staged from every node, and tells what a restore would cost.
+func (j *Jobs) unstageAll(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	_, err := run.AskAll(ctx, job.GetSpec().GetNodes(), func(string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Unstage{Unstage: &agentv1.Unstage{RestoreId: run.ID()}}}
+	})
+	if err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetOperation().EstimatedUnavailability = durationpb.New(estimate(job.GetManifest().GetSize()))
+	})
 }
 
 func (j *Jobs) unstage(ctx context.Context, run *operation.Run, node string) error {

@@ -16,9 +16,16 @@ import (
 )
 
 // Start starts a restore.
-func (j *Jobs) Start(ctx context.Context, request *requorumv1.StartRestoreRequest, by string) (*requorumv1.Operation, error) {
-	req, requestID := request.GetSpec(), request.GetRequestId()
-	kind := requorumv1.OperationKind_OPERATION_KIND_RESTORE
+func (j *Jobs) Start(ctx context.Context, req *requorumv1.StartRestoreRequest, by string) (*requorumv1.Operation, error) {
+	return j.begin(ctx, requorumv1.OperationKind_OPERATION_KIND_RESTORE, req.GetSpec(), req.GetRequestId(), by, req.GetIdentity())
+}
+
+// Rehearse starts a rehearsal of a restore.
+func (j *Jobs) Rehearse(ctx context.Context, req *requorumv1.RehearseRestoreRequest, by string) (*requorumv1.Operation, error) {
+	return j.begin(ctx, requorumv1.OperationKind_OPERATION_KIND_REHEARSE, req.GetSpec(), req.GetRequestId(), by, req.GetIdentity())
+}
+
+func (j *Jobs) begin(ctx context.Context, kind requorumv1.OperationKind, req *requorumv1.RestoreSpec, requestID, by, identity string) (*requorumv1.Operation, error) {
 	digest, err := operation.Digest(req)
 	if err != nil {
 		return nil, err
@@ -37,7 +44,7 @@ func (j *Jobs) Start(ctx context.Context, request *requorumv1.StartRestoreReques
 		RequestDigest: digest,
 		State:         &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{Spec: spec}},
 	}, func(tx store.Tx, rec *journalv1.OperationRecord) error {
-		j.Identities.Put(rec.GetOperation().GetId(), request.GetIdentity())
+		j.Identities.Put(rec.GetOperation().GetId(), identity)
 		if spec.GetFrom() == "" {
 			return nil
 		}

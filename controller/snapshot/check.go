@@ -49,13 +49,32 @@ func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 	if err := j.checkRemote(ctx, run, saver); err != nil {
 		return err
 	}
-	if err := spaceForCopies(facts, nodes, facts[saver].GetMember().GetDbSize()); err != nil {
+	keep, targets := nodes, chooseKeepers(facts, saver, run.Snapshot().GetWantedCopies())
+	if len(targets) > 0 {
+		keep = targets
+	}
+	if err := spaceForCopies(facts, keep, facts[saver].GetMember().GetDbSize()); err != nil {
 		return err
 	}
 	if err := j.Catalog.SetVoters(run.Cluster(), voters(facts[saver].GetMember())); err != nil {
 		return err
 	}
-	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Node = saver })
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetSnapshot().Node, rec.GetSnapshot().Targets = saver, targets
+	})
+}
+
+// chooseKeepers returns the nodes that are to hold a snapshot: the saver and those with the most free space. None
+// stands for every node.
+func chooseKeepers(facts map[string]*agentv1.NodeFacts, saver string, wanted uint32) []string {
+	if wanted == 0 {
+		return nil
+	}
+	free := make(map[string]uint64, len(facts))
+	for node, f := range facts {
+		free[node] = f.GetVaultFreeBytes()
+	}
+	return roomiest(free, []string{saver}, int(wanted))
 }
 
 // nameFree refuses a name under which a node keeps a snapshot that the catalog does not know of, as when the

@@ -1,9 +1,11 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,19 +24,37 @@ import (
 	"github.com/requorum/requorum/internal/version"
 )
 
-// saveOnNode streams a snapshot of the chosen member into its node's vault.
+// saveOnNode streams a snapshot of the chosen member into its node's vault. The other nodes take it over meanwhile, as
+// far as they can keep up; distribute brings the rest.
 func (j *Jobs) saveOnNode(ctx context.Context, run *operation.Run) error {
-	node := run.Snapshot().GetNode()
-	facts, err := SaveOn(ctx, run, node, run.Operation().GetSnapshot())
+	op, node := run.Operation(), run.Snapshot().GetNode()
+	others := slices.DeleteFunc(slices.Clone(held(run)), func(n string) bool { return n == node })
+	following, stop := context.WithCancel(ctx)
+	defer stop()
+	j.follow(following, run, node, others)
+	facts, err := SaveOn(ctx, run, node, op.GetSnapshot(), others[:min(1, len(others))]...)
 	if err != nil {
 		return err
 	}
 	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Facts = facts })
 }
 
-// SaveOn saves a snapshot of the member on a node and returns what was computed as it passed.
-func SaveOn(ctx context.Context, run *operation.Run, node, name string) (*agentv1.CopyFacts, error) {
-	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Name: name}}})
+// follow makes the other nodes take over what the saver writes, for as long as ctx lasts: down the chain that
+// distribute makes, so that the saver sends it once. One that cannot is of no concern before distribute.
+func (j *Jobs) follow(ctx context.Context, run *operation.Run, saver string, others []string) {
+	source := saver
+	for i, node := range others {
+		spec := &agentv1.FollowCopy{
+			Name: run.Operation().GetSnapshot(), Source: sourceOn(j.Fleet, run.Cluster(), source), Readers: others[i+1 : min(i+2, len(others))],
+		}
+		run.Background(ctx, node, &agentv1.Task{Spec: &agentv1.Task_FollowCopy{FollowCopy: spec}}, func(error) {})
+		source = node
+	}
+}
+
+// SaveOn saves a snapshot of the member on a node, which readers may follow, and returns what was computed as it passed.
+func SaveOn(ctx context.Context, run *operation.Run, node, name string, readers ...string) (*agentv1.CopyFacts, error) {
+	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Name: name, Readers: readers}}})
 	return result.GetCopy(), err
 }
 
@@ -63,7 +83,9 @@ func (j *Jobs) inspect(ctx context.Context, run *operation.Run) error {
 	if job.GetImport() != nil {
 		labels = job.GetImport().GetLabels()
 	}
-	m, err := Describe(ctx, run, job.GetNode(), run.Operation().GetSnapshot(), job.GetFacts(), job.GetKind(), labels)
+	m, err := Describe(ctx, run, job.GetNode(), run.Operation().GetSnapshot(), job.GetFacts(), job.GetKind(), labels, func(m *requorumv1.Manifest) {
+		m.Schedule, m.Expires, m.WantedCopies = job.GetSchedule(), job.GetExpires(), job.GetWantedCopies()
+	})
 	if err != nil {
 		return err
 	}
@@ -71,8 +93,8 @@ func (j *Jobs) inspect(ctx context.Context, run *operation.Run) error {
 }
 
 // Describe makes the manifest of a copy from what was computed while it was written and what its node
-// reads from the file, and writes it beside the copy.
-func Describe(ctx context.Context, run *operation.Run, node, name string, facts *agentv1.CopyFacts, kind requorumv1.SnapshotKind, labels map[string]string) (*requorumv1.Manifest, error) {
+// reads from the file, and writes it beside the copy. also sets what else the manifest is to say.
+func Describe(ctx context.Context, run *operation.Run, node, name string, facts *agentv1.CopyFacts, kind requorumv1.SnapshotKind, labels map[string]string, also ...func(*requorumv1.Manifest)) (*requorumv1.Manifest, error) {
 	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_InspectCopy{InspectCopy: &agentv1.InspectCopy{Name: name}}})
 	if err != nil {
 		return nil, err
@@ -81,6 +103,9 @@ func Describe(ctx context.Context, run *operation.Run, node, name string, facts 
 	m.FormatVersion, m.Name, m.Cluster, m.Node, m.Kind, m.Labels = 1, name, run.Cluster(), node, kind, labels
 	m.Created, m.Size, m.Md5, m.Sha256 = facts.GetCreated(), facts.GetSize(), facts.GetMd5(), facts.GetSha256()
 	m.HasTrailer, m.EtcdVersion, m.RequorumVersion = facts.GetHasTrailer(), facts.GetEtcdVersion(), version.String()
+	for _, set := range also {
+		set(m)
+	}
 	_, err = run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_WriteManifest{WriteManifest: &agentv1.WriteManifest{Manifest: m}}})
 	return m, err
 }
@@ -126,24 +151,74 @@ func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	if err := j.noteCopies(run, copies); err != nil {
+	known, err := j.Catalog.Snapshot(run.Cluster(), run.Operation().GetSnapshot())
+	if err != nil {
+		return err
+	}
+	if err := j.noteCopies(run, wanted(run, known, copies)); err != nil {
 		return err
 	}
 	holders := GoodOn(copies)
 	if len(holders) == 0 && len(run.Snapshot().GetRemotes()) == 0 {
 		return &failure.Error{Message: "no node holds a good copy: " + describeBad(copies), Advice: "import the file from elsewhere (requorum snapshot import)"}
 	}
-	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Holders = holders })
+	targets := j.targets(run, holders)
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetSnapshot().Holders, rec.GetSnapshot().Targets = holders, targets
+	})
 }
 
-// distribute makes every node of the operation hold the file.
+// wanted leaves out, of a snapshot that not every node is to hold, the nodes that do not and need not.
+func wanted(run *operation.Run, known *requorumv1.Snapshot, copies []*requorumv1.Copy) []*requorumv1.Copy {
+	if run.Snapshot().GetWantedCopies() == 0 || len(GoodOn(copies)) == 0 {
+		return copies
+	}
+	return slices.DeleteFunc(slices.Clone(copies), func(c *requorumv1.Copy) bool {
+		listed := slices.ContainsFunc(known.GetCopies(), func(k *requorumv1.Copy) bool { return k.GetNode() == c.GetNode() })
+		return c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD && !listed
+	})
+}
+
+// targets chooses the nodes that are to hold a snapshot of which there is to be a number of copies: those that do, and
+// as many more as are lacking, the ones with the most space first. None stands for every node.
+func (j *Jobs) targets(run *operation.Run, holders []string) []string {
+	wanted := int(run.Snapshot().GetWantedCopies())
+	if wanted == 0 {
+		return nil
+	}
+	free := make(map[string]uint64)
+	for _, node := range run.Operation().GetNodes() {
+		free[node] = j.Fleet.Info(dispatch.Key{Cluster: run.Cluster(), Node: node}).VaultFreeBytes
+	}
+	return roomiest(free, holders, wanted)
+}
+
+// roomiest returns first and, up to wanted nodes in all, those of the others that have the most free space.
+func roomiest(free map[string]uint64, first []string, wanted int) []string {
+	others := slices.DeleteFunc(slices.Sorted(maps.Keys(free)), func(n string) bool { return slices.Contains(first, n) })
+	slices.SortStableFunc(others, func(a, b string) int { return cmp.Compare(free[b], free[a]) })
+	lacking := min(max(0, wanted-len(first)), len(others))
+	chosen := append(slices.Clone(first), others[:lacking]...)
+	slices.Sort(chosen)
+	return chosen
+}
+
+// held returns the nodes that are to hold the operation's snapshot.
+func held(run *operation.Run) []string {
+	if targets := run.Snapshot().GetTargets(); len(targets) > 0 {
+		return targets
+	}
+	return run.Operation().GetNodes()
+}
+
+// distribute makes every node that is to hold the file hold it.
 func (j *Jobs) distribute(ctx context.Context, run *operation.Run) error {
 	job := run.Snapshot()
 	holders := job.GetHolders()
 	if len(holders) == 0 {
 		holders = []string{job.GetNode()}
 	}
-	return Distribute(ctx, run, j.Fleet, job.GetManifest(), holders, run.Operation().GetNodes())
+	return Distribute(ctx, run, j.Fleet, job.GetManifest(), holders, held(run))
 }
 
 // Distribute makes every node hold the file that the manifest describes. Nodes that lack it form a
@@ -201,9 +276,13 @@ func sources(fleet Fleet, cluster string, before, holders []string) []*agentv1.S
 	order = append(order, holders...)
 	all := make([]*agentv1.Source, len(order))
 	for i, node := range order {
-		all[i] = &agentv1.Source{Node: node, Address: fleet.Info(dispatch.Key{Cluster: cluster, Node: node}).TransferAddress}
+		all[i] = sourceOn(fleet, cluster, node)
 	}
 	return all
+}
+
+func sourceOn(fleet Fleet, cluster, node string) *agentv1.Source {
+	return &agentv1.Source{Node: node, Address: fleet.Info(dispatch.Key{Cluster: cluster, Node: node}).TransferAddress}
 }
 
 // HashAll makes every node read its copy back from disk.
@@ -281,8 +360,8 @@ func Agree(m *requorumv1.Manifest, copies []*requorumv1.Copy) error {
 // agree makes sure that every node's copy is the same file, by reading it back from disk, and notes in
 // the catalog what was found.
 func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
-	op, job := run.Operation(), run.Snapshot()
-	copies, err := HashAll(ctx, run, op.GetNodes(), job.GetManifest())
+	job := run.Snapshot()
+	copies, err := HashAll(ctx, run, held(run), job.GetManifest())
 	if err != nil {
 		return err
 	}

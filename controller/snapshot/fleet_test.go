@@ -78,7 +78,7 @@ func (f *fleet) AskNode(ctx context.Context, cluster, node string, t *agentv1.Ta
 func (f *fleet) Info(key dispatch.Key) dispatch.Info {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return dispatch.Info{Connected: f.facts[key.Node] != nil && !f.offline[key.Node], TransferAddress: key.Node + ":1", Seen: time.Now().Add(-time.Minute)}
+	return dispatch.Info{Member: f.facts[key.Node].GetMember(), Connected: f.facts[key.Node] != nil && !f.offline[key.Node], TransferAddress: key.Node + ":1", Seen: time.Now().Add(-time.Minute)}
 }
 
 func (f *fleet) Do(ctx context.Context, _, node string, t *agentv1.Task, report func(*agentv1.TaskReport)) (*agentv1.TaskResult, error) {

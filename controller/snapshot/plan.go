@@ -1,4 +1,5 @@
-// Package snapshot holds the plans that work on one snapshot: save, import, check, distribute and delete.
+// Package snapshot holds the plans that work on one snapshot: save, import, check, verify, distribute and
+// delete, and the one that rebuilds the catalog.
 package snapshot
 
 import (
@@ -39,9 +40,11 @@ func (j *Jobs) Builders() map[requorumv1.OperationKind]operation.Builder {
 		requorumv1.OperationKind_OPERATION_KIND_SAVE:       j.save,
 		requorumv1.OperationKind_OPERATION_KIND_IMPORT:     j.importing,
 		requorumv1.OperationKind_OPERATION_KIND_CHECK:      j.check,
+		requorumv1.OperationKind_OPERATION_KIND_VERIFY:     j.verifying,
 		requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE: j.distributing,
 		requorumv1.OperationKind_OPERATION_KIND_DELETE:     j.deleting,
 		requorumv1.OperationKind_OPERATION_KIND_UPLOAD:     j.uploading,
+		requorumv1.OperationKind_OPERATION_KIND_REBUILD:    j.rebuilding,
 	}
 }
 
@@ -106,6 +109,15 @@ func (j *Jobs) deleting(*operation.Run) operation.Job {
 		operation.Step{Name: "remove-remote", Do: j.removeRemote},
 		operation.Step{Name: "remove", Do: j.removeCopies, Pivot: true},
 		operation.Step{Name: "forget", Do: j.forget},
+	)}
+}
+
+// rebuilding enters into the catalog what the nodes hold.
+func (j *Jobs) rebuilding(*operation.Run) operation.Job {
+	return operation.Job{Plan: steps(
+		operation.Step{Name: "find", Do: j.find, Check: true},
+		operation.Step{Name: "read", Do: j.readFound, Check: true},
+		operation.Step{Name: "enter", Do: j.enter},
 	)}
 }
 

@@ -399,7 +399,7 @@ func fetchFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes,
 
 // fetch has a node fetch the file from a remote, where no node holds a good copy.
 func (j *Jobs) fetch(ctx context.Context, run *operation.Run) error {
-	job, nodes := run.Snapshot(), run.Operation().GetNodes()
+	job, nodes := run.Snapshot(), held(run)
 	if len(job.GetHolders()) > 0 {
 		return nil
 	}

@@ -43,7 +43,9 @@ func withShop(t *testing.T, test func(*desk, *shop)) {
 	atDesk(t, func(d *desk) {
 		s := &shop{manifests: map[string]*requorumv1.Manifest{}, broken: map[string]int{}}
 		d.Remotes = remotes
-		d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) { return s.answer(d.fleet, node, task) }
+		d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+			return s.answer(d.fleet, node, task)
+		}
 		test(d, s)
 	})
 }

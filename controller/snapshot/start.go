@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/internal/names"
 	"github.com/requorum/requorum/internal/redact"
+	"github.com/requorum/requorum/internal/timetable"
 )
 
 // InvalidError refuses a request that cannot be meant.
@@ -29,15 +31,37 @@ func (e *InvalidError) Error() string { return e.Message }
 // NewName makes a unique name: prefix, cluster, UTC time, short ID.
 func NewName(prefix, cluster string) string {
 	id := strings.ToLower(ulid.Make().String()[20:])
-	name := fmt.Sprintf("%s-%s-%s-%s", prefix, cluster, time.Now().UTC().Format("20060102T150405Z"), id)
+	at := time.Now().UTC().Format("20060102T150405Z") // without colons, which some stores and file systems do not take
+	name := fmt.Sprintf("%s-%s-%s-%s", prefix, cluster, at, id)
 	if len(name) > names.MaxLength {
-		name = strings.Replace(name, "-"+cluster, "", 1)
+		name = fmt.Sprintf("%s-%s-%s", prefix, at, id)
 	}
 	return name
 }
 
-// Save starts the operation that saves a snapshot.
+// Purpose says what a snapshot is taken for.
+type Purpose struct {
+	Kind     requorumv1.SnapshotKind
+	Prefix   string // of its name, where the request gives none
+	Schedule string // that it is taken for; empty if none
+	// Begin runs in the transaction that accepts the operation, and can refuse it; may be nil.
+	Begin func(store.Tx, *requorumv1.Operation) error
+}
+
+// Save starts the operation that saves a snapshot which somebody asks for.
 func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	kind, prefix, err := askedKind(req.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	return j.SaveFor(req, by, Purpose{Kind: kind, Prefix: prefix})
+}
+
+// SaveFor starts the operation that saves a snapshot for a purpose.
+func (j *Jobs) SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose Purpose) (*requorumv1.Operation, error) {
+	if err := timetable.CheckTTL(req.GetTtl()); err != nil {
+		return nil, &InvalidError{err.Error()}
+	}
 	digest, err := operation.Digest(req)
 	if err != nil {
 		return nil, err
@@ -50,7 +74,7 @@ func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1
 			return nil, err
 		}
 	}
-	name, err := chosenName(req.GetName(), "on-demand", req.GetCluster())
+	name, err := chosenName(req.GetName(), purpose.Prefix, req.GetCluster())
 	if err != nil {
 		return nil, err
 	}
@@ -61,12 +85,32 @@ func (j *Jobs) Save(req *requorumv1.SaveSnapshotRequest, by string) (*requorumv1
 	if req.GetAllowDegraded() {
 		rec.GetOperation().Nodes = j.connected(req.GetCluster(), rec.GetOperation().GetNodes())
 	}
-	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND
 	rec.RequestDigest = digest
-	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{
-		Save: req, Kind: kind, Remote: req.GetRemote(), RemoteOptional: req.GetAllowRemoteFailure(),
-	}}
-	return j.Engine.Start(rec, addEntry(kind))
+	job := &journalv1.SnapshotJob{
+		Save: req, Kind: purpose.Kind, Schedule: purpose.Schedule, WantedCopies: req.GetCopies(),
+		Remote: req.GetRemote(), RemoteOptional: req.GetAllowRemoteFailure(),
+	}
+	if req.GetTtl() != nil {
+		job.Expires = timestamppb.New(time.Now().Add(req.GetTtl().AsDuration()))
+	}
+	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: job}
+	return j.Engine.Start(rec, func(tx store.Tx, rec *journalv1.OperationRecord) error {
+		if err := addEntry(purpose.Kind)(tx, rec); err != nil || purpose.Begin == nil {
+			return err
+		}
+		return purpose.Begin(tx, rec.GetOperation())
+	})
+}
+
+// askedKind returns the kind of a snapshot that somebody asks for, and how a name begins that it is given.
+func askedKind(kind requorumv1.SnapshotKind) (requorumv1.SnapshotKind, string, error) {
+	switch kind {
+	case requorumv1.SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED, requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND:
+		return requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, "on-demand", nil
+	case requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE:
+		return kind, "pre-upgrade", nil
+	}
+	return kind, "", &InvalidError{fmt.Sprintf("a snapshot of the kind %s cannot be asked for; use ON_DEMAND or PRE_UPGRADE", strings.TrimPrefix(kind.String(), "SNAPSHOT_KIND_"))}
 }
 
 // Upload starts the operation that stores a snapshot in a remote.
@@ -168,6 +212,11 @@ func (j *Jobs) Distribute(cluster, name, requestID, by, identity string) (*requo
 	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{}, identity)
 }
 
+// Repair starts the operation that gives a snapshot as many good copies as it is to have.
+func (j *Jobs) Repair(cluster, name, requestID, by string) (*requorumv1.Operation, error) {
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{Repair: true}, "")
+}
+
 // Delete starts the operation that removes a snapshot.
 func (j *Jobs) Delete(cluster, name, requestID, by string, force bool) (*requorumv1.Operation, error) {
 	if name == catalog.Latest {
@@ -180,6 +229,9 @@ func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestI
 	digest, err := operation.Digest(&requorumv1.DeleteSnapshotRequest{Name: name, Force: job.GetForce()})
 	if err != nil {
 		return nil, err
+	}
+	if job.GetRepair() {
+		digest = "repair/" + digest
 	}
 	if known, err := j.Engine.Repeated(requestID, kind, cluster, digest); known != nil || err != nil {
 		return known, err
@@ -205,8 +257,28 @@ func (j *Jobs) startOnExisting(kind requorumv1.OperationKind, cluster, name, dig
 	}
 	rec.RequestDigest = digest
 	job.Kind, job.Manifest, job.Remotes = snap.GetKind(), snap.GetManifest(), snap.GetRemotes()
+	if job.GetRepair() {
+		job.WantedCopies = snap.GetManifest().GetWantedCopies()
+	}
+	if kind == requorumv1.OperationKind_OPERATION_KIND_CHECK {
+		job.Targets = keepers(snap, rec.GetOperation().GetNodes())
+	}
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: job}
 	return j.Engine.Start(rec, begin)
+}
+
+// keepers returns the nodes that are to hold a snapshot which not every node holds; none if every node is to.
+func keepers(snap *requorumv1.Snapshot, nodes []string) []string {
+	if snap.GetManifest().GetWantedCopies() == 0 {
+		return nil
+	}
+	var kept []string
+	for _, c := range snap.GetCopies() {
+		if slices.Contains(nodes, c.GetNode()) {
+			kept = append(kept, c.GetNode())
+		}
+	}
+	return kept
 }
 
 // newRecord returns the record of an operation on every enrolled node of a cluster.
@@ -249,9 +321,10 @@ func chosenName(name, prefix, cluster string) (string, error) {
 // addEntry adds the snapshot that an operation makes to the catalog, in the transaction that accepts it.
 func addEntry(kind requorumv1.SnapshotKind) func(store.Tx, *journalv1.OperationRecord) error {
 	return func(tx store.Tx, rec *journalv1.OperationRecord) error {
-		op := rec.GetOperation()
+		op, job := rec.GetOperation(), rec.GetSnapshot()
 		return catalog.Add(tx, &requorumv1.Snapshot{
 			Name: op.GetSnapshot(), Cluster: op.GetCluster(), OperationId: op.GetId(), Kind: kind,
+			Schedule: job.GetSchedule(), Expires: job.GetExpires(),
 			State: requorumv1.SnapshotState_SNAPSHOT_STATE_CREATING, Created: timestamppb.New(time.Now()),
 		})
 	}

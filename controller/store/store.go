@@ -21,10 +21,14 @@ const (
 	Snapshots  Bucket = "snapshots"  // by cluster/name
 	Tokens     Bucket = "tokens"     // by token ID
 	Operators  Bucket = "operators"  // certificate by serial number
+
+	Schedules    Bucket = "schedules"    // by name
+	ScheduleRuns Bucket = "scheduleruns" // by schedule/run ID
+	Audit        Bucket = "audit"        // entry by its ULID
 )
 
 // Buckets lists every bucket.
-var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens, Operators}
+var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens, Operators, Schedules, ScheduleRuns, Audit}
 
 // ErrNotFound is returned by Get for a key that is not there.
 var ErrNotFound = errors.New("not found")
@@ -44,6 +48,9 @@ type Tx interface {
 	Delete(b Bucket, key string) error
 	// Each calls f for every key with the prefix, in the order of keys, until f returns an error.
 	Each(b Bucket, prefix string, f func(key string, value []byte) error) error
+	// Down calls f for every key before the one given, or for all where that is empty, the last key first,
+	// until f returns an error.
+	Down(b Bucket, before string, f func(key string, value []byte) error) error
 }
 
 // Load reads a protobuf record into m. It returns ErrNotFound where there is none.

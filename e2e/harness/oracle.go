@@ -147,9 +147,10 @@ func (c *Cluster) quarantines() map[string]bool {
 	return kept
 }
 
-// snapshots are the names of what may be in a vault: ready, and made by an operation that succeeded.
+// snapshots are the names of what may be in a vault: ready, and made by an operation that succeeded, or entered by a
+// rebuild of the catalog, which does not know the operation.
 func (c *Cluster) snapshots() map[string]bool {
-	done := map[string]bool{}
+	done := map[string]bool{"": true}
 	for _, op := range c.Operations() {
 		done[op.GetId()] = op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED
 	}

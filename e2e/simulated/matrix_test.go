@@ -21,7 +21,9 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/fault"
 
+	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/store"
 )
 
 var (
@@ -51,7 +53,12 @@ var scenarios = []scenario{
 	{name: "distribute", start: startDistribute, holes: true},
 	{name: "distribute reverted", start: startDistribute, holes: true, fails: "controller/distribute/record/before-outcome"},
 	{name: "check", start: startCheck},
+	{name: "verify", start: startVerify},
+	{name: "verify reverted", start: startVerify, fails: "controller/verify/record/before-outcome"},
+	{name: "rehearse", start: startRehearse, holes: true},
+	{name: "rehearse reverted", start: startRehearse, holes: true, fails: "controller/rehearse/unstage/before-outcome"},
 	{name: "delete", start: startDelete},
+	{name: "rebuild", start: startRebuild},
 }
 
 func startRestore(k *controller) (*requorumv1.Operation, error) {
@@ -75,22 +82,64 @@ func startCheck(k *controller) (*requorumv1.Operation, error) {
 	return k.snapshots.Check(clusterName, goodName, request, "test")
 }
 
+func startVerify(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Verify(&requorumv1.VerifySnapshotRequest{Cluster: clusterName, Name: goodName, RequestId: request}, "test")
+}
+
+func startRehearse(k *controller) (*requorumv1.Operation, error) {
+	return k.restores.Rehearse(context.Background(), &requorumv1.RehearseRestoreRequest{RequestId: request, Spec: &requorumv1.RestoreSpec{Cluster: clusterName, Snapshot: goodName}}, "test")
+}
+
 func startDelete(k *controller) (*requorumv1.Operation, error) {
 	return k.snapshots.Delete(clusterName, goodName, request, "test", false)
 }
 
+// startRebuild loses the catalog first.
+func startRebuild(k *controller) (*requorumv1.Operation, error) {
+	snaps, err := k.catalog.Snapshots(clusterName)
+	if err != nil {
+		return nil, err
+	}
+	err = k.catalog.Write(func(tx store.Tx) error {
+		for _, s := range snaps {
+			if err := catalog.Remove(tx, clusterName, s.GetName()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return k.snapshots.Rebuild(clusterName, request, "test")
+}
+
 // neverPassed are points that no operation passes, and why.
 var neverPassed = map[string]string{
-	"agent/push-copy/":                    "an operator's export, which is no operation",
-	"agent/serve-copy/after":              "it ends by being cancelled, never by itself",
-	"agent/serve-copy/report":             "the same: nobody waits for its answer",
-	"controller/check/record/middle":      "the step asks no node",
-	"controller/delete/check/middle":      "the step asks no node",
-	"controller/delete/forget/middle":     "the step asks no node",
-	"controller/distribute/record/middle": "the step asks no node",
-	"controller/import/record/middle":     "the step asks no node",
-	"controller/save/record/middle":       "the step asks no node",
-	"controller/restore/learners/middle":  "the simulated cluster has no learner, so the step asks no node",
+	"agent/download-copy/":                   "the simulated world has no object store; TestRemotesThatFail is about a real one",
+	"agent/upload-copy/":                     "the same",
+	"agent/drop-remote/":                     "the same",
+	"agent/list-remote/":                     "the same",
+	"controller/upload/":                     "the same",
+	"controller/delete/remove-remote/middle": "without a copy in a remote the step asks no node",
+	"controller/distribute/fetch/middle":     "the same",
+	"controller/restore/fetch/middle":        "the same",
+	"controller/rehearse/fetch/middle":       "the same",
+	"controller/save/upload/middle":          "the same",
+	"controller/save/upload/undo-middle":     "the same",
+	"agent/push-copy/":                       "an operator's export, which is no operation",
+	"agent/follow-copy/report":               "it is cancelled once what it follows is saved; nobody waits for its answer",
+	"agent/serve-copy/after":                 "it ends by being cancelled, never by itself",
+	"agent/serve-copy/report":                "the same: nobody waits for its answer",
+	"controller/check/record/middle":         "the step asks no node",
+	"controller/delete/check/middle":         "the step asks no node",
+	"controller/delete/forget/middle":        "the step asks no node",
+	"controller/distribute/record/middle":    "the step asks no node",
+	"controller/import/record/middle":        "the step asks no node",
+	"controller/rebuild/enter/middle":        "the step asks no node",
+	"controller/save/record/middle":          "the step asks no node",
+	"controller/verify/record/middle":        "the step asks no node",
+	"controller/restore/learners/middle":     "the simulated cluster has no learner, so the step asks no node",
 }
 
 // result is how a run ended.

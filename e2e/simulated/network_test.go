@@ -332,6 +332,40 @@ func (f fetcher) Fetch(ctx context.Context, spec *agentv1.FetchCopy, progress fu
 	return nil, fmt.Errorf("fetch: no source brings more: %w", err)
 }
 
+// Follow takes over what a neighbour saves until that one has ended, and keeps it.
+func (f fetcher) Follow(ctx context.Context, spec *agentv1.FollowCopy, progress func(done, total int64)) error {
+	const chunk, pause, patience = 2048, 50 * time.Millisecond, 5 * time.Second
+	name := spec.GetName()
+	err := f.change(func(d *disk) error {
+		if f.claimed[name] {
+			return fmt.Errorf("follow: snapshot %s is being written", name)
+		}
+		f.claimed[name], d.parts[name] = true, []byte{}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer f.release(name)
+	for idle := time.Duration(0); idle < patience; idle += pause {
+		if f.p.work(ctx, pause) != nil {
+			return nil
+		}
+		err := f.change(func(d *disk) error {
+			from, err := f.w.served(ctx, f.node, spec.GetSource().GetNode(), name)
+			if have := d.parts[name]; err == nil && len(have) < len(from) {
+				d.parts[name], idle = append(have, from[len(have):min(len(from), len(have)+chunk)]...), 0
+			}
+			return nil
+		})
+		if err != nil {
+			return errors.Join(err, f.access(func(d *disk) error { delete(d.parts, name); return nil }))
+		}
+		progress(0, 0)
+	}
+	return nil
+}
+
 func (f fetcher) release(name string) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()

@@ -173,7 +173,7 @@ func (w *world) judgeCopies(rec *journalv1.OperationRecord, snaps []*requorumv1.
 			_, sha := sums(content)
 			s := listed[name]
 			switch {
-			case s == nil && leftKnowingly(rec, name):
+			case s == nil && leftKnowingly(rec, name), rebuiltInPart(rec):
 			case n.disk.manifests[name].GetSha256() != sha:
 				w.wrong("%s: copy %s has no manifest that fits", n.name, name)
 			case s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_DELETING: // judgeEntry has seen it
@@ -184,6 +184,13 @@ func (w *world) judgeCopies(rec *journalv1.OperationRecord, snaps []*requorumv1.
 			}
 		}
 	}
+}
+
+// rebuiltInPart tells whether a catalog was to be rebuilt and was not, or says of which nodes it knows nothing.
+func rebuiltInPart(rec *journalv1.OperationRecord) bool {
+	op := rec.GetOperation()
+	return op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REBUILD &&
+		(op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED || len(op.GetWarnings()) > 0)
 }
 
 // leftKnowingly tells whether a copy is what a restore has left of a snapshot that it wanted to take past the pivot, of
@@ -208,6 +215,15 @@ func (w *world) judgeEntry(rec *journalv1.OperationRecord, s *requorumv1.Snapsho
 	default:
 		w.wrong("the catalog has %s as %s, and nothing is under way", s.GetName(), s.GetState())
 		return
+	}
+	if op := rec.GetOperation(); op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_VERIFY && s.GetName() == goodName {
+		proved := s.GetVerified().GetOperationId() == op.GetId()
+		if succeeded := op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED; succeeded && !proved {
+			w.wrong("the drill has succeeded, and the catalog says %v", s.GetVerified())
+		}
+		if s.GetFailedVerification() != nil {
+			w.wrong("the catalog says that the snapshot cannot be restored: %v", s.GetFailedVerification())
+		}
 	}
 	good := 0
 	for _, c := range s.GetCopies() {

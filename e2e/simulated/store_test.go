@@ -110,3 +110,15 @@ func (t tx) Each(b store.Bucket, prefix string, f func(string, []byte) error) er
 	}
 	return nil
 }
+
+func (t tx) Down(b store.Bucket, before string, f func(string, []byte) error) error {
+	for _, key := range slices.Backward(slices.Sorted(maps.Keys(t.data[b]))) {
+		if before != "" && key >= before {
+			continue
+		}
+		if err := f(key, t.data[b][key]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

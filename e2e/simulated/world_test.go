@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -212,7 +213,7 @@ func (w *world) newController(m *memory) *controller {
 	k.snapshots = &snapshot.Jobs{Catalog: k.catalog, Fleet: k.dispatcher, Log: w.log.Named("snapshot")}
 	k.restores = &restore.Jobs{Catalog: k.catalog, Fleet: k.dispatcher, Log: w.log.Named("restore")}
 	builders := k.snapshots.Builders()
-	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = k.restores.Builder
+	maps.Copy(builders, k.restores.Builders())
 	k.engine = operation.NewEngine(db, k.dispatcher, epoch, builders, w.log.Named("operation"))
 	k.snapshots.Engine, k.restores.Engine = k.engine, k.engine
 	ctx := fault.WithHook(k.ctx, func(ctx context.Context, point string) error { return w.at(ctx, k.process, nil, point) })
@@ -244,9 +245,10 @@ func (w *world) startAgent(n *node) {
 	j, err := journal.Open(filepath.Join(w.dir, n.name+".db"))
 	w.must(err)
 	m := &mounted{node: n, p: p, claimed: map[string]bool{}}
+	w.must(driller{m}.Clean())
 	grants := &transfer.Grants{}
 	does := &task.Node{
-		Vault: m, Disk: m, Old: old{m}, Fetcher: fetcher{m}, Runtime: &machine{n, p}, Grants: grants, Journal: j, Log: w.log.Named(n.name),
+		Vault: m, Disk: m, Old: old{m}, Drill: driller{m}, Fetcher: fetcher{m}, Runtime: &machine{n, p}, Grants: grants, Journal: j, Log: w.log.Named(n.name),
 		Member: func(context.Context) (task.Member, error) { return &seated{n, p}, nil },
 	}
 	w.mu.Lock()

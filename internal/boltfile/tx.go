@@ -83,6 +83,43 @@ func (t *Tx) next(bucket, at string, inclusive bool) (key string, value []byte, 
 	return key, value, found, err
 }
 
+// Down calls f for every key before the one given, or for all where that is empty, the last key first, until f returns
+// an error. f may change the bucket.
+func (t *Tx) Down(bucket, before string, f func(key string, value []byte) error) error {
+	for at := before; ; {
+		key, value, found, err := t.previous(bucket, at)
+		if err != nil || !found {
+			return err
+		}
+		if err := f(key, value); err != nil {
+			return err
+		}
+		at = key
+	}
+}
+
+// previous returns the record before the key at, or the last one where at is empty.
+func (t *Tx) previous(bucket, at string) (key string, value []byte, found bool, err error) {
+	err = t.in(bucket, func(b *bolt.Bucket) (err error) {
+		c := b.Cursor()
+		k, stored := c.Last()
+		if at != "" {
+			if after, _ := c.Seek([]byte(at)); after != nil {
+				k, stored = c.Prev()
+			} else { // every key is before it
+				k, stored = c.Last()
+			}
+		}
+		if found = k != nil; !found {
+			return nil
+		}
+		key = string(k)
+		value, _, err = t.read(bucket, k, stored)
+		return err
+	})
+	return key, value, found, err
+}
+
 // change runs write, which adds what it writes to the seal, once the record that is there is out of it.
 func (t *Tx) change(bucket, key string, write func(*bolt.Bucket) error) error {
 	return t.in(bucket, func(b *bolt.Bucket) error {

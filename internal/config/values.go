@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -90,3 +91,51 @@ func set(n *yaml.Node, parse func(string) error) error {
 	}
 	return nil
 }
+
+// Lifetime is a length of time that is written as a Duration, as a number of days, 30d, or as a number of seconds
+// without a unit, as other backup policies have it.
+type Lifetime time.Duration
+
+const day = 24 * time.Hour
+
+// Std returns the lifetime as the standard library's type.
+func (l Lifetime) Std() time.Duration { return time.Duration(l) }
+
+// String writes whole days as days, and anything else as a Duration.
+func (l Lifetime) String() string {
+	if d := time.Duration(l); d > 0 && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	return Duration(l).String()
+}
+
+// Set parses s; it makes *Lifetime usable as a flag.
+func (l *Lifetime) Set(s string) error {
+	number, unit := s, time.Second
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		number, unit = days, day
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil {
+		var d Duration
+		if d.Set(s) != nil {
+			return fmt.Errorf("%q is not a length of time; write it as 30d, 72h, 10m or a number of seconds", s)
+		}
+		*l = Lifetime(d)
+		return nil
+	}
+	if n < 0 || n > math.MaxInt64/int64(unit) {
+		return fmt.Errorf("%q is out of range", s)
+	}
+	*l = Lifetime(time.Duration(n) * unit)
+	return nil
+}
+
+// Type names the kind of value in a flag's help.
+func (l *Lifetime) Type() string { return "duration" }
+
+// UnmarshalYAML reads a lifetime.
+func (l *Lifetime) UnmarshalYAML(n *yaml.Node) error { return set(n, l.Set) }
+
+// MarshalYAML writes the lifetime as String does.
+func (l Lifetime) MarshalYAML() (any, error) { return l.String(), nil }

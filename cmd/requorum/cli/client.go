@@ -35,6 +35,8 @@ type client struct {
 	requorumv1.OperationServiceClient
 	requorumv1.AccessServiceClient
 	requorumv1.RemoteServiceClient
+	requorumv1.ScheduleServiceClient
+	requorumv1.AuditServiceClient
 
 	conn       *grpc.ClientConn
 	log        hclog.Logger
@@ -63,6 +65,8 @@ func (p *program) with(ctx context.Context, work func(context.Context, *client) 
 		OperationServiceClient: requorumv1.NewOperationServiceClient(conn),
 		AccessServiceClient:    requorumv1.NewAccessServiceClient(conn),
 		RemoteServiceClient:    requorumv1.NewRemoteServiceClient(conn),
+		ScheduleServiceClient:  requorumv1.NewScheduleServiceClient(conn),
+		AuditServiceClient:     requorumv1.NewAuditServiceClient(conn),
 		conn:                   conn,
 		log:                    log,
 		controller:             settings.Controller,
@@ -113,9 +117,18 @@ type identified interface{ GetRequestId() string }
 // change makes a call that changes something. While the controller does not answer it is repeated with
 // the same request ID, so that it has its effect once.
 func change[Req identified, Resp any](ctx context.Context, c *client, call func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req) (Resp, error) {
+	resp, err := insist(ctx, c, call, req)
+	if err != nil && unsure(err) {
+		err = advised(err, "whether it was accepted is not known; to repeat it safely, run it again with --request-id "+req.GetRequestId())
+	}
+	return resp, err
+}
+
+// insist makes a call that may be made again, and does so while the controller does not answer.
+func insist[Req, Resp any](ctx context.Context, c *client, call func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req) (Resp, error) {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = 200*time.Millisecond, 5*time.Second
-	resp, err := backoff.Retry(ctx, func() (Resp, error) {
+	return backoff.Retry(ctx, func() (Resp, error) {
 		resp, err := ask(ctx, call, req, callLimit)
 		if err != nil && status.Code(err) != codes.Unavailable {
 			return resp, backoff.Permanent(err)
@@ -124,10 +137,6 @@ func change[Req identified, Resp any](ctx context.Context, c *client, call func(
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(c.patience), backoff.WithNotify(func(err error, next time.Duration) {
 		c.log.Warn("no answer, trying again", "controller", c.controller, "in", next.Round(time.Millisecond), "reason", err)
 	}))
-	if err != nil && unsure(err) {
-		err = advised(err, "whether it was accepted is not known; to repeat it safely, run it again with --request-id "+req.GetRequestId())
-	}
-	return resp, err
 }
 
 // unsure tells whether a call that failed may have had its effect.

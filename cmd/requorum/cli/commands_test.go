@@ -30,6 +30,8 @@ func TestEveryCommandAnswersAsWritten(t *testing.T) {
 		"snapshot-show":         {line: "snapshot show pre-1.31"},
 		"snapshot-show-failed":  {line: "snapshot show broken"},
 		"snapshot-check":        {line: "snapshot check pre-1.31", given: kind(requorumv1.OperationKind_OPERATION_KIND_CHECK)},
+		"snapshot-verify":       {line: "snapshot verify pre-1.31 --node etcd-2", given: kind(requorumv1.OperationKind_OPERATION_KIND_VERIFY)},
+		"restore-drill":         {line: "restore --snapshot pre-1.31 --drill", given: func(f *fake) { f.op = rehearsed() }},
 		"snapshot-distribute":   {line: "snapshot distribute pre-1.31", given: kind(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE)},
 		"snapshot-rm":           {line: "snapshot rm pre-1.31 --yes", given: kind(requorumv1.OperationKind_OPERATION_KIND_DELETE)},
 		"snapshot-import":       {line: "snapshot import --node etcd-1 --path /backup/x.db --name pre-1.31", given: kind(requorumv1.OperationKind_OPERATION_KIND_IMPORT)},
@@ -47,6 +49,7 @@ func TestEveryCommandAnswersAsWritten(t *testing.T) {
 		"token-create":          {line: "token create --cluster prod"},
 		"access-ls":             {line: "access ls"},
 		"access-revoke":         {line: "access revoke 2b"},
+		"audit-ls":              {line: "audit ls --since 24h --by alice"},
 	} {
 		for _, format := range []string{"table", "json", "yaml"} {
 			t.Run(name+"/"+format, func(t *testing.T) {

@@ -54,6 +54,8 @@ type fake struct {
 	requorumv1.UnimplementedOperationServiceServer
 	requorumv1.UnimplementedAccessServiceServer
 	requorumv1.UnimplementedRemoteServiceServer
+	requorumv1.UnimplementedScheduleServiceServer
+	requorumv1.UnimplementedAuditServiceServer
 
 	authority *pki.Authority
 	address   string
@@ -69,7 +71,9 @@ type fake struct {
 
 	mu       sync.Mutex
 	requests []proto.Message
-	failures int // so many changing calls answer Unavailable first
+	changed  func(req proto.Message) error // what a changing call does; nil for nothing
+	failures int                           // so many changing calls answer Unavailable first
+	refusals []error                       // what the next changing calls answer, one each; then as refuse says
 }
 
 func newFake(t *testing.T) *fake {
@@ -101,6 +105,8 @@ func (f *fake) listen(t *testing.T) {
 	requorumv1.RegisterOperationServiceServer(server, f)
 	requorumv1.RegisterAccessServiceServer(server, f)
 	requorumv1.RegisterRemoteServiceServer(server, f)
+	requorumv1.RegisterScheduleServiceServer(server, f)
+	requorumv1.RegisterAuditServiceServer(server, f)
 	f.address = listener.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -248,6 +254,14 @@ func (f *fake) accept(req proto.Message) error {
 		f.failures--
 		return status.Error(codes.Unavailable, "the controller is starting")
 	}
+	if len(f.refusals) > 0 {
+		next := f.refusals[0]
+		f.refusals = f.refusals[1:]
+		return next
+	}
+	if f.changed != nil {
+		return f.changed(req)
+	}
 	return f.refuse
 }
 
@@ -256,6 +270,8 @@ func (f *fake) ListClusters(context.Context, *requorumv1.ListClustersRequest) (*
 }
 
 func (f *fake) GetCluster(_ context.Context, req *requorumv1.GetClusterRequest) (*requorumv1.GetClusterResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, c := range f.clusters {
 		if c.GetName() == req.GetCluster() {
 			return &requorumv1.GetClusterResponse{Cluster: c}, nil
@@ -269,6 +285,8 @@ func (f *fake) RemoveNode(_ context.Context, req *requorumv1.RemoveNodeRequest) 
 }
 
 func (f *fake) ListSnapshots(_ context.Context, req *requorumv1.ListSnapshotsRequest) (*requorumv1.ListSnapshotsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return &requorumv1.ListSnapshotsResponse{Snapshots: f.snapshots}, nil
 }
 
@@ -287,6 +305,14 @@ func (f *fake) SaveSnapshot(_ context.Context, req *requorumv1.SaveSnapshotReque
 
 func (f *fake) CheckSnapshot(_ context.Context, req *requorumv1.CheckSnapshotRequest) (*requorumv1.CheckSnapshotResponse, error) {
 	return &requorumv1.CheckSnapshotResponse{Operation: f.op}, f.accept(req)
+}
+
+func (f *fake) VerifySnapshot(_ context.Context, req *requorumv1.VerifySnapshotRequest) (*requorumv1.VerifySnapshotResponse, error) {
+	return &requorumv1.VerifySnapshotResponse{Operation: f.op}, f.accept(req)
+}
+
+func (f *fake) RehearseRestore(_ context.Context, req *requorumv1.RehearseRestoreRequest) (*requorumv1.RehearseRestoreResponse, error) {
+	return &requorumv1.RehearseRestoreResponse{Operation: f.op}, f.accept(req)
 }
 
 func (f *fake) DistributeSnapshot(_ context.Context, req *requorumv1.DistributeSnapshotRequest) (*requorumv1.DistributeSnapshotResponse, error) {
@@ -315,6 +341,14 @@ func (f *fake) PlanRestore(context.Context, *requorumv1.PlanRestoreRequest) (*re
 
 func (f *fake) StartRestore(_ context.Context, req *requorumv1.StartRestoreRequest) (*requorumv1.StartRestoreResponse, error) {
 	return &requorumv1.StartRestoreResponse{Operation: f.op}, f.accept(req)
+}
+
+func (f *fake) ListEntries(_ context.Context, req *requorumv1.ListEntriesRequest) (*requorumv1.ListEntriesResponse, error) {
+	f.take(req)
+	if req.GetPageToken() == "" { // two pages
+		return &requorumv1.ListEntriesResponse{Entries: audited()[:2], NextPageToken: audited()[1].GetId()}, nil
+	}
+	return &requorumv1.ListEntriesResponse{Entries: audited()[2:]}, nil
 }
 
 func (f *fake) ListOperations(context.Context, *requorumv1.ListOperationsRequest) (*requorumv1.ListOperationsResponse, error) {
@@ -416,9 +450,11 @@ func snapshots() []*requorumv1.Snapshot {
 	}
 	missing := &requorumv1.Copy{Node: "etcd-3", State: requorumv1.CopyState_COPY_STATE_MISSING, Checked: before(40 * time.Minute), Detail: "no such file"}
 	return []*requorumv1.Snapshot{
-		{Name: "pre-1.31", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, Created: before(41 * time.Minute), Manifest: m, Copies: []*requorumv1.Copy{copied("etcd-1"), copied("etcd-2"), missing}, OperationId: opID, Remotes: []*requorumv1.RemoteCopy{
-			{Remote: "off-site", State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: before(40 * time.Minute), Object: storedObject()},
-		}},
+		{
+			Name: "pre-1.31", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, Created: before(41 * time.Minute), Manifest: m, Copies: []*requorumv1.Copy{copied("etcd-1"), copied("etcd-2"), missing}, OperationId: opID,
+			Verified: &requorumv1.Verification{Time: before(5 * time.Minute), Node: "etcd-2", OperationId: opID, Took: durationpb.New(12300 * time.Millisecond)},
+			Remotes:  []*requorumv1.RemoteCopy{{Remote: "off-site", State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: before(40 * time.Minute), Object: storedObject()}},
+		},
 		{Name: "broken", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_POST_RESTORE, Created: before(50 * time.Hour), Error: "etcd-2: disk full"},
 	}
 }
@@ -460,6 +496,19 @@ func succeeded(kind requorumv1.OperationKind) *requorumv1.Operation {
 		},
 		Warnings: []string{"etcd-3 was not reached and holds no copy"},
 	}
+}
+
+func rehearsed() *requorumv1.Operation {
+	op := succeeded(requorumv1.OperationKind_OPERATION_KIND_REHEARSE)
+	op.Warnings, op.EstimatedUnavailability = nil, durationpb.New(3500*time.Millisecond)
+	step := func(name string, began, ended time.Duration) *requorumv1.Step {
+		return &requorumv1.Step{Name: name, State: requorumv1.StepState_STEP_STATE_DONE, Attempt: 1, Started: before(began), Ended: before(ended)}
+	}
+	op.Steps = []*requorumv1.Step{
+		step("preflight", 30*time.Second, 29*time.Second), step("distribute", 29*time.Second, 29*time.Second), step("agree", 29*time.Second, 28*time.Second),
+		step("stage", 28*time.Second, 19*time.Second), step("unstage", 19*time.Second, 18*time.Second),
+	}
+	return op
 }
 
 func restored() *requorumv1.Operation {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -123,9 +124,18 @@ func (p *program) conclude(ctx context.Context, c *client, op *requorumv1.Operat
 	switch op.GetKind() {
 	case requorumv1.OperationKind_OPERATION_KIND_RESTORE:
 		err = writeRestored(p.out, op, succeeded)
+	case requorumv1.OperationKind_OPERATION_KIND_REHEARSE:
+		err = writeRehearsed(p.out, op, succeeded)
+	case requorumv1.OperationKind_OPERATION_KIND_VERIFY:
+		err = p.concludeVerify(ctx, c, op, succeeded)
 	case requorumv1.OperationKind_OPERATION_KIND_DELETE:
 		if succeeded {
 			_, err = fmt.Fprintf(p.out, "Snapshot %s of %s is removed\n", op.GetSnapshot(), op.GetCluster())
+		}
+	case requorumv1.OperationKind_OPERATION_KIND_REBUILD:
+		if succeeded {
+			_, err = fmt.Fprintf(p.out, "The catalog of %s is rebuilt\n", op.GetCluster())
+			p.hint("to see it: requorum snapshot ls")
 		}
 	case requorumv1.OperationKind_OPERATION_KIND_CHECK, requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
 		// What was found on the nodes is the answer, whether it is good or not.
@@ -236,6 +246,46 @@ func writeRestored(w io.Writer, op *requorumv1.Operation, succeeded bool) error 
 		fmt.Fprintf(&b, "  old data of %s\n", output.Clean(line))
 	}
 	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// writeRehearsed shows how long each part took, and what the real restore would cost.
+func writeRehearsed(w io.Writer, op *requorumv1.Operation, succeeded bool) error {
+	if !succeeded {
+		return nil
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s could be restored from %s; nothing was stopped, and what was staged is removed\n", output.Clean(op.GetCluster()), output.Clean(op.GetSnapshot()))
+	before := time.Duration(0)
+	list := output.NewList(2)
+	for _, step := range op.GetSteps() {
+		took := step.GetEnded().AsTime().Sub(step.GetStarted().AsTime())
+		list.Row(step.GetName(), output.Took(took))
+		if step.GetName() != "unstage" { // a restore does not
+			before += took
+		}
+	}
+	if _, err := list.WriteTo(&b); err != nil {
+		return err
+	}
+	fmt.Fprintf(&b, "a restore would prepare for %s while etcd serves, save the present state, and then keep clients from writing for about %s\n",
+		output.Took(before), output.Took(op.GetEstimatedUnavailability().AsDuration()))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// concludeVerify says what was proved.
+func (p *program) concludeVerify(ctx context.Context, c *client, op *requorumv1.Operation, succeeded bool) error {
+	if !succeeded {
+		return nil
+	}
+	resp, err := ask(ctx, c.GetSnapshot, &requorumv1.GetSnapshotRequest{Cluster: op.GetCluster(), Name: op.GetSnapshot()}, callLimit)
+	if err != nil {
+		return fmt.Errorf("%s succeeded, but the snapshot cannot be shown: %w", live.Subject(op), err)
+	}
+	s := resp.GetSnapshot()
+	_, err = fmt.Fprintln(p.out, output.Clean(fmt.Sprintf("Snapshot %s of %s can be restored: %s did so and read all %s keys in %s", s.GetName(), s.GetCluster(),
+		s.GetVerified().GetNode(), p.number(s.GetManifest().GetKeys()), output.Took(s.GetVerified().GetTook().AsDuration()))))
 	return err
 }
 

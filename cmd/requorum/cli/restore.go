@@ -24,7 +24,9 @@ starts and is verified. Should anything fail before clients may write again,
 the cluster is put back as it was.
 
 With --plan it ends after the plan: with 0 if the restore would run, with 3 if
-it would be refused.`
+it would be refused. With --drill the restore is done on all nodes up to and
+including the preparation of the data, which is then removed: nothing stops,
+nothing is swapped. It says how long each part took.`
 
 type restoreFlags struct {
 	*job
@@ -32,6 +34,7 @@ type restoreFlags struct {
 	quarantine config.Duration
 	plan, yes  bool
 	identity   string // path of a key file
+	drill      bool
 }
 
 func (p *program) restoreCommand() *cobra.Command {
@@ -40,7 +43,7 @@ func (p *program) restoreCommand() *cobra.Command {
 		Use:     "restore {--snapshot NAME | --from REMOTE:NAME}",
 		Short:   "Restore a whole cluster from a snapshot",
 		Long:    restoreLong,
-		Example: "  requorum restore --cluster prod --snapshot pre-1.31 --plan\n  requorum restore --cluster prod --snapshot latest --yes\n  requorum restore --cluster prod --from off-site:latest --identity key.txt",
+		Example: "  requorum restore --cluster prod --snapshot pre-1.31 --plan\n  requorum restore --cluster prod --snapshot latest --drill\n  requorum restore --cluster prod --snapshot latest --yes\n  requorum restore --cluster prod --from off-site:latest --identity key.txt",
 		Args:    takes(),
 	}
 	f.job = p.jobFlags(command)
@@ -49,6 +52,7 @@ func (p *program) restoreCommand() *cobra.Command {
 	fromFlag(flags, &f.spec.From)
 	identityFlag(flags, &f.identity)
 	flags.BoolVar(&f.plan, "plan", false, "show what would be done, and end")
+	flags.BoolVar(&f.drill, "drill", false, "rehearse it: prepare the data on all nodes while etcd serves, and remove it again")
 	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	flags.Uint64Var(&f.spec.BumpRevision, "bump-revision", 0, "add `N` to the snapshot's revision (default one billion, or more if clients may have seen higher ones)")
 	flags.BoolVar(&f.spec.NoBump, "no-bump", false, "keep the snapshot's revision; watchers may miss that the data changed")
@@ -61,7 +65,7 @@ func (p *program) restoreCommand() *cobra.Command {
 	complete(command, "nodes", p.completeNodeList)
 	oneOf(command, "snapshot", "from")
 	command.RunE = func(c *cobra.Command, _ []string) error {
-		for _, pair := range [][2]string{{"bump-revision", "no-bump"}, {"plan", "detach"}} {
+		for _, pair := range [][2]string{{"bump-revision", "no-bump"}, {"plan", "detach"}, {"plan", "drill"}} {
 			if c.Flags().Changed(pair[0]) && c.Flags().Changed(pair[1]) {
 				return usagef("--%s and --%s do not go together", pair[0], pair[1])
 			}
@@ -83,11 +87,11 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 	if f.spec.Cluster, err = c.clusterOr(ctx, f.cluster); err != nil {
 		return err
 	}
-	if !f.plan && !f.yes && !p.asks() {
+	if !f.plan && !f.yes && !f.drill && !p.asks() {
 		return usagef("nobody can be asked to confirm the restore, as stdin is not a terminal; look at it with --plan, go ahead without being asked with --yes")
 	}
 	checked := p.checking()
-	planned, err := ask(ctx, c.PlanRestore, &requorumv1.PlanRestoreRequest{Spec: f.spec, CopiesAsKnown: f.yes && !f.plan}, planLimit)
+	planned, err := ask(ctx, c.PlanRestore, &requorumv1.PlanRestoreRequest{Spec: f.spec, CopiesAsKnown: (f.yes || f.drill) && !f.plan}, planLimit)
 	checked()
 	if err != nil {
 		return err
@@ -103,6 +107,9 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 	case name != "":
 		f.spec.Snapshot = name
 	}
+	if f.drill {
+		return p.rehearse(ctx, c, f, identity)
+	}
 	if !f.yes {
 		if err := p.confirm(ctx, fmt.Sprintf("Restore %s from %s?", f.spec.GetCluster(), name)); err != nil {
 			return err
@@ -114,6 +121,17 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 	}
 	return p.carryOut(ctx, c, started.GetOperation(), f.job, func(op *requorumv1.Operation) proto.Message {
 		return &requorumv1.StartRestoreResponse{Operation: op}
+	})
+}
+
+// rehearse stops nothing, so that nobody has to be asked.
+func (p *program) rehearse(ctx context.Context, c *client, f *restoreFlags, identity string) error {
+	started, err := change(ctx, c, c.RehearseRestore, &requorumv1.RehearseRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec, Identity: identity})
+	if err != nil {
+		return err
+	}
+	return p.carryOut(ctx, c, started.GetOperation(), f.job, func(op *requorumv1.Operation) proto.Message {
+		return &requorumv1.RehearseRestoreResponse{Operation: op}
 	})
 }
 

@@ -67,8 +67,9 @@ func (p *program) root(extra ...*cobra.Command) *cobra.Command {
 	if len(extra) > 0 {
 		root.AddGroup(&cobra.Group{ID: groupServe, Title: "Running requorum:"})
 	}
-	addTo(root, groupOperate, p.clusterCommand(), p.snapshotCommand(), p.restoreCommand(), p.remoteCommand(), p.operationCommand())
-	addTo(root, groupAccess, p.tokenCommand(), p.accessCommand())
+	addTo(root, groupOperate, p.clusterCommand(), p.snapshotCommand(), p.restoreCommand(), p.remoteCommand(), p.scheduleCommand(), p.operationCommand(),
+		p.catalogCommand(), p.hookCommand())
+	addTo(root, groupAccess, p.tokenCommand(), p.accessCommand(), p.auditCommand())
 	for _, command := range extra {
 		// The client's flags do nothing for a server.
 		command.SetUsageTemplate(withoutGlobalFlags(command.UsageTemplate()))

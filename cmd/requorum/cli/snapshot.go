@@ -14,6 +14,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/cmd/requorum/cli/output"
+	"github.com/requorum/requorum/internal/config"
 )
 
 func (p *program) snapshotCommand() *cobra.Command {
@@ -26,8 +27,8 @@ func (p *program) snapshotCommand() *cobra.Command {
 A snapshot is one file, taken of one member, that every node of the cluster
 holds and has read back from disk. It is ready only once all of them agree.`,
 		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot ls",
-	}, p.snapshotSave(), p.snapshotLs(), p.snapshotShow(), p.snapshotCheck(), p.snapshotDistribute(),
-		p.snapshotRm(), p.snapshotUpload(), p.snapshotImport(), p.snapshotExport())
+	}, p.snapshotSave(), p.snapshotLs(), p.snapshotShow(), p.snapshotCheck(), p.snapshotVerify(), p.snapshotDistribute(), p.snapshotRepair(),
+		p.snapshotRm(), p.snapshotPrune(), p.snapshotOrphans(), p.snapshotUpload(), p.snapshotImport(), p.snapshotExport())
 }
 
 func (p *program) snapshotSave() *cobra.Command {
@@ -52,8 +53,18 @@ is.`,
 	flags.StringVar(&req.Remote, "remote", "", "store it in the remote `NAME`, too (requorum remote ls)")
 	flags.BoolVar(&req.AllowRemoteFailure, "allow-remote-failure", false, "keep the snapshot on the nodes, with a warning, if the remote cannot take it")
 	complete(command, "remote", p.completeRemotes)
+	var (
+		ttl    config.Lifetime
+		copies copyCount
+	)
+	flags.Var(&ttl, "ttl", "remove the snapshot by itself at this age, as 30d or 12h (default: never)")
+	flags.Var(&copies, "copies", "on how many nodes to keep it: all, one or a number")
+	complete(command, "copies", cobra.FixedCompletions([]string{"all", "one"}, cobra.ShellCompDirectiveNoFileComp))
 	command.RunE = p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
-		req.RequestId, req.Cluster = p.request(j.requestID), cluster
+		req.RequestId, req.Cluster, req.Copies = p.request(j.requestID), cluster, uint32(copies)
+		if ttl > 0 {
+			req.Ttl = lasting(&ttl)
+		}
 		resp, err := change(ctx, c, c.SaveSnapshot, req)
 		return resp.GetOperation(), err
 	}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.SaveSnapshotResponse{Operation: op} })
@@ -95,10 +106,10 @@ func (p *program) snapshotLs() *cobra.Command {
 				if p.settings.format != output.Table {
 					return output.Message(p.out, p.settings.format, resp)
 				}
-				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "REMOTES", "KIND")
+				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "REMOTES", "KIND", "VERIFIED")
 				for _, s := range resp.GetSnapshots() {
 					size, revision := p.manifestCells(s.GetManifest())
-					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), remotesOf(s), snapshotKind(s.GetKind()))
+					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), remotesOf(s), snapshotKind(s.GetKind()), p.verified(s))
 				}
 				_, err = table.WriteTo(p.out)
 				return err
@@ -144,6 +155,20 @@ func remotesOf(s *requorumv1.Snapshot) string {
 		names = append(names, name)
 	}
 	return strings.Join(names, ", ")
+}
+
+// verified tells whether a snapshot was proved restorable, and when that was tried last.
+func (p *program) verified(s *requorumv1.Snapshot) string {
+	good, bad := s.GetVerified(), s.GetFailedVerification()
+	switch {
+	case failedSince(s):
+		return "FAILED " + output.Ago(bad.GetTime(), p.now()) + " on " + bad.GetNode()
+	case good != nil:
+		return output.Ago(good.GetTime(), p.now()) + " on " + good.GetNode()
+	case s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_READY:
+		return "never"
+	}
+	return ""
 }
 
 func snapshotState(s requorumv1.SnapshotState) string { return word(s.String(), "SNAPSHOT_STATE_") }
@@ -193,7 +218,10 @@ func (p *program) writeSnapshot(s *requorumv1.Snapshot) error {
 	fields.Add("Error", "%s", s.GetError())
 	fields.Add("Kind", "%s", snapshotKind(s.GetKind()))
 	fields.Add("Created", "%s", output.Time(s.GetCreated()))
+	fields.Add("Schedule", "%s", s.GetSchedule())
+	fields.Add("Expires", "%s", output.Time(s.GetExpires()))
 	fields.Add("Operation", "%s", s.GetOperationId())
+	addVerification(fields, s)
 	if s.GetManifest() != nil {
 		p.addManifest(fields, s.GetManifest())
 	}
@@ -234,6 +262,15 @@ func (p *program) writeCopies(s *requorumv1.Snapshot) error {
 	return err
 }
 
+func addVerification(fields *output.Fields, s *requorumv1.Snapshot) {
+	if v := s.GetVerified(); v != nil {
+		fields.Add("Verified", "%s on %s: restored and read in %s", output.Time(v.GetTime()), v.GetNode(), output.Took(v.GetTook().AsDuration()))
+	}
+	if v := s.GetFailedVerification(); v != nil {
+		fields.Add("Not restorable", "%s on %s: %s", output.Time(v.GetTime()), v.GetNode(), v.GetError())
+	}
+}
+
 func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
 	fields.Add("Saved by", "%s", m.GetNode())
 	fields.Add("Size", "%s (%d bytes)", output.Bytes(m.GetSize()), m.GetSize())
@@ -245,15 +282,12 @@ func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
 	fields.Add("HashKV", "%d", m.GetHashKv())
 	fields.Add("etcd", "%s", m.GetEtcdVersion())
 	fields.Add("Cluster ID", "%s", m.GetClusterId())
-	var members, alarms, labels []string
+	var members, alarms []string
 	for _, member := range m.GetMembers() {
 		members = append(members, member.GetName())
 	}
 	for _, alarm := range m.GetAlarms() {
 		alarms = append(alarms, alarm.GetType())
-	}
-	for _, key := range slices.Sorted(maps.Keys(m.GetLabels())) {
-		labels = append(labels, key+"="+m.GetLabels()[key])
 	}
 	fields.Add("Members", "%s", strings.Join(members, ", "))
 	fields.Add("Alarms", "%s", strings.Join(alarms, ", "))
@@ -263,7 +297,15 @@ func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
 	if !m.GetHasTrailer() {
 		fields.Add("Trailer", "none: the file does not end in etcd's SHA-256")
 	}
-	fields.Add("Labels", "%s", strings.Join(labels, ", "))
+	fields.Add("Labels", "%s", labelList(m.GetLabels()))
+}
+
+func labelList(labels map[string]string) string {
+	var list []string
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		list = append(list, key+"="+labels[key])
+	}
+	return strings.Join(list, ", ")
 }
 
 func (p *program) snapshotCheck() *cobra.Command {
@@ -282,6 +324,36 @@ Present, missing, unreadable and different are told apart. NAME may be latest.`,
 			resp, err := change(ctx, c, c.CheckSnapshot, &requorumv1.CheckSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
 			return resp.GetOperation(), err
 		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.CheckSnapshotResponse{Operation: op} })(c, args)
+	}
+	return command
+}
+
+func (p *program) snapshotVerify() *cobra.Command {
+	req := &requorumv1.VerifySnapshotRequest{}
+	command := &cobra.Command{
+		Use:   "verify NAME",
+		Short: "Prove on one node that a snapshot can be restored",
+		Long: `Prove on one node that a snapshot can be restored, without touching the live
+cluster: the file is restored into a scratch directory, an etcd of its own is
+started on that, reachable by nobody else, and every key is read from it and
+compared with what was saved. Then everything is removed. NAME may be latest.
+
+It is refused where it would leave too little space for a live etcd on the same
+disk. No other operation can begin on the cluster meanwhile; cancel it
+(requorum operation cancel) if one has to.`,
+		Example:           "  requorum snapshot verify pre-1.31\n  requorum snapshot verify latest --node etcd-2",
+		Args:              takes("NAME"),
+		ValidArgsFunction: firstArgument(p.completeSnapshots),
+	}
+	j := p.jobFlags(command)
+	command.Flags().StringVar(&req.Node, "node", "", "`NODE` to do it on (default: one with a good copy whose member does not lead)")
+	complete(command, "node", p.completeNodes)
+	command.RunE = func(c *cobra.Command, args []string) error {
+		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+			req.RequestId, req.Cluster, req.Name = p.request(j.requestID), cluster, args[0]
+			resp, err := change(ctx, c, c.VerifySnapshot, req)
+			return resp.GetOperation(), err
+		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.VerifySnapshotResponse{Operation: op} })(c, args)
 	}
 	return command
 }
@@ -310,6 +382,105 @@ func (p *program) snapshotDistribute() *cobra.Command {
 			return &requorumv1.DistributeSnapshotResponse{Operation: op}
 		})(c, args)
 	}
+	return command
+}
+
+func (p *program) snapshotRepair() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "repair NAME",
+		Short: "Give a snapshot back the copies that it is to have",
+		Long: `Give a snapshot back the copies that it is to have, from one that is good: on
+every node, or on as many nodes as were asked for when it was taken (--copies).
+Copies that are missing, unreadable or different are replaced. NAME may be latest.`,
+		Example:           "  requorum snapshot repair nightly-prod-20260304T020000Z-k3x9qa",
+		Args:              takes("NAME"),
+		ValidArgsFunction: firstArgument(p.completeSnapshots),
+	}
+	j := p.jobFlags(command)
+	command.RunE = func(c *cobra.Command, args []string) error {
+		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+			resp, err := change(ctx, c, c.RepairSnapshot, &requorumv1.RepairSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
+			return resp.GetOperation(), err
+		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.RepairSnapshotResponse{Operation: op} })(c, args)
+	}
+	return command
+}
+
+func (p *program) snapshotOrphans() *cobra.Command {
+	var cluster string
+	command := &cobra.Command{
+		Use:   "orphans",
+		Short: "List copies on the nodes that the catalog does not know",
+		Long: `Ask the nodes for copies that the catalog does not know, as after the catalog was
+lost. Nothing removes them by themselves: requorum catalog rebuild takes them
+into the catalog, where snapshot rm can remove them.`,
+		Example: "  requorum snapshot orphans --cluster prod",
+		Args:    takes(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			return p.with(c.Context(), func(ctx context.Context, c *client) error {
+				cluster, err := c.clusterOr(ctx, cluster)
+				if err != nil {
+					return err
+				}
+				resp, err := ask(ctx, c.ListOrphans, &requorumv1.ListOrphansRequest{Cluster: cluster}, planLimit)
+				if err != nil {
+					return err
+				}
+				if p.settings.format != output.Table {
+					return output.Message(p.out, p.settings.format, resp)
+				}
+				return p.writeOrphans(resp)
+			})
+		},
+	}
+	p.clusterFlag(command, &cluster)
+	return command
+}
+
+func (p *program) writeOrphans(resp *requorumv1.ListOrphansResponse) error {
+	table := output.NewTable("NODE", "NAME", "AGE", "SIZE", "REVISION", "KIND")
+	for _, o := range resp.GetOrphans() {
+		size, revision := p.manifestCells(o.GetManifest())
+		table.Row(o.GetNode(), o.GetManifest().GetName(), output.Ago(o.GetManifest().GetCreated(), p.now()), size, revision, snapshotKind(o.GetManifest().GetKind()))
+	}
+	if _, err := table.WriteTo(p.out); err != nil {
+		return err
+	}
+	for _, node := range resp.GetSilent() {
+		if _, err := fmt.Fprintf(p.out, "%s did not answer: what it holds is not shown\n", output.Clean(node)); err != nil {
+			return err
+		}
+	}
+	if len(resp.GetOrphans()) > 0 {
+		p.hint("to take them into the catalog: requorum catalog rebuild")
+	}
+	return nil
+}
+
+func (p *program) catalogCommand() *cobra.Command {
+	return parent(&cobra.Command{
+		Use:     "catalog",
+		Short:   "Rebuild the list of snapshots from what the nodes hold",
+		Long:    "Rebuild the controller's list of snapshots from the manifests on the nodes.",
+		Example: "  requorum catalog rebuild --cluster prod",
+	}, p.catalogRebuild())
+}
+
+func (p *program) catalogRebuild() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "rebuild",
+		Short: "Take into the catalog what the nodes hold and it does not know",
+		Long: `Take into the catalog what the nodes hold and the catalog does not know, as after
+the controller's data was lost. Every file is read back from disk and compared
+with its manifest first. What the catalog knows already stays as it is.`,
+		Example: "  requorum catalog rebuild --cluster prod",
+		Args:    takes(),
+	}
+	j := p.jobFlags(command)
+	command.RunE = p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+		resp, err := change(ctx, c, c.RebuildCatalog, &requorumv1.RebuildCatalogRequest{RequestId: p.request(j.requestID), Cluster: cluster})
+		return resp.GetOperation(), err
+	}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.RebuildCatalogResponse{Operation: op} })
 	return command
 }
 

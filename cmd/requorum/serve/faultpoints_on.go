@@ -5,12 +5,11 @@ package serve
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"text/tabwriter"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
-
-	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/cmd/requorum/cli/output"
 	"github.com/requorum/requorum/controller/operation"
@@ -43,6 +42,6 @@ func FaultPoints() []*cobra.Command {
 // declareSteps declares the points of every step of every plan, as a controller does.
 func declareSteps() {
 	builders := new(snapshot.Jobs).Builders()
-	builders[requorumv1.OperationKind_OPERATION_KIND_RESTORE] = new(restore.Jobs).Builder
+	maps.Copy(builders, new(restore.Jobs).Builders())
 	operation.NewEngine(nil, nil, 0, builders, hclog.NewNullLogger())
 }

@@ -74,3 +74,7 @@ func (t tx) Delete(b store.Bucket, key string) error { return t.Tx.Delete(string
 func (t tx) Each(b store.Bucket, prefix string, f func(key string, value []byte) error) error {
 	return t.Tx.Each(string(b), prefix, f)
 }
+
+func (t tx) Down(b store.Bucket, before string, f func(key string, value []byte) error) error {
+	return t.Tx.Down(string(b), before, f)
+}

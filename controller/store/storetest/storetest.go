@@ -28,6 +28,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"each goes through the prefix in order", eachInOrder},
 		{"each ends at the first error", eachEnds},
 		{"each bears changes made on the way", eachWithChanges},
+		{"down goes through the keys in reverse order", downInOrder},
+		{"down bears changes made on the way", downWithChanges},
 		{"the store keeps its own copy of a value", ownCopy},
 		{"records are loaded as saved", records},
 		{"concurrent updates do not lose each other", concurrentUpdates},
@@ -183,6 +185,62 @@ func eachWithChanges(t *testing.T, s store.Store) {
 		t.Errorf("%d keys are left: %v", len(left), left)
 	}
 	expect(t, s, "k000", "a longer new value", nil)
+}
+
+func downInOrder(t *testing.T, s store.Store) {
+	for _, key := range []string{"c", "a", "d", "b"} {
+		put(t, s, key, "v:"+key)
+	}
+	for before, want := range map[string][]string{
+		"": {"d", "c", "b", "a"}, "d": {"c", "b", "a"}, "bb": {"b", "a"}, "z": {"d", "c", "b", "a"}, "a": nil, "A": nil,
+	} {
+		if got := down(t, s, before); !slices.Equal(got, want) {
+			t.Errorf("before %q: %q, want %q", before, got, want)
+		}
+	}
+	stop := errors.New("enough")
+	calls := 0
+	err := s.View(func(tx store.Tx) error {
+		return tx.Down(store.Nodes, "", func(key string, value []byte) error {
+			if calls++; key != "d" || string(value) != "v:d" {
+				t.Errorf("the last one is %s with %q", key, value)
+			}
+			return stop
+		})
+	})
+	if !errors.Is(err, stop) || calls != 1 {
+		t.Errorf("%d calls, %v", calls, err)
+	}
+}
+
+func downWithChanges(t *testing.T, s store.Store) {
+	const n = 300
+	seen := 0
+	update(t, s, func(tx store.Tx) error {
+		for i := range n {
+			if err := tx.Put(store.Nodes, fmt.Sprintf("k%03d", i), []byte("old")); err != nil {
+				return err
+			}
+		}
+		return tx.Down(store.Nodes, "", func(key string, _ []byte) error {
+			seen++
+			return tx.Delete(store.Nodes, key)
+		})
+	})
+	if left := down(t, s, ""); seen != n || len(left) != 0 {
+		t.Errorf("saw %d of %d keys, %d are left", seen, n, len(left))
+	}
+}
+
+func down(t *testing.T, s store.Store, before string) (found []string) {
+	t.Helper()
+	view(t, s, func(tx store.Tx) error {
+		return tx.Down(store.Nodes, before, func(key string, _ []byte) error {
+			found = append(found, key)
+			return nil
+		})
+	})
+	return found
 }
 
 func ownCopy(t *testing.T, s store.Store) {

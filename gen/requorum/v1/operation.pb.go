@@ -43,19 +43,28 @@ const (
 	OperationKind_OPERATION_KIND_RESTORE OperationKind = 6
 	// Store a snapshot in a remote.
 	OperationKind_OPERATION_KIND_UPLOAD OperationKind = 7
+	// Enter into the catalog what the nodes hold.
+	OperationKind_OPERATION_KIND_REBUILD OperationKind = 8
+	// Prove on one node that a snapshot can be restored.
+	OperationKind_OPERATION_KIND_VERIFY OperationKind = 9
+	// Do a restore up to staging on all nodes, and undo it.
+	OperationKind_OPERATION_KIND_REHEARSE OperationKind = 10
 )
 
 // Enum value maps for OperationKind.
 var (
 	OperationKind_name = map[int32]string{
-		0: "OPERATION_KIND_UNSPECIFIED",
-		1: "OPERATION_KIND_SAVE",
-		2: "OPERATION_KIND_IMPORT",
-		3: "OPERATION_KIND_CHECK",
-		4: "OPERATION_KIND_DISTRIBUTE",
-		5: "OPERATION_KIND_DELETE",
-		6: "OPERATION_KIND_RESTORE",
-		7: "OPERATION_KIND_UPLOAD",
+		0:  "OPERATION_KIND_UNSPECIFIED",
+		1:  "OPERATION_KIND_SAVE",
+		2:  "OPERATION_KIND_IMPORT",
+		3:  "OPERATION_KIND_CHECK",
+		4:  "OPERATION_KIND_DISTRIBUTE",
+		5:  "OPERATION_KIND_DELETE",
+		6:  "OPERATION_KIND_RESTORE",
+		7:  "OPERATION_KIND_UPLOAD",
+		8:  "OPERATION_KIND_REBUILD",
+		9:  "OPERATION_KIND_VERIFY",
+		10: "OPERATION_KIND_REHEARSE",
 	}
 	OperationKind_value = map[string]int32{
 		"OPERATION_KIND_UNSPECIFIED": 0,
@@ -66,6 +75,9 @@ var (
 		"OPERATION_KIND_DELETE":      5,
 		"OPERATION_KIND_RESTORE":     6,
 		"OPERATION_KIND_UPLOAD":      7,
+		"OPERATION_KIND_REBUILD":     8,
+		"OPERATION_KIND_VERIFY":      9,
+		"OPERATION_KIND_REHEARSE":    10,
 	}
 )
 
@@ -883,8 +895,10 @@ type Operation struct {
 	SafetySnapshot string `protobuf:"bytes,19,opt,name=safety_snapshot,json=safetySnapshot,proto3" json:"safety_snapshot,omitempty"`
 	// Whether cancellation was asked for.
 	CancelRequested bool `protobuf:"varint,20,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// For a rehearsal: how long a restore would keep clients from writing, as far as can be told.
+	EstimatedUnavailability *durationpb.Duration `protobuf:"bytes,30,opt,name=estimated_unavailability,json=estimatedUnavailability,proto3" json:"estimated_unavailability,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
@@ -1055,6 +1069,13 @@ func (x *Operation) GetCancelRequested() bool {
 		return x.CancelRequested
 	}
 	return false
+}
+
+func (x *Operation) GetEstimatedUnavailability() *durationpb.Duration {
+	if x != nil {
+		return x.EstimatedUnavailability
+	}
+	return nil
 }
 
 // Quarantine is where a restore put old data on one node.
@@ -1417,7 +1438,7 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\"O\n" +
 	"\x17CancelOperationResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xa2\x06\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xf8\x06\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1a.requorum.v1.OperationKindR\x04kind\x12\x18\n" +
@@ -1441,7 +1462,8 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\n" +
 	"past_pivot\x18\x12 \x01(\bR\tpastPivot\x12'\n" +
 	"\x0fsafety_snapshot\x18\x13 \x01(\tR\x0esafetySnapshot\x12)\n" +
-	"\x10cancel_requested\x18\x14 \x01(\bR\x0fcancelRequested\"l\n" +
+	"\x10cancel_requested\x18\x14 \x01(\bR\x0fcancelRequested\x12T\n" +
+	"\x18estimated_unavailability\x18\x1e \x01(\v2\x19.google.protobuf.DurationR\x17estimatedUnavailability\"l\n" +
 	"\n" +
 	"Quarantine\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
@@ -1468,7 +1490,7 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x04 \x01(\tR\x06advice*\xee\x01\n" +
+	"\x06advice\x18\x04 \x01(\tR\x06advice*\xc2\x02\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OPERATION_KIND_SAVE\x10\x01\x12\x19\n" +
@@ -1477,7 +1499,11 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\x19OPERATION_KIND_DISTRIBUTE\x10\x04\x12\x19\n" +
 	"\x15OPERATION_KIND_DELETE\x10\x05\x12\x1a\n" +
 	"\x16OPERATION_KIND_RESTORE\x10\x06\x12\x19\n" +
-	"\x15OPERATION_KIND_UPLOAD\x10\a*\xe6\x01\n" +
+	"\x15OPERATION_KIND_UPLOAD\x10\a\x12\x1a\n" +
+	"\x16OPERATION_KIND_REBUILD\x10\b\x12\x19\n" +
+	"\x15OPERATION_KIND_VERIFY\x10\t\x12\x1b\n" +
+	"\x17OPERATION_KIND_REHEARSE\x10\n" +
+	"*\xe6\x01\n" +
 	"\x0eOperationState\x12\x1f\n" +
 	"\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_STATE_RUNNING\x10\x01\x12\x1d\n" +
@@ -1564,27 +1590,28 @@ var file_requorum_v1_operation_proto_depIdxs = []int32{
 	18, // 12: requorum.v1.Operation.failure:type_name -> requorum.v1.Failure
 	20, // 13: requorum.v1.Operation.unavailability:type_name -> google.protobuf.Duration
 	15, // 14: requorum.v1.Operation.quarantines:type_name -> requorum.v1.Quarantine
-	19, // 15: requorum.v1.Quarantine.expires:type_name -> google.protobuf.Timestamp
-	3,  // 16: requorum.v1.Step.state:type_name -> requorum.v1.StepState
-	19, // 17: requorum.v1.Step.started:type_name -> google.protobuf.Timestamp
-	19, // 18: requorum.v1.Step.ended:type_name -> google.protobuf.Timestamp
-	17, // 19: requorum.v1.Step.tasks:type_name -> requorum.v1.TaskProgress
-	3,  // 20: requorum.v1.TaskProgress.state:type_name -> requorum.v1.StepState
-	4,  // 21: requorum.v1.OperationService.ListOperations:input_type -> requorum.v1.ListOperationsRequest
-	6,  // 22: requorum.v1.OperationService.GetOperation:input_type -> requorum.v1.GetOperationRequest
-	8,  // 23: requorum.v1.OperationService.WatchOperation:input_type -> requorum.v1.WatchOperationRequest
-	10, // 24: requorum.v1.OperationService.WaitOperation:input_type -> requorum.v1.WaitOperationRequest
-	12, // 25: requorum.v1.OperationService.CancelOperation:input_type -> requorum.v1.CancelOperationRequest
-	5,  // 26: requorum.v1.OperationService.ListOperations:output_type -> requorum.v1.ListOperationsResponse
-	7,  // 27: requorum.v1.OperationService.GetOperation:output_type -> requorum.v1.GetOperationResponse
-	9,  // 28: requorum.v1.OperationService.WatchOperation:output_type -> requorum.v1.WatchOperationResponse
-	11, // 29: requorum.v1.OperationService.WaitOperation:output_type -> requorum.v1.WaitOperationResponse
-	13, // 30: requorum.v1.OperationService.CancelOperation:output_type -> requorum.v1.CancelOperationResponse
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	20, // 15: requorum.v1.Operation.estimated_unavailability:type_name -> google.protobuf.Duration
+	19, // 16: requorum.v1.Quarantine.expires:type_name -> google.protobuf.Timestamp
+	3,  // 17: requorum.v1.Step.state:type_name -> requorum.v1.StepState
+	19, // 18: requorum.v1.Step.started:type_name -> google.protobuf.Timestamp
+	19, // 19: requorum.v1.Step.ended:type_name -> google.protobuf.Timestamp
+	17, // 20: requorum.v1.Step.tasks:type_name -> requorum.v1.TaskProgress
+	3,  // 21: requorum.v1.TaskProgress.state:type_name -> requorum.v1.StepState
+	4,  // 22: requorum.v1.OperationService.ListOperations:input_type -> requorum.v1.ListOperationsRequest
+	6,  // 23: requorum.v1.OperationService.GetOperation:input_type -> requorum.v1.GetOperationRequest
+	8,  // 24: requorum.v1.OperationService.WatchOperation:input_type -> requorum.v1.WatchOperationRequest
+	10, // 25: requorum.v1.OperationService.WaitOperation:input_type -> requorum.v1.WaitOperationRequest
+	12, // 26: requorum.v1.OperationService.CancelOperation:input_type -> requorum.v1.CancelOperationRequest
+	5,  // 27: requorum.v1.OperationService.ListOperations:output_type -> requorum.v1.ListOperationsResponse
+	7,  // 28: requorum.v1.OperationService.GetOperation:output_type -> requorum.v1.GetOperationResponse
+	9,  // 29: requorum.v1.OperationService.WatchOperation:output_type -> requorum.v1.WatchOperationResponse
+	11, // 30: requorum.v1.OperationService.WaitOperation:output_type -> requorum.v1.WaitOperationResponse
+	13, // 31: requorum.v1.OperationService.CancelOperation:output_type -> requorum.v1.CancelOperationResponse
+	27, // [27:32] is the sub-list for method output_type
+	22, // [22:27] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_operation_proto_init() }

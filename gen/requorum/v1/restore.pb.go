@@ -293,6 +293,116 @@ func (x *StartRestoreResponse) GetOperation() *Operation {
 	return nil
 }
 
+// RehearseRestoreRequest says what to rehearse.
+type RehearseRestoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// What to restore and how, as for a real restore.
+	Spec *RestoreSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Text of key files of age, as for a real restore.
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RehearseRestoreRequest) Reset() {
+	*x = RehearseRestoreRequest{}
+	mi := &file_requorum_v1_restore_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RehearseRestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RehearseRestoreRequest) ProtoMessage() {}
+
+func (x *RehearseRestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_restore_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RehearseRestoreRequest.ProtoReflect.Descriptor instead.
+func (*RehearseRestoreRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RehearseRestoreRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RehearseRestoreRequest) GetSpec() *RestoreSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *RehearseRestoreRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+// RehearseRestoreResponse carries the operation.
+type RehearseRestoreResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RehearseRestoreResponse) Reset() {
+	*x = RehearseRestoreResponse{}
+	mi := &file_requorum_v1_restore_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RehearseRestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RehearseRestoreResponse) ProtoMessage() {}
+
+func (x *RehearseRestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_restore_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RehearseRestoreResponse.ProtoReflect.Descriptor instead.
+func (*RehearseRestoreResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RehearseRestoreResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 // RestoreSpec says what to restore and how.
 type RestoreSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -327,7 +437,7 @@ type RestoreSpec struct {
 
 func (x *RestoreSpec) Reset() {
 	*x = RestoreSpec{}
-	mi := &file_requorum_v1_restore_proto_msgTypes[4]
+	mi := &file_requorum_v1_restore_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +449,7 @@ func (x *RestoreSpec) String() string {
 func (*RestoreSpec) ProtoMessage() {}
 
 func (x *RestoreSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_restore_proto_msgTypes[4]
+	mi := &file_requorum_v1_restore_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +462,7 @@ func (x *RestoreSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreSpec.ProtoReflect.Descriptor instead.
 func (*RestoreSpec) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{4}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RestoreSpec) GetCluster() string {
@@ -444,7 +554,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_requorum_v1_restore_proto_msgTypes[5]
+	mi := &file_requorum_v1_restore_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +566,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_restore_proto_msgTypes[5]
+	mi := &file_requorum_v1_restore_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +579,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{5}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Check) GetName() string {
@@ -530,7 +640,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_requorum_v1_restore_proto_msgTypes[6]
+	mi := &file_requorum_v1_restore_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +652,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_restore_proto_msgTypes[6]
+	mi := &file_requorum_v1_restore_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +665,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{6}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RestorePlan) GetSpec() *RestoreSpec {
@@ -632,7 +742,7 @@ type NodePlan struct {
 
 func (x *NodePlan) Reset() {
 	*x = NodePlan{}
-	mi := &file_requorum_v1_restore_proto_msgTypes[7]
+	mi := &file_requorum_v1_restore_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +754,7 @@ func (x *NodePlan) String() string {
 func (*NodePlan) ProtoMessage() {}
 
 func (x *NodePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_restore_proto_msgTypes[7]
+	mi := &file_requorum_v1_restore_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +767,7 @@ func (x *NodePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlan.ProtoReflect.Descriptor instead.
 func (*NodePlan) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{7}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodePlan) GetNode() string {
@@ -732,6 +842,13 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\x04spec\x18\x02 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x12\x1f\n" +
 	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"L\n" +
 	"\x14StartRestoreResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\x86\x01\n" +
+	"\x16RehearseRestoreRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12,\n" +
+	"\x04spec\x18\x02 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x12\x1f\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"O\n" +
+	"\x17RehearseRestoreResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xf2\x02\n" +
 	"\vRestoreSpec\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
@@ -775,10 +892,11 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\x17CHECK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHECK_STATE_PASSED\x10\x01\x12\x17\n" +
 	"\x13CHECK_STATE_WARNING\x10\x02\x12\x16\n" +
-	"\x12CHECK_STATE_FAILED\x10\x032\xb7\x01\n" +
+	"\x12CHECK_STATE_FAILED\x10\x032\x95\x02\n" +
 	"\x0eRestoreService\x12P\n" +
 	"\vPlanRestore\x12\x1f.requorum.v1.PlanRestoreRequest\x1a .requorum.v1.PlanRestoreResponse\x12S\n" +
-	"\fStartRestore\x12 .requorum.v1.StartRestoreRequest\x1a!.requorum.v1.StartRestoreResponseB9Z7github.com/requorum/requorum/gen/requorum/v1;requorumv1b\x06proto3"
+	"\fStartRestore\x12 .requorum.v1.StartRestoreRequest\x1a!.requorum.v1.StartRestoreResponse\x12\\\n" +
+	"\x0fRehearseRestore\x12#.requorum.v1.RehearseRestoreRequest\x1a$.requorum.v1.RehearseRestoreResponseB9Z7github.com/requorum/requorum/gen/requorum/v1;requorumv1b\x06proto3"
 
 var (
 	file_requorum_v1_restore_proto_rawDescOnce sync.Once
@@ -793,42 +911,48 @@ func file_requorum_v1_restore_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_restore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_requorum_v1_restore_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_requorum_v1_restore_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_requorum_v1_restore_proto_goTypes = []any{
-	(CheckState)(0),              // 0: requorum.v1.CheckState
-	(*PlanRestoreRequest)(nil),   // 1: requorum.v1.PlanRestoreRequest
-	(*PlanRestoreResponse)(nil),  // 2: requorum.v1.PlanRestoreResponse
-	(*StartRestoreRequest)(nil),  // 3: requorum.v1.StartRestoreRequest
-	(*StartRestoreResponse)(nil), // 4: requorum.v1.StartRestoreResponse
-	(*RestoreSpec)(nil),          // 5: requorum.v1.RestoreSpec
-	(*Check)(nil),                // 6: requorum.v1.Check
-	(*RestorePlan)(nil),          // 7: requorum.v1.RestorePlan
-	(*NodePlan)(nil),             // 8: requorum.v1.NodePlan
-	(*Operation)(nil),            // 9: requorum.v1.Operation
-	(*durationpb.Duration)(nil),  // 10: google.protobuf.Duration
-	(*Snapshot)(nil),             // 11: requorum.v1.Snapshot
+	(CheckState)(0),                 // 0: requorum.v1.CheckState
+	(*PlanRestoreRequest)(nil),      // 1: requorum.v1.PlanRestoreRequest
+	(*PlanRestoreResponse)(nil),     // 2: requorum.v1.PlanRestoreResponse
+	(*StartRestoreRequest)(nil),     // 3: requorum.v1.StartRestoreRequest
+	(*StartRestoreResponse)(nil),    // 4: requorum.v1.StartRestoreResponse
+	(*RehearseRestoreRequest)(nil),  // 5: requorum.v1.RehearseRestoreRequest
+	(*RehearseRestoreResponse)(nil), // 6: requorum.v1.RehearseRestoreResponse
+	(*RestoreSpec)(nil),             // 7: requorum.v1.RestoreSpec
+	(*Check)(nil),                   // 8: requorum.v1.Check
+	(*RestorePlan)(nil),             // 9: requorum.v1.RestorePlan
+	(*NodePlan)(nil),                // 10: requorum.v1.NodePlan
+	(*Operation)(nil),               // 11: requorum.v1.Operation
+	(*durationpb.Duration)(nil),     // 12: google.protobuf.Duration
+	(*Snapshot)(nil),                // 13: requorum.v1.Snapshot
 }
 var file_requorum_v1_restore_proto_depIdxs = []int32{
-	5,  // 0: requorum.v1.PlanRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
-	7,  // 1: requorum.v1.PlanRestoreResponse.plan:type_name -> requorum.v1.RestorePlan
-	5,  // 2: requorum.v1.StartRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
-	9,  // 3: requorum.v1.StartRestoreResponse.operation:type_name -> requorum.v1.Operation
-	10, // 4: requorum.v1.RestoreSpec.quarantine:type_name -> google.protobuf.Duration
-	0,  // 5: requorum.v1.Check.state:type_name -> requorum.v1.CheckState
-	5,  // 6: requorum.v1.RestorePlan.spec:type_name -> requorum.v1.RestoreSpec
-	11, // 7: requorum.v1.RestorePlan.snapshot:type_name -> requorum.v1.Snapshot
-	6,  // 8: requorum.v1.RestorePlan.checks:type_name -> requorum.v1.Check
-	8,  // 9: requorum.v1.RestorePlan.nodes:type_name -> requorum.v1.NodePlan
-	10, // 10: requorum.v1.RestorePlan.estimated_downtime:type_name -> google.protobuf.Duration
-	1,  // 11: requorum.v1.RestoreService.PlanRestore:input_type -> requorum.v1.PlanRestoreRequest
-	3,  // 12: requorum.v1.RestoreService.StartRestore:input_type -> requorum.v1.StartRestoreRequest
-	2,  // 13: requorum.v1.RestoreService.PlanRestore:output_type -> requorum.v1.PlanRestoreResponse
-	4,  // 14: requorum.v1.RestoreService.StartRestore:output_type -> requorum.v1.StartRestoreResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 0: requorum.v1.PlanRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
+	9,  // 1: requorum.v1.PlanRestoreResponse.plan:type_name -> requorum.v1.RestorePlan
+	7,  // 2: requorum.v1.StartRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
+	11, // 3: requorum.v1.StartRestoreResponse.operation:type_name -> requorum.v1.Operation
+	7,  // 4: requorum.v1.RehearseRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
+	11, // 5: requorum.v1.RehearseRestoreResponse.operation:type_name -> requorum.v1.Operation
+	12, // 6: requorum.v1.RestoreSpec.quarantine:type_name -> google.protobuf.Duration
+	0,  // 7: requorum.v1.Check.state:type_name -> requorum.v1.CheckState
+	7,  // 8: requorum.v1.RestorePlan.spec:type_name -> requorum.v1.RestoreSpec
+	13, // 9: requorum.v1.RestorePlan.snapshot:type_name -> requorum.v1.Snapshot
+	8,  // 10: requorum.v1.RestorePlan.checks:type_name -> requorum.v1.Check
+	10, // 11: requorum.v1.RestorePlan.nodes:type_name -> requorum.v1.NodePlan
+	12, // 12: requorum.v1.RestorePlan.estimated_downtime:type_name -> google.protobuf.Duration
+	1,  // 13: requorum.v1.RestoreService.PlanRestore:input_type -> requorum.v1.PlanRestoreRequest
+	3,  // 14: requorum.v1.RestoreService.StartRestore:input_type -> requorum.v1.StartRestoreRequest
+	5,  // 15: requorum.v1.RestoreService.RehearseRestore:input_type -> requorum.v1.RehearseRestoreRequest
+	2,  // 16: requorum.v1.RestoreService.PlanRestore:output_type -> requorum.v1.PlanRestoreResponse
+	4,  // 17: requorum.v1.RestoreService.StartRestore:output_type -> requorum.v1.StartRestoreResponse
+	6,  // 18: requorum.v1.RestoreService.RehearseRestore:output_type -> requorum.v1.RehearseRestoreResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_restore_proto_init() }
@@ -844,7 +968,7 @@ func file_requorum_v1_restore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_restore_proto_rawDesc), len(file_requorum_v1_restore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RestoreService_PlanRestore_FullMethodName  = "/requorum.v1.RestoreService/PlanRestore"
-	RestoreService_StartRestore_FullMethodName = "/requorum.v1.RestoreService/StartRestore"
+	RestoreService_PlanRestore_FullMethodName     = "/requorum.v1.RestoreService/PlanRestore"
+	RestoreService_StartRestore_FullMethodName    = "/requorum.v1.RestoreService/StartRestore"
+	RestoreService_RehearseRestore_FullMethodName = "/requorum.v1.RestoreService/RehearseRestore"
 )
 
 // RestoreServiceClient is the client API for RestoreService service.
@@ -35,6 +36,9 @@ type RestoreServiceClient interface {
 	// StartRestore starts the operation that restores every member of the cluster from one snapshot.
 	// It returns at once; WaitOperation or WatchOperation tell the end.
 	StartRestore(ctx context.Context, in *StartRestoreRequest, opts ...grpc.CallOption) (*StartRestoreResponse, error)
+	// RehearseRestore starts the operation that does a restore up to staging on all nodes, and removes what was staged.
+	// Nothing is stopped.
+	RehearseRestore(ctx context.Context, in *RehearseRestoreRequest, opts ...grpc.CallOption) (*RehearseRestoreResponse, error)
 }
 
 type restoreServiceClient struct {
@@ -65,6 +69,16 @@ func (c *restoreServiceClient) StartRestore(ctx context.Context, in *StartRestor
 	return out, nil
 }
 
+func (c *restoreServiceClient) RehearseRestore(ctx context.Context, in *RehearseRestoreRequest, opts ...grpc.CallOption) (*RehearseRestoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RehearseRestoreResponse)
+	err := c.cc.Invoke(ctx, RestoreService_RehearseRestore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RestoreServiceServer is the server API for RestoreService service.
 // All implementations must embed UnimplementedRestoreServiceServer
 // for forward compatibility.
@@ -77,6 +91,9 @@ type RestoreServiceServer interface {
 	// StartRestore starts the operation that restores every member of the cluster from one snapshot.
 	// It returns at once; WaitOperation or WatchOperation tell the end.
 	StartRestore(context.Context, *StartRestoreRequest) (*StartRestoreResponse, error)
+	// RehearseRestore starts the operation that does a restore up to staging on all nodes, and removes what was staged.
+	// Nothing is stopped.
+	RehearseRestore(context.Context, *RehearseRestoreRequest) (*RehearseRestoreResponse, error)
 	mustEmbedUnimplementedRestoreServiceServer()
 }
 
@@ -92,6 +109,9 @@ func (UnimplementedRestoreServiceServer) PlanRestore(context.Context, *PlanResto
 }
 func (UnimplementedRestoreServiceServer) StartRestore(context.Context, *StartRestoreRequest) (*StartRestoreResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartRestore not implemented")
+}
+func (UnimplementedRestoreServiceServer) RehearseRestore(context.Context, *RehearseRestoreRequest) (*RehearseRestoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RehearseRestore not implemented")
 }
 func (UnimplementedRestoreServiceServer) mustEmbedUnimplementedRestoreServiceServer() {}
 func (UnimplementedRestoreServiceServer) testEmbeddedByValue()                        {}
@@ -150,6 +170,24 @@ func _RestoreService_StartRestore_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RestoreService_RehearseRestore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RehearseRestoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RestoreServiceServer).RehearseRestore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RestoreService_RehearseRestore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RestoreServiceServer).RehearseRestore(ctx, req.(*RehearseRestoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RestoreService_ServiceDesc is the grpc.ServiceDesc for RestoreService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -164,6 +202,10 @@ var RestoreService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StartRestore",
 			Handler:    _RestoreService_StartRestore_Handler,
+		},
+		{
+			MethodName: "RehearseRestore",
+			Handler:    _RestoreService_RehearseRestore_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -9,6 +9,7 @@ package requorumv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -97,6 +98,10 @@ const (
 	SnapshotKind_SNAPSHOT_KIND_SAFETY SnapshotKind = 3
 	// The state just after a restore.
 	SnapshotKind_SNAPSHOT_KIND_POST_RESTORE SnapshotKind = 4
+	// A schedule took it.
+	SnapshotKind_SNAPSHOT_KIND_SCHEDULED SnapshotKind = 5
+	// Asked for before an upgrade, to go back to.
+	SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE SnapshotKind = 6
 )
 
 // Enum value maps for SnapshotKind.
@@ -107,6 +112,8 @@ var (
 		2: "SNAPSHOT_KIND_IMPORTED",
 		3: "SNAPSHOT_KIND_SAFETY",
 		4: "SNAPSHOT_KIND_POST_RESTORE",
+		5: "SNAPSHOT_KIND_SCHEDULED",
+		6: "SNAPSHOT_KIND_PRE_UPGRADE",
 	}
 	SnapshotKind_value = map[string]int32{
 		"SNAPSHOT_KIND_UNSPECIFIED":  0,
@@ -114,6 +121,8 @@ var (
 		"SNAPSHOT_KIND_IMPORTED":     2,
 		"SNAPSHOT_KIND_SAFETY":       3,
 		"SNAPSHOT_KIND_POST_RESTORE": 4,
+		"SNAPSHOT_KIND_SCHEDULED":    5,
+		"SNAPSHOT_KIND_PRE_UPGRADE":  6,
 	}
 )
 
@@ -230,8 +239,14 @@ type SaveSnapshotRequest struct {
 	Remote string `protobuf:"bytes,7,opt,name=remote,proto3" json:"remote,omitempty"`
 	// Keep the snapshot on the nodes, with a warning, where the remote cannot take it.
 	AllowRemoteFailure bool `protobuf:"varint,8,opt,name=allow_remote_failure,json=allowRemoteFailure,proto3" json:"allow_remote_failure,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Age at which the snapshot is removed by itself; unset to keep it until a person removes it.
+	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// On how many nodes it is kept; 0 for all.
+	Copies uint32 `protobuf:"varint,10,opt,name=copies,proto3" json:"copies,omitempty"`
+	// Why it is taken: ON_DEMAND, which is meant if unset, or PRE_UPGRADE. Others are refused.
+	Kind          SnapshotKind `protobuf:"varint,11,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SaveSnapshotRequest) Reset() {
@@ -318,6 +333,27 @@ func (x *SaveSnapshotRequest) GetAllowRemoteFailure() bool {
 		return x.AllowRemoteFailure
 	}
 	return false
+}
+
+func (x *SaveSnapshotRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *SaveSnapshotRequest) GetCopies() uint32 {
+	if x != nil {
+		return x.Copies
+	}
+	return 0
+}
+
+func (x *SaveSnapshotRequest) GetKind() SnapshotKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED
 }
 
 // SaveSnapshotResponse carries the operation that was started, or found by its request ID.
@@ -908,6 +944,583 @@ func (x *UploadSnapshotResponse) GetOperation() *Operation {
 	return nil
 }
 
+// RepairSnapshotRequest names the snapshot to repair.
+type RepairSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the snapshot, or "latest".
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairSnapshotRequest) Reset() {
+	*x = RepairSnapshotRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairSnapshotRequest) ProtoMessage() {}
+
+func (x *RepairSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*RepairSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RepairSnapshotRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RepairSnapshotRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *RepairSnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RepairSnapshotResponse carries the operation.
+type RepairSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairSnapshotResponse) Reset() {
+	*x = RepairSnapshotResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairSnapshotResponse) ProtoMessage() {}
+
+func (x *RepairSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*RepairSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RepairSnapshotResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+// PlanPruneRequest says what to look at.
+type PlanPruneRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the only schedule to look at; empty for all, and for snapshots that expire by themselves.
+	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Retention to judge that schedule's snapshots by, in place of its own.
+	Retention     *Retention `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanPruneRequest) Reset() {
+	*x = PlanPruneRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanPruneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanPruneRequest) ProtoMessage() {}
+
+func (x *PlanPruneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanPruneRequest.ProtoReflect.Descriptor instead.
+func (*PlanPruneRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PlanPruneRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *PlanPruneRequest) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *PlanPruneRequest) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+// PlanPruneResponse lists what was judged, newest first.
+type PlanPruneResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One verdict for every snapshot that is READY.
+	Verdicts      []*PruneVerdict `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanPruneResponse) Reset() {
+	*x = PlanPruneResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanPruneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanPruneResponse) ProtoMessage() {}
+
+func (x *PlanPruneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanPruneResponse.ProtoReflect.Descriptor instead.
+func (*PlanPruneResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PlanPruneResponse) GetVerdicts() []*PruneVerdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
+// PruneVerdict says what becomes of one snapshot.
+type PruneVerdict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Schedule that took it; empty if none did.
+	Schedule string `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Why it was taken.
+	Kind SnapshotKind `protobuf:"varint,3,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
+	// When it was taken.
+	Created *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	// Size of its file in bytes.
+	Size int64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	// Whether it is removed.
+	Remove bool `protobuf:"varint,6,opt,name=remove,proto3" json:"remove,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneVerdict) Reset() {
+	*x = PruneVerdict{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneVerdict) ProtoMessage() {}
+
+func (x *PruneVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneVerdict.ProtoReflect.Descriptor instead.
+func (*PruneVerdict) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PruneVerdict) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PruneVerdict) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *PruneVerdict) GetKind() SnapshotKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED
+}
+
+func (x *PruneVerdict) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *PruneVerdict) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PruneVerdict) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+func (x *PruneVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ListOrphansRequest names the cluster.
+type ListOrphansRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the cluster.
+	Cluster       string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansRequest) Reset() {
+	*x = ListOrphansRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansRequest) ProtoMessage() {}
+
+func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
+func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListOrphansRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+// ListOrphansResponse lists what the nodes hold and the catalog does not know.
+type ListOrphansResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The copies, in the order of nodes and names.
+	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// Nodes that did not answer.
+	Silent        []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansResponse) Reset() {
+	*x = ListOrphansResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansResponse) ProtoMessage() {}
+
+func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
+func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListOrphansResponse) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *ListOrphansResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+// Orphan is a copy that the catalog does not know.
+type Orphan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node that holds it.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// What its manifest says.
+	Manifest      *Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Orphan) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Orphan) GetManifest() *Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+// RebuildCatalogRequest names the cluster.
+type RebuildCatalogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster       string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildCatalogRequest) Reset() {
+	*x = RebuildCatalogRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildCatalogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildCatalogRequest) ProtoMessage() {}
+
+func (x *RebuildCatalogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildCatalogRequest.ProtoReflect.Descriptor instead.
+func (*RebuildCatalogRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RebuildCatalogRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RebuildCatalogRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+// RebuildCatalogResponse carries the operation.
+type RebuildCatalogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildCatalogResponse) Reset() {
+	*x = RebuildCatalogResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildCatalogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildCatalogResponse) ProtoMessage() {}
+
+func (x *RebuildCatalogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildCatalogResponse.ProtoReflect.Descriptor instead.
+func (*RebuildCatalogResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RebuildCatalogResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 // DeleteSnapshotRequest names the snapshot to remove.
 type DeleteSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -925,7 +1538,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1550,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1563,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteSnapshotRequest) GetRequestId() string {
@@ -992,7 +1605,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1617,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1630,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteSnapshotResponse) GetOperation() *Operation {
@@ -1055,7 +1668,7 @@ type ImportSnapshotRequest struct {
 
 func (x *ImportSnapshotRequest) Reset() {
 	*x = ImportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1680,7 @@ func (x *ImportSnapshotRequest) String() string {
 func (*ImportSnapshotRequest) ProtoMessage() {}
 
 func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1693,7 @@ func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImportSnapshotRequest) GetRequestId() string {
@@ -1157,7 +1770,7 @@ type ImportSnapshotResponse struct {
 
 func (x *ImportSnapshotResponse) Reset() {
 	*x = ImportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1782,7 @@ func (x *ImportSnapshotResponse) String() string {
 func (*ImportSnapshotResponse) ProtoMessage() {}
 
 func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,10 +1795,129 @@ func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportSnapshotResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+// VerifySnapshotRequest names the snapshot to prove restorable.
+type VerifySnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the snapshot, or "latest".
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Node to do it on; empty for one that has a good copy, a follower if there is one.
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifySnapshotRequest) Reset() {
+	*x = VerifySnapshotRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifySnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifySnapshotRequest) ProtoMessage() {}
+
+func (x *VerifySnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifySnapshotRequest.ProtoReflect.Descriptor instead.
+func (*VerifySnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *VerifySnapshotRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// VerifySnapshotResponse carries the operation.
+type VerifySnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifySnapshotResponse) Reset() {
+	*x = VerifySnapshotResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifySnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifySnapshotResponse) ProtoMessage() {}
+
+func (x *VerifySnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifySnapshotResponse.ProtoReflect.Descriptor instead.
+func (*VerifySnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *VerifySnapshotResponse) GetOperation() *Operation {
 	if x != nil {
 		return x.Operation
 	}
@@ -1207,7 +1939,7 @@ type ExportSnapshotRequest struct {
 
 func (x *ExportSnapshotRequest) Reset() {
 	*x = ExportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1951,7 @@ func (x *ExportSnapshotRequest) String() string {
 func (*ExportSnapshotRequest) ProtoMessage() {}
 
 func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1964,7 @@ func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExportSnapshotRequest) GetCluster() string {
@@ -1272,7 +2004,7 @@ type ExportSnapshotResponse struct {
 
 func (x *ExportSnapshotResponse) Reset() {
 	*x = ExportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +2016,7 @@ func (x *ExportSnapshotResponse) String() string {
 func (*ExportSnapshotResponse) ProtoMessage() {}
 
 func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +2029,7 @@ func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExportSnapshotResponse) GetPart() isExportSnapshotResponse_Part {
@@ -1365,14 +2097,22 @@ type Snapshot struct {
 	// Why it failed, empty if it did not.
 	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	// Copies in remotes, as last seen.
-	Remotes       []*RemoteCopy `protobuf:"bytes,12,rep,name=remotes,proto3" json:"remotes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Remotes []*RemoteCopy `protobuf:"bytes,12,rep,name=remotes,proto3" json:"remotes,omitempty"`
+	// Schedule that took it; empty if none did.
+	Schedule string `protobuf:"bytes,10,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expires,proto3" json:"expires,omitempty"`
+	// The last time that it was proved restorable; unset if it never was.
+	Verified *Verification `protobuf:"bytes,13,opt,name=verified,proto3" json:"verified,omitempty"`
+	// The last time that proving it failed because of the data; unset if that never happened.
+	FailedVerification *Verification `protobuf:"bytes,14,opt,name=failed_verification,json=failedVerification,proto3" json:"failed_verification,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +2124,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +2137,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Snapshot) GetName() string {
@@ -1470,6 +2210,34 @@ func (x *Snapshot) GetRemotes() []*RemoteCopy {
 	return nil
 }
 
+func (x *Snapshot) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Snapshot) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Snapshot) GetVerified() *Verification {
+	if x != nil {
+		return x.Verified
+	}
+	return nil
+}
+
+func (x *Snapshot) GetFailedVerification() *Verification {
+	if x != nil {
+		return x.FailedVerification
+	}
+	return nil
+}
+
 // RemoteCopy is a snapshot's file in a remote.
 type RemoteCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1489,7 +2257,7 @@ type RemoteCopy struct {
 
 func (x *RemoteCopy) Reset() {
 	*x = RemoteCopy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +2269,7 @@ func (x *RemoteCopy) String() string {
 func (*RemoteCopy) ProtoMessage() {}
 
 func (x *RemoteCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +2282,7 @@ func (x *RemoteCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteCopy.ProtoReflect.Descriptor instead.
 func (*RemoteCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{19}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoteCopy) GetRemote() string {
@@ -1571,7 +2339,7 @@ type StoredObject struct {
 
 func (x *StoredObject) Reset() {
 	*x = StoredObject{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +2351,7 @@ func (x *StoredObject) String() string {
 func (*StoredObject) ProtoMessage() {}
 
 func (x *StoredObject) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +2364,7 @@ func (x *StoredObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredObject.ProtoReflect.Descriptor instead.
 func (*StoredObject) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{20}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StoredObject) GetKey() string {
@@ -1630,6 +2398,88 @@ func (x *StoredObject) GetZstdLevel() int32 {
 func (x *StoredObject) GetRecipients() []string {
 	if x != nil {
 		return x.Recipients
+	}
+	return nil
+}
+
+// Verification is a drill: the file was restored, an etcd started on it and everything read.
+type Verification struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it ended.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Node that did it.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// Operation that it was.
+	OperationId string `protobuf:"bytes,3,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// What was wrong, where it failed.
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// How long restoring the file, starting etcd on it and reading everything took on that node; unset where it failed.
+	Took          *durationpb.Duration `protobuf:"bytes,5,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verification) Reset() {
+	*x = Verification{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verification) ProtoMessage() {}
+
+func (x *Verification) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verification.ProtoReflect.Descriptor instead.
+func (*Verification) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Verification) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Verification) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Verification) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+func (x *Verification) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Verification) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
 	}
 	return nil
 }
@@ -1689,14 +2539,20 @@ type Manifest struct {
 	// Raft index of the last change that the file holds, read from the file; 0 if the file does not tell.
 	AppliedIndex uint64 `protobuf:"varint,25,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	// In a remote: the object that holds the file.
-	Stored        *StoredObject `protobuf:"bytes,26,opt,name=stored,proto3" json:"stored,omitempty"`
+	Stored *StoredObject `protobuf:"bytes,26,opt,name=stored,proto3" json:"stored,omitempty"`
+	// Schedule that took it; empty if none did.
+	Schedule string `protobuf:"bytes,30,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=expires,proto3" json:"expires,omitempty"`
+	// On how many nodes it is kept; 0 for all.
+	WantedCopies  uint32 `protobuf:"varint,32,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +2564,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +2577,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Manifest) GetFormatVersion() uint32 {
@@ -1906,6 +2762,27 @@ func (x *Manifest) GetStored() *StoredObject {
 	return nil
 }
 
+func (x *Manifest) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *Manifest) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Manifest) GetWantedCopies() uint32 {
+	if x != nil {
+		return x.WantedCopies
+	}
+	return 0
+}
+
 // Copy is a snapshot's file on one node.
 type Copy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1931,7 +2808,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2820,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2833,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Copy) GetNode() string {
@@ -2019,7 +2896,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\"\xf5\x02\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xe9\x03\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -2030,7 +2907,11 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x0eallow_degraded\x18\x05 \x01(\bR\rallowDegraded\x12D\n" +
 	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x12\x16\n" +
 	"\x06remote\x18\a \x01(\tR\x06remote\x120\n" +
-	"\x14allow_remote_failure\x18\b \x01(\bR\x12allowRemoteFailure\x1a9\n" +
+	"\x14allow_remote_failure\x18\b \x01(\bR\x12allowRemoteFailure\x12+\n" +
+	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
+	"\x06copies\x18\n" +
+	" \x01(\rR\x06copies\x12-\n" +
+	"\x04kind\x18\v \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
@@ -2067,6 +2948,41 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
 	"\x06remote\x18\x04 \x01(\tR\x06remote\"N\n" +
 	"\x16UploadSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"d\n" +
+	"\x15RepairSnapshotRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"N\n" +
+	"\x16RepairSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"~\n" +
+	"\x10PlanPruneRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
+	"\bschedule\x18\x02 \x01(\tR\bschedule\x124\n" +
+	"\tretention\x18\x03 \x01(\v2\x16.requorum.v1.RetentionR\tretention\"J\n" +
+	"\x11PlanPruneResponse\x125\n" +
+	"\bverdicts\x18\x01 \x03(\v2\x19.requorum.v1.PruneVerdictR\bverdicts\"\xe7\x01\n" +
+	"\fPruneVerdict\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bschedule\x18\x02 \x01(\tR\bschedule\x12-\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06remove\x18\x06 \x01(\bR\x06remove\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\".\n" +
+	"\x12ListOrphansRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"\\\n" +
+	"\x13ListOrphansResponse\x12-\n" +
+	"\aorphans\x18\x01 \x03(\v2\x13.requorum.v1.OrphanR\aorphans\x12\x16\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\"O\n" +
+	"\x06Orphan\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x121\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\"P\n" +
+	"\x15RebuildCatalogRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\"N\n" +
+	"\x16RebuildCatalogResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"z\n" +
 	"\x15DeleteSnapshotRequest\x12\x1d\n" +
 	"\n" +
@@ -2091,6 +3007,14 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
 	"\x16ImportSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"x\n" +
+	"\x15VerifySnapshotRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"N\n" +
+	"\x16VerifySnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"Y\n" +
 	"\x15ExportSnapshotRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
@@ -2099,7 +3023,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x16ExportSnapshotResponse\x123\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestH\x00R\bmanifest\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"\x99\x03\n" +
+	"\x04part\"\xee\x04\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x120\n" +
@@ -2110,7 +3034,12 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x06copies\x18\a \x03(\v2\x11.requorum.v1.CopyR\x06copies\x12!\n" +
 	"\foperation_id\x18\b \x01(\tR\voperationId\x12\x14\n" +
 	"\x05error\x18\t \x01(\tR\x05error\x121\n" +
-	"\aremotes\x18\f \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\"\xd3\x01\n" +
+	"\aremotes\x18\f \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x1a\n" +
+	"\bschedule\x18\n" +
+	" \x01(\tR\bschedule\x124\n" +
+	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x125\n" +
+	"\bverified\x18\r \x01(\v2\x19.requorum.v1.VerificationR\bverified\x12J\n" +
+	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\xd3\x01\n" +
 	"\n" +
 	"RemoteCopy\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12,\n" +
@@ -2126,7 +3055,13 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"zstd_level\x18\x04 \x01(\x05R\tzstdLevel\x12\x1e\n" +
 	"\n" +
 	"recipients\x18\x05 \x03(\tR\n" +
-	"recipients\"\xcb\a\n" +
+	"recipients\"\xba\x01\n" +
+	"\fVerification\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12!\n" +
+	"\foperation_id\x18\x03 \x01(\tR\voperationId\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12-\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\xc2\b\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2156,7 +3091,10 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x10requorum_version\x18\x17 \x01(\tR\x0frequorumVersion\x12\x1e\n" +
 	"\vsize_in_use\x18\x18 \x01(\x03R\tsizeInUse\x12#\n" +
 	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x121\n" +
-	"\x06stored\x18\x1a \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x1a9\n" +
+	"\x06stored\x18\x1a \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x12\x1a\n" +
+	"\bschedule\x18\x1e \x01(\tR\bschedule\x124\n" +
+	"\aexpires\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
+	"\rwanted_copies\x18  \x01(\rR\fwantedCopies\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
@@ -2174,26 +3112,33 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x17SNAPSHOT_STATE_CREATING\x10\x01\x12\x18\n" +
 	"\x14SNAPSHOT_STATE_READY\x10\x02\x12\x19\n" +
 	"\x15SNAPSHOT_STATE_FAILED\x10\x03\x12\x1b\n" +
-	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xa0\x01\n" +
+	"\x17SNAPSHOT_STATE_DELETING\x10\x04*\xdc\x01\n" +
 	"\fSnapshotKind\x12\x1d\n" +
 	"\x19SNAPSHOT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17SNAPSHOT_KIND_ON_DEMAND\x10\x01\x12\x1a\n" +
 	"\x16SNAPSHOT_KIND_IMPORTED\x10\x02\x12\x18\n" +
 	"\x14SNAPSHOT_KIND_SAFETY\x10\x03\x12\x1e\n" +
-	"\x1aSNAPSHOT_KIND_POST_RESTORE\x10\x04*\xa1\x01\n" +
+	"\x1aSNAPSHOT_KIND_POST_RESTORE\x10\x04\x12\x1b\n" +
+	"\x17SNAPSHOT_KIND_SCHEDULED\x10\x05\x12\x1d\n" +
+	"\x19SNAPSHOT_KIND_PRE_UPGRADE\x10\x06*\xa1\x01\n" +
 	"\tCopyState\x12\x1a\n" +
 	"\x16COPY_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCOPY_STATE_GOOD\x10\x01\x12\x16\n" +
 	"\x12COPY_STATE_MISSING\x10\x02\x12\x19\n" +
 	"\x15COPY_STATE_UNREADABLE\x10\x03\x12\x18\n" +
 	"\x14COPY_STATE_DIFFERENT\x10\x04\x12\x16\n" +
-	"\x12COPY_STATE_UNKNOWN\x10\x052\xbd\x06\n" +
+	"\x12COPY_STATE_UNKNOWN\x10\x052\xec\t\n" +
 	"\x0fSnapshotService\x12S\n" +
 	"\fSaveSnapshot\x12 .requorum.v1.SaveSnapshotRequest\x1a!.requorum.v1.SaveSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.requorum.v1.ListSnapshotsRequest\x1a\".requorum.v1.ListSnapshotsResponse\x12P\n" +
 	"\vGetSnapshot\x12\x1f.requorum.v1.GetSnapshotRequest\x1a .requorum.v1.GetSnapshotResponse\x12V\n" +
-	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12e\n" +
+	"\rCheckSnapshot\x12!.requorum.v1.CheckSnapshotRequest\x1a\".requorum.v1.CheckSnapshotResponse\x12Y\n" +
+	"\x0eVerifySnapshot\x12\".requorum.v1.VerifySnapshotRequest\x1a#.requorum.v1.VerifySnapshotResponse\x12e\n" +
 	"\x12DistributeSnapshot\x12&.requorum.v1.DistributeSnapshotRequest\x1a'.requorum.v1.DistributeSnapshotResponse\x12Y\n" +
+	"\x0eRepairSnapshot\x12\".requorum.v1.RepairSnapshotRequest\x1a#.requorum.v1.RepairSnapshotResponse\x12J\n" +
+	"\tPlanPrune\x12\x1d.requorum.v1.PlanPruneRequest\x1a\x1e.requorum.v1.PlanPruneResponse\x12P\n" +
+	"\vListOrphans\x12\x1f.requorum.v1.ListOrphansRequest\x1a .requorum.v1.ListOrphansResponse\x12Y\n" +
+	"\x0eRebuildCatalog\x12\".requorum.v1.RebuildCatalogRequest\x1a#.requorum.v1.RebuildCatalogResponse\x12Y\n" +
 	"\x0eDeleteSnapshot\x12\".requorum.v1.DeleteSnapshotRequest\x1a#.requorum.v1.DeleteSnapshotResponse\x12Y\n" +
 	"\x0eUploadSnapshot\x12\".requorum.v1.UploadSnapshotRequest\x1a#.requorum.v1.UploadSnapshotResponse\x12Y\n" +
 	"\x0eImportSnapshot\x12\".requorum.v1.ImportSnapshotRequest\x1a#.requorum.v1.ImportSnapshotResponse\x12[\n" +
@@ -2212,7 +3157,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -2229,77 +3174,119 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*DistributeSnapshotResponse)(nil), // 12: requorum.v1.DistributeSnapshotResponse
 	(*UploadSnapshotRequest)(nil),      // 13: requorum.v1.UploadSnapshotRequest
 	(*UploadSnapshotResponse)(nil),     // 14: requorum.v1.UploadSnapshotResponse
-	(*DeleteSnapshotRequest)(nil),      // 15: requorum.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),     // 16: requorum.v1.DeleteSnapshotResponse
-	(*ImportSnapshotRequest)(nil),      // 17: requorum.v1.ImportSnapshotRequest
-	(*ImportSnapshotResponse)(nil),     // 18: requorum.v1.ImportSnapshotResponse
-	(*ExportSnapshotRequest)(nil),      // 19: requorum.v1.ExportSnapshotRequest
-	(*ExportSnapshotResponse)(nil),     // 20: requorum.v1.ExportSnapshotResponse
-	(*Snapshot)(nil),                   // 21: requorum.v1.Snapshot
-	(*RemoteCopy)(nil),                 // 22: requorum.v1.RemoteCopy
-	(*StoredObject)(nil),               // 23: requorum.v1.StoredObject
-	(*Manifest)(nil),                   // 24: requorum.v1.Manifest
-	(*Copy)(nil),                       // 25: requorum.v1.Copy
-	nil,                                // 26: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 27: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 28: requorum.v1.Manifest.LabelsEntry
-	(*Operation)(nil),                  // 29: requorum.v1.Operation
-	(*timestamppb.Timestamp)(nil),      // 30: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 31: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 32: requorum.v1.Alarm
+	(*RepairSnapshotRequest)(nil),      // 15: requorum.v1.RepairSnapshotRequest
+	(*RepairSnapshotResponse)(nil),     // 16: requorum.v1.RepairSnapshotResponse
+	(*PlanPruneRequest)(nil),           // 17: requorum.v1.PlanPruneRequest
+	(*PlanPruneResponse)(nil),          // 18: requorum.v1.PlanPruneResponse
+	(*PruneVerdict)(nil),               // 19: requorum.v1.PruneVerdict
+	(*ListOrphansRequest)(nil),         // 20: requorum.v1.ListOrphansRequest
+	(*ListOrphansResponse)(nil),        // 21: requorum.v1.ListOrphansResponse
+	(*Orphan)(nil),                     // 22: requorum.v1.Orphan
+	(*RebuildCatalogRequest)(nil),      // 23: requorum.v1.RebuildCatalogRequest
+	(*RebuildCatalogResponse)(nil),     // 24: requorum.v1.RebuildCatalogResponse
+	(*DeleteSnapshotRequest)(nil),      // 25: requorum.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),     // 26: requorum.v1.DeleteSnapshotResponse
+	(*ImportSnapshotRequest)(nil),      // 27: requorum.v1.ImportSnapshotRequest
+	(*ImportSnapshotResponse)(nil),     // 28: requorum.v1.ImportSnapshotResponse
+	(*VerifySnapshotRequest)(nil),      // 29: requorum.v1.VerifySnapshotRequest
+	(*VerifySnapshotResponse)(nil),     // 30: requorum.v1.VerifySnapshotResponse
+	(*ExportSnapshotRequest)(nil),      // 31: requorum.v1.ExportSnapshotRequest
+	(*ExportSnapshotResponse)(nil),     // 32: requorum.v1.ExportSnapshotResponse
+	(*Snapshot)(nil),                   // 33: requorum.v1.Snapshot
+	(*RemoteCopy)(nil),                 // 34: requorum.v1.RemoteCopy
+	(*StoredObject)(nil),               // 35: requorum.v1.StoredObject
+	(*Verification)(nil),               // 36: requorum.v1.Verification
+	(*Manifest)(nil),                   // 37: requorum.v1.Manifest
+	(*Copy)(nil),                       // 38: requorum.v1.Copy
+	nil,                                // 39: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 40: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 41: requorum.v1.Manifest.LabelsEntry
+	(*durationpb.Duration)(nil),        // 42: google.protobuf.Duration
+	(*Operation)(nil),                  // 43: requorum.v1.Operation
+	(*Retention)(nil),                  // 44: requorum.v1.Retention
+	(*timestamppb.Timestamp)(nil),      // 45: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 46: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 47: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	26, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	29, // 1: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	21, // 2: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	21, // 3: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	29, // 4: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	29, // 5: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	29, // 6: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	29, // 7: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	27, // 8: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	29, // 9: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	24, // 10: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 11: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 12: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	30, // 13: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	24, // 14: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	25, // 15: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	22, // 16: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
-	2,  // 17: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
-	30, // 18: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
-	23, // 19: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
-	30, // 20: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	31, // 21: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	32, // 22: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	28, // 23: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 24: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	23, // 25: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
-	2,  // 26: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	30, // 27: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 28: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 29: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 30: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 31: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	11, // 32: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	15, // 33: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	13, // 34: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
-	17, // 35: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	19, // 36: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 37: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 38: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 39: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 40: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	12, // 41: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	16, // 42: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	14, // 43: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
-	18, // 44: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	20, // 45: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	37, // [37:46] is the sub-list for method output_type
-	28, // [28:37] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	39, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	42, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
+	1,  // 2: requorum.v1.SaveSnapshotRequest.kind:type_name -> requorum.v1.SnapshotKind
+	43, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	33, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	33, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	43, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 8: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 9: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 10: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
+	19, // 11: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
+	1,  // 12: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
+	45, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
+	22, // 14: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
+	37, // 15: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
+	43, // 16: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	43, // 17: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	40, // 18: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	43, // 19: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 20: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	37, // 21: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 22: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 23: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	45, // 24: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	37, // 25: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	38, // 26: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	34, // 27: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	45, // 28: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	36, // 29: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
+	36, // 30: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
+	2,  // 31: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
+	45, // 32: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
+	35, // 33: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
+	45, // 34: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	42, // 35: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	45, // 36: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	46, // 37: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	47, // 38: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	41, // 39: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 40: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	35, // 41: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
+	45, // 42: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	2,  // 43: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	45, // 44: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 45: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 46: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 47: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 48: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	29, // 49: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 50: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 51: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	17, // 52: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	20, // 53: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	23, // 54: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	25, // 55: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 56: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	27, // 57: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	31, // 58: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 59: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 60: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 61: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 62: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	30, // 63: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 64: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 65: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	18, // 66: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	21, // 67: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	24, // 68: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	26, // 69: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 70: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	28, // 71: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	32, // 72: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	59, // [59:73] is the sub-list for method output_type
+	45, // [45:59] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -2309,7 +3296,8 @@ func file_requorum_v1_snapshot_proto_init() {
 	}
 	file_requorum_v1_cluster_proto_init()
 	file_requorum_v1_operation_proto_init()
-	file_requorum_v1_snapshot_proto_msgTypes[17].OneofWrappers = []any{
+	file_requorum_v1_schedule_proto_init()
+	file_requorum_v1_snapshot_proto_msgTypes[29].OneofWrappers = []any{
 		(*ExportSnapshotResponse_Manifest)(nil),
 		(*ExportSnapshotResponse_Data)(nil),
 	}
@@ -2319,7 +3307,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   26,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

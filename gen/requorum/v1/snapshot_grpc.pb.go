@@ -23,7 +23,12 @@ const (
 	SnapshotService_ListSnapshots_FullMethodName      = "/requorum.v1.SnapshotService/ListSnapshots"
 	SnapshotService_GetSnapshot_FullMethodName        = "/requorum.v1.SnapshotService/GetSnapshot"
 	SnapshotService_CheckSnapshot_FullMethodName      = "/requorum.v1.SnapshotService/CheckSnapshot"
+	SnapshotService_VerifySnapshot_FullMethodName     = "/requorum.v1.SnapshotService/VerifySnapshot"
 	SnapshotService_DistributeSnapshot_FullMethodName = "/requorum.v1.SnapshotService/DistributeSnapshot"
+	SnapshotService_RepairSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/RepairSnapshot"
+	SnapshotService_PlanPrune_FullMethodName          = "/requorum.v1.SnapshotService/PlanPrune"
+	SnapshotService_ListOrphans_FullMethodName        = "/requorum.v1.SnapshotService/ListOrphans"
+	SnapshotService_RebuildCatalog_FullMethodName     = "/requorum.v1.SnapshotService/RebuildCatalog"
 	SnapshotService_DeleteSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/DeleteSnapshot"
 	SnapshotService_UploadSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/UploadSnapshot"
 	SnapshotService_ImportSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/ImportSnapshot"
@@ -46,8 +51,21 @@ type SnapshotServiceClient interface {
 	// CheckSnapshot starts the operation that makes every node read its copy back from disk and
 	// compares the copies with the manifest: present, missing, unreadable and different are told apart.
 	CheckSnapshot(ctx context.Context, in *CheckSnapshotRequest, opts ...grpc.CallOption) (*CheckSnapshotResponse, error)
+	// VerifySnapshot starts the operation that proves on one node that a snapshot can be restored: into a scratch
+	// directory, with an etcd of its own on it, from which everything is read. The live cluster is not touched.
+	VerifySnapshot(ctx context.Context, in *VerifySnapshotRequest, opts ...grpc.CallOption) (*VerifySnapshotResponse, error)
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(ctx context.Context, in *DistributeSnapshotRequest, opts ...grpc.CallOption) (*DistributeSnapshotResponse, error)
+	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
+	// node, or on the number of nodes that was asked for when it was taken.
+	RepairSnapshot(ctx context.Context, in *RepairSnapshotRequest, opts ...grpc.CallOption) (*RepairSnapshotResponse, error)
+	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
+	PlanPrune(ctx context.Context, in *PlanPruneRequest, opts ...grpc.CallOption) (*PlanPruneResponse, error)
+	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error)
+	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
+	// not know, once the files were read back and compared.
+	RebuildCatalog(ctx context.Context, in *RebuildCatalogRequest, opts ...grpc.CallOption) (*RebuildCatalogResponse, error)
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
@@ -109,10 +127,60 @@ func (c *snapshotServiceClient) CheckSnapshot(ctx context.Context, in *CheckSnap
 	return out, nil
 }
 
+func (c *snapshotServiceClient) VerifySnapshot(ctx context.Context, in *VerifySnapshotRequest, opts ...grpc.CallOption) (*VerifySnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifySnapshotResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_VerifySnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *snapshotServiceClient) DistributeSnapshot(ctx context.Context, in *DistributeSnapshotRequest, opts ...grpc.CallOption) (*DistributeSnapshotResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DistributeSnapshotResponse)
 	err := c.cc.Invoke(ctx, SnapshotService_DistributeSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) RepairSnapshot(ctx context.Context, in *RepairSnapshotRequest, opts ...grpc.CallOption) (*RepairSnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairSnapshotResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_RepairSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) PlanPrune(ctx context.Context, in *PlanPruneRequest, opts ...grpc.CallOption) (*PlanPruneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanPruneResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_PlanPrune_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOrphansResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_ListOrphans_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *snapshotServiceClient) RebuildCatalog(ctx context.Context, in *RebuildCatalogRequest, opts ...grpc.CallOption) (*RebuildCatalogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebuildCatalogResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_RebuildCatalog_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -184,8 +252,21 @@ type SnapshotServiceServer interface {
 	// CheckSnapshot starts the operation that makes every node read its copy back from disk and
 	// compares the copies with the manifest: present, missing, unreadable and different are told apart.
 	CheckSnapshot(context.Context, *CheckSnapshotRequest) (*CheckSnapshotResponse, error)
+	// VerifySnapshot starts the operation that proves on one node that a snapshot can be restored: into a scratch
+	// directory, with an etcd of its own on it, from which everything is read. The live cluster is not touched.
+	VerifySnapshot(context.Context, *VerifySnapshotRequest) (*VerifySnapshotResponse, error)
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error)
+	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
+	// node, or on the number of nodes that was asked for when it was taken.
+	RepairSnapshot(context.Context, *RepairSnapshotRequest) (*RepairSnapshotResponse, error)
+	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
+	PlanPrune(context.Context, *PlanPruneRequest) (*PlanPruneResponse, error)
+	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error)
+	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
+	// not know, once the files were read back and compared.
+	RebuildCatalog(context.Context, *RebuildCatalogRequest) (*RebuildCatalogResponse, error)
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
@@ -219,8 +300,23 @@ func (UnimplementedSnapshotServiceServer) GetSnapshot(context.Context, *GetSnaps
 func (UnimplementedSnapshotServiceServer) CheckSnapshot(context.Context, *CheckSnapshotRequest) (*CheckSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckSnapshot not implemented")
 }
+func (UnimplementedSnapshotServiceServer) VerifySnapshot(context.Context, *VerifySnapshotRequest) (*VerifySnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifySnapshot not implemented")
+}
 func (UnimplementedSnapshotServiceServer) DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DistributeSnapshot not implemented")
+}
+func (UnimplementedSnapshotServiceServer) RepairSnapshot(context.Context, *RepairSnapshotRequest) (*RepairSnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RepairSnapshot not implemented")
+}
+func (UnimplementedSnapshotServiceServer) PlanPrune(context.Context, *PlanPruneRequest) (*PlanPruneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanPrune not implemented")
+}
+func (UnimplementedSnapshotServiceServer) ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOrphans not implemented")
+}
+func (UnimplementedSnapshotServiceServer) RebuildCatalog(context.Context, *RebuildCatalogRequest) (*RebuildCatalogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RebuildCatalog not implemented")
 }
 func (UnimplementedSnapshotServiceServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
@@ -327,6 +423,24 @@ func _SnapshotService_CheckSnapshot_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SnapshotService_VerifySnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifySnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).VerifySnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_VerifySnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).VerifySnapshot(ctx, req.(*VerifySnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SnapshotService_DistributeSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DistributeSnapshotRequest)
 	if err := dec(in); err != nil {
@@ -341,6 +455,78 @@ func _SnapshotService_DistributeSnapshot_Handler(srv interface{}, ctx context.Co
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(SnapshotServiceServer).DistributeSnapshot(ctx, req.(*DistributeSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_RepairSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).RepairSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_RepairSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).RepairSnapshot(ctx, req.(*RepairSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_PlanPrune_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanPruneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).PlanPrune(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_PlanPrune_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).PlanPrune(ctx, req.(*PlanPruneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_ListOrphans_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOrphansRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).ListOrphans(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_ListOrphans_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).ListOrphans(ctx, req.(*ListOrphansRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SnapshotService_RebuildCatalog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebuildCatalogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).RebuildCatalog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_RebuildCatalog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).RebuildCatalog(ctx, req.(*RebuildCatalogRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -434,8 +620,28 @@ var SnapshotService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _SnapshotService_CheckSnapshot_Handler,
 		},
 		{
+			MethodName: "VerifySnapshot",
+			Handler:    _SnapshotService_VerifySnapshot_Handler,
+		},
+		{
 			MethodName: "DistributeSnapshot",
 			Handler:    _SnapshotService_DistributeSnapshot_Handler,
+		},
+		{
+			MethodName: "RepairSnapshot",
+			Handler:    _SnapshotService_RepairSnapshot_Handler,
+		},
+		{
+			MethodName: "PlanPrune",
+			Handler:    _SnapshotService_PlanPrune_Handler,
+		},
+		{
+			MethodName: "ListOrphans",
+			Handler:    _SnapshotService_ListOrphans_Handler,
+		},
+		{
+			MethodName: "RebuildCatalog",
+			Handler:    _SnapshotService_RebuildCatalog_Handler,
 		},
 		{
 			MethodName: "DeleteSnapshot",

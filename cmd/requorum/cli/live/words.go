@@ -12,12 +12,17 @@ func Title(op *requorumv1.Operation) string {
 	switch op.GetKind() {
 	case requorumv1.OperationKind_OPERATION_KIND_RESTORE:
 		return fmt.Sprintf("Restore %s from %s", op.GetCluster(), op.GetSnapshot())
+	case requorumv1.OperationKind_OPERATION_KIND_REHEARSE:
+		return fmt.Sprintf("Rehearse the restore of %s from %s", op.GetCluster(), op.GetSnapshot())
 	case requorumv1.OperationKind_OPERATION_KIND_IMPORT:
 		return fmt.Sprintf("Import snapshot %s into %s", op.GetSnapshot(), op.GetCluster())
 	case requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
 		return fmt.Sprintf("Distribute snapshot %s in %s", op.GetSnapshot(), op.GetCluster())
 	case requorumv1.OperationKind_OPERATION_KIND_UPLOAD:
 		return fmt.Sprintf("Store snapshot %s of %s in a remote", op.GetSnapshot(), op.GetCluster())
+	}
+	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REBUILD {
+		return "Rebuild the catalog of " + op.GetCluster()
 	}
 	kind := Kind(op.GetKind())
 	return fmt.Sprintf("%s%s snapshot %s of %s", strings.ToUpper(kind[:1]), kind[1:], op.GetSnapshot(), op.GetCluster())
@@ -27,6 +32,12 @@ func Title(op *requorumv1.Operation) string {
 func Subject(op *requorumv1.Operation) string {
 	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_RESTORE {
 		return "restore " + op.GetCluster()
+	}
+	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REBUILD {
+		return "rebuild the catalog of " + op.GetCluster()
+	}
+	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REHEARSE {
+		return "rehearse the restore of " + op.GetCluster()
 	}
 	return fmt.Sprintf("%s snapshot %s of %s", Kind(op.GetKind()), op.GetSnapshot(), op.GetCluster())
 }

@@ -1082,6 +1082,8 @@ type Task struct {
 	//	*Task_DownloadCopy
 	//	*Task_DropRemote
 	//	*Task_ListRemote
+	//	*Task_FollowCopy
+	//	*Task_DrillCopy
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1409,6 +1411,24 @@ func (x *Task) GetListRemote() *ListRemote {
 	return nil
 }
 
+func (x *Task) GetFollowCopy() *FollowCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_FollowCopy); ok {
+			return x.FollowCopy
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetDrillCopy() *DrillCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_DrillCopy); ok {
+			return x.DrillCopy
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1548,6 +1568,16 @@ type Task_ListRemote struct {
 	ListRemote *ListRemote `protobuf:"bytes,36,opt,name=list_remote,json=listRemote,proto3,oneof"`
 }
 
+type Task_FollowCopy struct {
+	// Follow a copy that a neighbour is still writing.
+	FollowCopy *FollowCopy `protobuf:"bytes,40,opt,name=follow_copy,json=followCopy,proto3,oneof"`
+}
+
+type Task_DrillCopy struct {
+	// Restore a copy into a scratch directory, start an etcd on it and read everything.
+	DrillCopy *DrillCopy `protobuf:"bytes,37,opt,name=drill_copy,json=drillCopy,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1601,6 +1631,10 @@ func (*Task_DownloadCopy) isTask_Spec() {}
 func (*Task_DropRemote) isTask_Spec() {}
 
 func (*Task_ListRemote) isTask_Spec() {}
+
+func (*Task_FollowCopy) isTask_Spec() {}
+
+func (*Task_DrillCopy) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -1795,6 +1829,7 @@ type TaskResult struct {
 	//	*TaskResult_Old
 	//	*TaskResult_Stored
 	//	*TaskResult_Remote
+	//	*TaskResult_Drilled
 	Result        isTaskResult_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1954,6 +1989,15 @@ func (x *TaskResult) GetRemote() *RemoteList {
 	return nil
 }
 
+func (x *TaskResult) GetDrilled() *Drilled {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Drilled); ok {
+			return x.Drilled
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Result interface {
 	isTaskResult_Result()
 }
@@ -2023,6 +2067,11 @@ type TaskResult_Remote struct {
 	Remote *RemoteList `protobuf:"bytes,13,opt,name=remote,proto3,oneof"`
 }
 
+type TaskResult_Drilled struct {
+	// Of DrillCopy.
+	Drilled *Drilled `protobuf:"bytes,14,opt,name=drilled,proto3,oneof"`
+}
+
 func (*TaskResult_Node) isTaskResult_Result() {}
 
 func (*TaskResult_HashKv) isTaskResult_Result() {}
@@ -2048,6 +2097,8 @@ func (*TaskResult_Old) isTaskResult_Result() {}
 func (*TaskResult_Stored) isTaskResult_Result() {}
 
 func (*TaskResult_Remote) isTaskResult_Result() {}
+
+func (*TaskResult_Drilled) isTaskResult_Result() {}
 
 // InspectNode asks for the member's configuration and state.
 type InspectNode struct {
@@ -2131,9 +2182,13 @@ type NodeFacts struct {
 	// Whether etcd's process runs, whether it serves or not.
 	Running bool `protobuf:"varint,16,opt,name=running,proto3" json:"running,omitempty"`
 	// Whether the agent keeps etcd stopped because the node missed a restore.
-	Fenced        bool `protobuf:"varint,17,opt,name=fenced,proto3" json:"fenced,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Fenced bool `protobuf:"varint,17,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	// Free bytes where a drill restores to.
+	ScratchFreeBytes uint64 `protobuf:"varint,20,opt,name=scratch_free_bytes,json=scratchFreeBytes,proto3" json:"scratch_free_bytes,omitempty"`
+	// Bytes that a drill of a snapshot of the size asked about needs there, with what it leaves free.
+	ScratchNeededBytes uint64 `protobuf:"varint,21,opt,name=scratch_needed_bytes,json=scratchNeededBytes,proto3" json:"scratch_needed_bytes,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *NodeFacts) Reset() {
@@ -2285,6 +2340,20 @@ func (x *NodeFacts) GetFenced() bool {
 	return false
 }
 
+func (x *NodeFacts) GetScratchFreeBytes() uint64 {
+	if x != nil {
+		return x.ScratchFreeBytes
+	}
+	return 0
+}
+
+func (x *NodeFacts) GetScratchNeededBytes() uint64 {
+	if x != nil {
+		return x.ScratchNeededBytes
+	}
+	return 0
+}
+
 // HashKV asks the running member for its HashKV.
 type HashKV struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2399,7 +2468,9 @@ func (x *HashKVResult) GetCompactRevision() int64 {
 type SaveCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the snapshot.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Nodes that may follow the file while it is written.
+	Readers       []string `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2441,6 +2512,78 @@ func (x *SaveCopy) GetName() string {
 	return ""
 }
 
+func (x *SaveCopy) GetReaders() []string {
+	if x != nil {
+		return x.Readers
+	}
+	return nil
+}
+
+// FollowCopy asks to take over what a neighbour writes while it writes it, until that ends or the task is cancelled.
+// Whatever came is kept for FetchCopy, which is told what the file must be. It fails only for this node's own reasons.
+type FollowCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Neighbour that saves the file, or follows it.
+	Source *Source `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Nodes that may follow this node's file, also after the task has ended.
+	Readers       []string `protobuf:"bytes,3,rep,name=readers,proto3" json:"readers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowCopy) Reset() {
+	*x = FollowCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowCopy) ProtoMessage() {}
+
+func (x *FollowCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowCopy.ProtoReflect.Descriptor instead.
+func (*FollowCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *FollowCopy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FollowCopy) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *FollowCopy) GetReaders() []string {
+	if x != nil {
+		return x.Readers
+	}
+	return nil
+}
+
 // CopyFacts is what was computed while the file was written.
 type CopyFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2462,7 +2605,7 @@ type CopyFacts struct {
 
 func (x *CopyFacts) Reset() {
 	*x = CopyFacts{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2617,7 @@ func (x *CopyFacts) String() string {
 func (*CopyFacts) ProtoMessage() {}
 
 func (x *CopyFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2630,7 @@ func (x *CopyFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFacts.ProtoReflect.Descriptor instead.
 func (*CopyFacts) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CopyFacts) GetSize() int64 {
@@ -2547,7 +2690,7 @@ type ImportCopy struct {
 
 func (x *ImportCopy) Reset() {
 	*x = ImportCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2702,7 @@ func (x *ImportCopy) String() string {
 func (*ImportCopy) ProtoMessage() {}
 
 func (x *ImportCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2715,7 @@ func (x *ImportCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCopy.ProtoReflect.Descriptor instead.
 func (*ImportCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportCopy) GetName() string {
@@ -2596,6 +2739,170 @@ func (x *ImportCopy) GetSkipHashCheck() bool {
 	return false
 }
 
+// DrillCopy asks to prove that a copy can be restored, without touching the live member.
+type DrillCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the copy must be.
+	Manifest *v1.Manifest `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Added to the snapshot's revision, as a restore does.
+	BumpRevision  uint64 `protobuf:"varint,2,opt,name=bump_revision,json=bumpRevision,proto3" json:"bump_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillCopy) Reset() {
+	*x = DrillCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillCopy) ProtoMessage() {}
+
+func (x *DrillCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillCopy.ProtoReflect.Descriptor instead.
+func (*DrillCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DrillCopy) GetManifest() *v1.Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *DrillCopy) GetBumpRevision() uint64 {
+	if x != nil {
+		return x.BumpRevision
+	}
+	return 0
+}
+
+// Drilled is what a drill has shown. Everything it made is removed.
+type Drilled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Live keys that were counted and read.
+	Keys int64 `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	// Bytes of keys and values that were read.
+	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// HashKV that the started member answered, which is the one computed from what was staged.
+	HashKv uint32 `protobuf:"varint,3,opt,name=hash_kv,json=hashKv,proto3" json:"hash_kv,omitempty"`
+	// Revision that it was at.
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Version of the etcd that was started.
+	EtcdVersion string `protobuf:"bytes,5,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	// How long restoring the file took.
+	StagedIn *durationpb.Duration `protobuf:"bytes,6,opt,name=staged_in,json=stagedIn,proto3" json:"staged_in,omitempty"`
+	// How long it took from the start of etcd until it served.
+	ServedIn *durationpb.Duration `protobuf:"bytes,7,opt,name=served_in,json=servedIn,proto3" json:"served_in,omitempty"`
+	// How long hashing and reading took.
+	ReadIn        *durationpb.Duration `protobuf:"bytes,8,opt,name=read_in,json=readIn,proto3" json:"read_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drilled) Reset() {
+	*x = Drilled{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drilled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drilled) ProtoMessage() {}
+
+func (x *Drilled) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drilled.ProtoReflect.Descriptor instead.
+func (*Drilled) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Drilled) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *Drilled) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Drilled) GetHashKv() uint32 {
+	if x != nil {
+		return x.HashKv
+	}
+	return 0
+}
+
+func (x *Drilled) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Drilled) GetEtcdVersion() string {
+	if x != nil {
+		return x.EtcdVersion
+	}
+	return ""
+}
+
+func (x *Drilled) GetStagedIn() *durationpb.Duration {
+	if x != nil {
+		return x.StagedIn
+	}
+	return nil
+}
+
+func (x *Drilled) GetServedIn() *durationpb.Duration {
+	if x != nil {
+		return x.ServedIn
+	}
+	return nil
+}
+
+func (x *Drilled) GetReadIn() *durationpb.Duration {
+	if x != nil {
+		return x.ReadIn
+	}
+	return nil
+}
+
 // InspectCopy asks for the facts of a copy.
 type InspectCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2607,7 +2914,7 @@ type InspectCopy struct {
 
 func (x *InspectCopy) Reset() {
 	*x = InspectCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2926,7 @@ func (x *InspectCopy) String() string {
 func (*InspectCopy) ProtoMessage() {}
 
 func (x *InspectCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2939,7 @@ func (x *InspectCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCopy.ProtoReflect.Descriptor instead.
 func (*InspectCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InspectCopy) GetName() string {
@@ -2653,7 +2960,7 @@ type WriteManifest struct {
 
 func (x *WriteManifest) Reset() {
 	*x = WriteManifest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +2972,7 @@ func (x *WriteManifest) String() string {
 func (*WriteManifest) ProtoMessage() {}
 
 func (x *WriteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +2985,7 @@ func (x *WriteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteManifest.ProtoReflect.Descriptor instead.
 func (*WriteManifest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WriteManifest) GetManifest() *v1.Manifest {
@@ -2701,7 +3008,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +3020,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +3033,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Source) GetNode() string {
@@ -2757,7 +3064,7 @@ type ServeCopy struct {
 
 func (x *ServeCopy) Reset() {
 	*x = ServeCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +3076,7 @@ func (x *ServeCopy) String() string {
 func (*ServeCopy) ProtoMessage() {}
 
 func (x *ServeCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +3089,7 @@ func (x *ServeCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeCopy.ProtoReflect.Descriptor instead.
 func (*ServeCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ServeCopy) GetName() string {
@@ -2814,7 +3121,7 @@ type FetchCopy struct {
 
 func (x *FetchCopy) Reset() {
 	*x = FetchCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +3133,7 @@ func (x *FetchCopy) String() string {
 func (*FetchCopy) ProtoMessage() {}
 
 func (x *FetchCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3146,7 @@ func (x *FetchCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCopy.ProtoReflect.Descriptor instead.
 func (*FetchCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FetchCopy) GetManifest() *v1.Manifest {
@@ -2876,7 +3183,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +3195,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +3208,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Fetched) GetWireBytes() int64 {
@@ -2929,7 +3236,7 @@ type HashCopy struct {
 
 func (x *HashCopy) Reset() {
 	*x = HashCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3248,7 @@ func (x *HashCopy) String() string {
 func (*HashCopy) ProtoMessage() {}
 
 func (x *HashCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3261,7 @@ func (x *HashCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCopy.ProtoReflect.Descriptor instead.
 func (*HashCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HashCopy) GetManifest() *v1.Manifest {
@@ -2977,7 +3284,7 @@ type DropCopy struct {
 
 func (x *DropCopy) Reset() {
 	*x = DropCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3296,7 @@ func (x *DropCopy) String() string {
 func (*DropCopy) ProtoMessage() {}
 
 func (x *DropCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3309,7 @@ func (x *DropCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCopy.ProtoReflect.Descriptor instead.
 func (*DropCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DropCopy) GetName() string {
@@ -3032,7 +3339,7 @@ type PushCopy struct {
 
 func (x *PushCopy) Reset() {
 	*x = PushCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3351,7 @@ func (x *PushCopy) String() string {
 func (*PushCopy) ProtoMessage() {}
 
 func (x *PushCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3364,7 @@ func (x *PushCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopy.ProtoReflect.Descriptor instead.
 func (*PushCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PushCopy) GetRelayId() string {
@@ -3083,7 +3390,7 @@ type ListCopies struct {
 
 func (x *ListCopies) Reset() {
 	*x = ListCopies{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3402,7 @@ func (x *ListCopies) String() string {
 func (*ListCopies) ProtoMessage() {}
 
 func (x *ListCopies) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3415,7 @@ func (x *ListCopies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopies.ProtoReflect.Descriptor instead.
 func (*ListCopies) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 // CopyList is the vault's content.
@@ -3122,7 +3429,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3134,7 +3441,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3147,7 +3454,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CopyList) GetManifests() []*v1.Manifest {
@@ -3176,7 +3483,7 @@ type Remote struct {
 
 func (x *Remote) Reset() {
 	*x = Remote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3495,7 @@ func (x *Remote) String() string {
 func (*Remote) ProtoMessage() {}
 
 func (x *Remote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3508,7 @@ func (x *Remote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remote.ProtoReflect.Descriptor instead.
 func (*Remote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Remote) GetName() string {
@@ -3291,7 +3598,7 @@ type S3Remote struct {
 
 func (x *S3Remote) Reset() {
 	*x = S3Remote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3303,7 +3610,7 @@ func (x *S3Remote) String() string {
 func (*S3Remote) ProtoMessage() {}
 
 func (x *S3Remote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3316,7 +3623,7 @@ func (x *S3Remote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use S3Remote.ProtoReflect.Descriptor instead.
 func (*S3Remote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *S3Remote) GetEndpoint() string {
@@ -3428,7 +3735,7 @@ type DirRemote struct {
 
 func (x *DirRemote) Reset() {
 	*x = DirRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3440,7 +3747,7 @@ func (x *DirRemote) String() string {
 func (*DirRemote) ProtoMessage() {}
 
 func (x *DirRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3453,7 +3760,7 @@ func (x *DirRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirRemote.ProtoReflect.Descriptor instead.
 func (*DirRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DirRemote) GetPath() string {
@@ -3478,7 +3785,7 @@ type UploadCopy struct {
 
 func (x *UploadCopy) Reset() {
 	*x = UploadCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3797,7 @@ func (x *UploadCopy) String() string {
 func (*UploadCopy) ProtoMessage() {}
 
 func (x *UploadCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3810,7 @@ func (x *UploadCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadCopy.ProtoReflect.Descriptor instead.
 func (*UploadCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UploadCopy) GetRemote() *Remote {
@@ -3542,7 +3849,7 @@ type DownloadCopy struct {
 
 func (x *DownloadCopy) Reset() {
 	*x = DownloadCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +3861,7 @@ func (x *DownloadCopy) String() string {
 func (*DownloadCopy) ProtoMessage() {}
 
 func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +3874,7 @@ func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadCopy.ProtoReflect.Descriptor instead.
 func (*DownloadCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DownloadCopy) GetRemote() *Remote {
@@ -3607,7 +3914,7 @@ type DropRemote struct {
 
 func (x *DropRemote) Reset() {
 	*x = DropRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3926,7 @@ func (x *DropRemote) String() string {
 func (*DropRemote) ProtoMessage() {}
 
 func (x *DropRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3939,7 @@ func (x *DropRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRemote.ProtoReflect.Descriptor instead.
 func (*DropRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DropRemote) GetRemote() *Remote {
@@ -3671,7 +3978,7 @@ type ListRemote struct {
 
 func (x *ListRemote) Reset() {
 	*x = ListRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +3990,7 @@ func (x *ListRemote) String() string {
 func (*ListRemote) ProtoMessage() {}
 
 func (x *ListRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +4003,7 @@ func (x *ListRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemote.ProtoReflect.Descriptor instead.
 func (*ListRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListRemote) GetRemote() *Remote {
@@ -3735,7 +4042,7 @@ type RemoteList struct {
 
 func (x *RemoteList) Reset() {
 	*x = RemoteList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +4054,7 @@ func (x *RemoteList) String() string {
 func (*RemoteList) ProtoMessage() {}
 
 func (x *RemoteList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +4067,7 @@ func (x *RemoteList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteList.ProtoReflect.Descriptor instead.
 func (*RemoteList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoteList) GetManifests() []*v1.Manifest {
@@ -3811,7 +4118,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +4130,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +4143,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -3925,7 +4232,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3937,7 +4244,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3950,7 +4257,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -4013,7 +4320,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4332,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4345,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -4062,7 +4369,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4381,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4394,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -4115,7 +4422,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4127,7 +4434,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4140,7 +4447,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -4161,7 +4468,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4480,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4493,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -4207,7 +4514,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4219,7 +4526,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4232,7 +4539,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -4257,7 +4564,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4269,7 +4576,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4282,7 +4589,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -4333,7 +4640,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4345,7 +4652,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4358,7 +4665,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -4439,7 +4746,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4451,7 +4758,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4464,7 +4771,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -4501,7 +4808,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4513,7 +4820,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4526,7 +4833,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -4554,7 +4861,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4566,7 +4873,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4579,7 +4886,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -4612,7 +4919,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4624,7 +4931,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4637,7 +4944,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -4706,7 +5013,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4718,7 +5025,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4731,7 +5038,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -4777,7 +5084,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4789,7 +5096,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4802,7 +5109,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -4830,10 +5137,10 @@ var File_requorum_agent_v1_session_proto protoreflect.FileDescriptor
 
 const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1arequorum/v1/snapshot.proto\"s\n" +
+	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1arequorum/v1/snapshot.proto\"x\n" +
 	"\rEnrollRequest\x12\x19\n" +
-	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12!\n" +
-	"\ftoken_secret\x18\x02 \x01(\tR\vtokenSecret\x12\x12\n" +
+	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12&\n" +
+	"\ftoken_secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\vtokenSecret\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x10\n" +
 	"\x03csr\x18\x04 \x01(\fR\x03csr\"B\n" +
 	"\x0eEnrollResponse\x12 \n" +
@@ -4895,7 +5202,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xff\r\n" +
+	"\x10PushCopyResponse\"\x80\x0f\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -4938,7 +5245,11 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vdrop_remote\x18# \x01(\v2\x1d.requorum.agent.v1.DropRemoteH\x00R\n" +
 	"dropRemote\x12@\n" +
 	"\vlist_remote\x18$ \x01(\v2\x1d.requorum.agent.v1.ListRemoteH\x00R\n" +
-	"listRemoteB\x06\n" +
+	"listRemote\x12@\n" +
+	"\vfollow_copy\x18( \x01(\v2\x1d.requorum.agent.v1.FollowCopyH\x00R\n" +
+	"followCopy\x12=\n" +
+	"\n" +
+	"drill_copy\x18% \x01(\v2\x1c.requorum.agent.v1.DrillCopyH\x00R\tdrillCopyB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -4955,7 +5266,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\tTaskError\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .requorum.agent.v1.TaskErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xd1\x05\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\x89\x06\n" +
 	"\n" +
 	"TaskResult\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1c.requorum.agent.v1.NodeFactsH\x00R\x04node\x12:\n" +
@@ -4971,10 +5282,11 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copies\x12.\n" +
 	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03old\x123\n" +
 	"\x06stored\x18\f \x01(\v2\x19.requorum.v1.StoredObjectH\x00R\x06stored\x127\n" +
-	"\x06remote\x18\r \x01(\v2\x1d.requorum.agent.v1.RemoteListH\x00R\x06remoteB\b\n" +
+	"\x06remote\x18\r \x01(\v2\x1d.requorum.agent.v1.RemoteListH\x00R\x06remote\x126\n" +
+	"\adrilled\x18\x0e \x01(\v2\x1a.requorum.agent.v1.DrilledH\x00R\adrilledB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
-	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xc3\x04\n" +
+	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xa3\x05\n" +
 	"\tNodeFacts\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -4995,15 +5307,23 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x10can_join_learner\x18\x0e \x01(\bR\x0ecanJoinLearner\x12*\n" +
 	"\x11data_needed_bytes\x18\x0f \x01(\x03R\x0fdataNeededBytes\x12\x18\n" +
 	"\arunning\x18\x10 \x01(\bR\arunning\x12\x16\n" +
-	"\x06fenced\x18\x11 \x01(\bR\x06fenced\"$\n" +
+	"\x06fenced\x18\x11 \x01(\bR\x06fenced\x12,\n" +
+	"\x12scratch_free_bytes\x18\x14 \x01(\x04R\x10scratchFreeBytes\x120\n" +
+	"\x14scratch_needed_bytes\x18\x15 \x01(\x04R\x12scratchNeededBytes\"$\n" +
 	"\x06HashKV\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"i\n" +
 	"\fHashKVResult\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\rR\x04hash\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12)\n" +
-	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\"\x1e\n" +
+	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\"8\n" +
 	"\bSaveCopy\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xc3\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\areaders\x18\x02 \x03(\tR\areaders\"m\n" +
+	"\n" +
+	"FollowCopy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
+	"\x06source\x18\x02 \x01(\v2\x19.requorum.agent.v1.SourceR\x06source\x12\x18\n" +
+	"\areaders\x18\x03 \x03(\tR\areaders\"\xc3\x01\n" +
 	"\tCopyFacts\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x10\n" +
 	"\x03md5\x18\x02 \x01(\tR\x03md5\x12\x16\n" +
@@ -5016,7 +5336,19 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"ImportCopy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12&\n" +
-	"\x0fskip_hash_check\x18\x03 \x01(\bR\rskipHashCheck\"!\n" +
+	"\x0fskip_hash_check\x18\x03 \x01(\bR\rskipHashCheck\"c\n" +
+	"\tDrillCopy\x121\n" +
+	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12#\n" +
+	"\rbump_revision\x18\x02 \x01(\x04R\fbumpRevision\"\xaf\x02\n" +
+	"\aDrilled\x12\x12\n" +
+	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x17\n" +
+	"\ahash_kv\x18\x03 \x01(\rR\x06hashKv\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12!\n" +
+	"\fetcd_version\x18\x05 \x01(\tR\vetcdVersion\x126\n" +
+	"\tstaged_in\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bstagedIn\x126\n" +
+	"\tserved_in\x18\a \x01(\v2\x19.google.protobuf.DurationR\bservedIn\x122\n" +
+	"\aread_in\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06readIn\"!\n" +
 	"\vInspectCopy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"B\n" +
 	"\rWriteManifest\x121\n" +
@@ -5232,7 +5564,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -5259,144 +5591,155 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*HashKV)(nil),                // 22: requorum.agent.v1.HashKV
 	(*HashKVResult)(nil),          // 23: requorum.agent.v1.HashKVResult
 	(*SaveCopy)(nil),              // 24: requorum.agent.v1.SaveCopy
-	(*CopyFacts)(nil),             // 25: requorum.agent.v1.CopyFacts
-	(*ImportCopy)(nil),            // 26: requorum.agent.v1.ImportCopy
-	(*InspectCopy)(nil),           // 27: requorum.agent.v1.InspectCopy
-	(*WriteManifest)(nil),         // 28: requorum.agent.v1.WriteManifest
-	(*Source)(nil),                // 29: requorum.agent.v1.Source
-	(*ServeCopy)(nil),             // 30: requorum.agent.v1.ServeCopy
-	(*FetchCopy)(nil),             // 31: requorum.agent.v1.FetchCopy
-	(*Fetched)(nil),               // 32: requorum.agent.v1.Fetched
-	(*HashCopy)(nil),              // 33: requorum.agent.v1.HashCopy
-	(*DropCopy)(nil),              // 34: requorum.agent.v1.DropCopy
-	(*PushCopy)(nil),              // 35: requorum.agent.v1.PushCopy
-	(*ListCopies)(nil),            // 36: requorum.agent.v1.ListCopies
-	(*CopyList)(nil),              // 37: requorum.agent.v1.CopyList
-	(*Remote)(nil),                // 38: requorum.agent.v1.Remote
-	(*S3Remote)(nil),              // 39: requorum.agent.v1.S3Remote
-	(*DirRemote)(nil),             // 40: requorum.agent.v1.DirRemote
-	(*UploadCopy)(nil),            // 41: requorum.agent.v1.UploadCopy
-	(*DownloadCopy)(nil),          // 42: requorum.agent.v1.DownloadCopy
-	(*DropRemote)(nil),            // 43: requorum.agent.v1.DropRemote
-	(*ListRemote)(nil),            // 44: requorum.agent.v1.ListRemote
-	(*RemoteList)(nil),            // 45: requorum.agent.v1.RemoteList
-	(*Stage)(nil),                 // 46: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 47: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 48: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 49: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 50: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 51: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 52: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 53: requorum.agent.v1.Start
-	(*Verify)(nil),                // 54: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 55: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 56: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 57: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 58: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 59: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 60: requorum.agent.v1.Finish
-	nil,                           // 61: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 62: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 63: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 65: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 66: requorum.v1.Copy
-	(*v1.StoredObject)(nil),       // 67: requorum.v1.StoredObject
-	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
+	(*FollowCopy)(nil),            // 25: requorum.agent.v1.FollowCopy
+	(*CopyFacts)(nil),             // 26: requorum.agent.v1.CopyFacts
+	(*ImportCopy)(nil),            // 27: requorum.agent.v1.ImportCopy
+	(*DrillCopy)(nil),             // 28: requorum.agent.v1.DrillCopy
+	(*Drilled)(nil),               // 29: requorum.agent.v1.Drilled
+	(*InspectCopy)(nil),           // 30: requorum.agent.v1.InspectCopy
+	(*WriteManifest)(nil),         // 31: requorum.agent.v1.WriteManifest
+	(*Source)(nil),                // 32: requorum.agent.v1.Source
+	(*ServeCopy)(nil),             // 33: requorum.agent.v1.ServeCopy
+	(*FetchCopy)(nil),             // 34: requorum.agent.v1.FetchCopy
+	(*Fetched)(nil),               // 35: requorum.agent.v1.Fetched
+	(*HashCopy)(nil),              // 36: requorum.agent.v1.HashCopy
+	(*DropCopy)(nil),              // 37: requorum.agent.v1.DropCopy
+	(*PushCopy)(nil),              // 38: requorum.agent.v1.PushCopy
+	(*ListCopies)(nil),            // 39: requorum.agent.v1.ListCopies
+	(*CopyList)(nil),              // 40: requorum.agent.v1.CopyList
+	(*Remote)(nil),                // 41: requorum.agent.v1.Remote
+	(*S3Remote)(nil),              // 42: requorum.agent.v1.S3Remote
+	(*DirRemote)(nil),             // 43: requorum.agent.v1.DirRemote
+	(*UploadCopy)(nil),            // 44: requorum.agent.v1.UploadCopy
+	(*DownloadCopy)(nil),          // 45: requorum.agent.v1.DownloadCopy
+	(*DropRemote)(nil),            // 46: requorum.agent.v1.DropRemote
+	(*ListRemote)(nil),            // 47: requorum.agent.v1.ListRemote
+	(*RemoteList)(nil),            // 48: requorum.agent.v1.RemoteList
+	(*Stage)(nil),                 // 49: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 50: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 51: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 52: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 53: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 54: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 55: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 56: requorum.agent.v1.Start
+	(*Verify)(nil),                // 57: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 58: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 59: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 60: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 61: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 62: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 63: requorum.agent.v1.Finish
+	nil,                           // 64: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 65: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 66: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 67: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 68: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 69: requorum.v1.Copy
+	(*v1.StoredObject)(nil),       // 70: requorum.v1.StoredObject
+	(*timestamppb.Timestamp)(nil), // 71: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	63, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	66, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
 	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	64, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	63, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	67, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	66, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
 	22, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
 	24, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
-	26, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	27, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	28, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	31, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	33, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	34, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	35, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	46, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	48, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	49, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	50, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	52, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	53, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	54, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	56, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	60, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	36, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	30, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	57, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	59, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	41, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
-	42, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
-	43, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
-	44, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
-	0,  // 34: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 35: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 36: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 37: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 38: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	23, // 39: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	25, // 40: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	65, // 41: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	66, // 42: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	47, // 43: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	55, // 44: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	51, // 45: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	32, // 46: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	37, // 47: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	58, // 48: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	67, // 49: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
-	45, // 50: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
-	63, // 51: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	68, // 52: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	65, // 53: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	65, // 54: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	29, // 55: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	65, // 56: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	65, // 57: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	39, // 58: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
-	40, // 59: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
-	64, // 60: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
-	38, // 61: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
-	65, // 62: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
-	67, // 63: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
-	38, // 64: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
-	65, // 65: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
-	38, // 66: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
-	38, // 67: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
-	65, // 68: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
-	65, // 69: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	61, // 70: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	62, // 71: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	63, // 72: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	23, // 73: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	68, // 74: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 75: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 76: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 77: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 78: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 79: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 80: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 81: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 82: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 83: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 84: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 85: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 86: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	81, // [81:87] is the sub-list for method output_type
-	75, // [75:81] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	27, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
+	30, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	31, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	34, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	36, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	37, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	38, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	49, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	51, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	52, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	53, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	55, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	56, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	57, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	59, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	63, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	39, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	33, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	60, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	62, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	44, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
+	45, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
+	46, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
+	47, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
+	25, // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
+	28, // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
+	0,  // 36: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18, // 37: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19, // 38: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 39: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21, // 40: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	23, // 41: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	26, // 42: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	68, // 43: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	69, // 44: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	50, // 45: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	58, // 46: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	54, // 47: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	35, // 48: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	40, // 49: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	61, // 50: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	70, // 51: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
+	48, // 52: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
+	29, // 53: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
+	66, // 54: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	32, // 55: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	71, // 56: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	68, // 57: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	67, // 58: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	67, // 59: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	67, // 60: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	68, // 61: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	68, // 62: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	32, // 63: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	68, // 64: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	68, // 65: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	42, // 66: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	43, // 67: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	67, // 68: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	41, // 69: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	68, // 70: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	70, // 71: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	41, // 72: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	68, // 73: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	41, // 74: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	41, // 75: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	68, // 76: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	68, // 77: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	64, // 78: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	65, // 79: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	66, // 80: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	23, // 81: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	71, // 82: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 83: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 84: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 85: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 86: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 87: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 88: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 89: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 90: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 91: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 92: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 93: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 94: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	89, // [89:95] is the sub-list for method output_type
+	83, // [83:89] is the sub-list for method input_type
+	83, // [83:83] is the sub-list for extension type_name
+	83, // [83:83] is the sub-list for extension extendee
+	0,  // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -5432,6 +5775,8 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_DownloadCopy)(nil),
 		(*Task_DropRemote)(nil),
 		(*Task_ListRemote)(nil),
+		(*Task_FollowCopy)(nil),
+		(*Task_DrillCopy)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -5447,8 +5792,9 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*TaskResult_Old)(nil),
 		(*TaskResult_Stored)(nil),
 		(*TaskResult_Remote)(nil),
+		(*TaskResult_Drilled)(nil),
 	}
-	file_requorum_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
+	file_requorum_agent_v1_session_proto_msgTypes[39].OneofWrappers = []any{
 		(*Remote_S3)(nil),
 		(*Remote_Dir)(nil),
 	}
@@ -5458,7 +5804,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   61,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -82,7 +82,10 @@ type FetchRequest struct {
 	// First byte wanted.
 	Offset int64 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Whether the caller can take chunks compressed with zstd.
-	AcceptZstd    bool `protobuf:"varint,5,opt,name=accept_zstd,json=acceptZstd,proto3" json:"accept_zstd,omitempty"`
+	AcceptZstd bool `protobuf:"varint,5,opt,name=accept_zstd,json=acceptZstd,proto3" json:"accept_zstd,omitempty"`
+	// Follow the file that is being written under this name, whatever it becomes; sha256 and size are not set. The
+	// stream ends with the writing.
+	Follow        bool `protobuf:"varint,6,opt,name=follow,proto3" json:"follow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +151,13 @@ func (x *FetchRequest) GetOffset() int64 {
 func (x *FetchRequest) GetAcceptZstd() bool {
 	if x != nil {
 		return x.AcceptZstd
+	}
+	return false
+}
+
+func (x *FetchRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
 	}
 	return false
 }
@@ -229,14 +239,15 @@ var File_requorum_agent_v1_transfer_proto protoreflect.FileDescriptor
 
 const file_requorum_agent_v1_transfer_proto_rawDesc = "" +
 	"\n" +
-	" requorum/agent/v1/transfer.proto\x12\x11requorum.agent.v1\"\x87\x01\n" +
+	" requorum/agent/v1/transfer.proto\x12\x11requorum.agent.v1\"\x9f\x01\n" +
 	"\fFetchRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12\x1f\n" +
 	"\vaccept_zstd\x18\x05 \x01(\bR\n" +
-	"acceptZstd\"\x8c\x01\n" +
+	"acceptZstd\x12\x16\n" +
+	"\x06follow\x18\x06 \x01(\bR\x06follow\"\x8c\x01\n" +
 	"\rFetchResponse\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x127\n" +

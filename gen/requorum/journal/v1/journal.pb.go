@@ -229,8 +229,24 @@ type SnapshotJob struct {
 	Remotes []*v1.RemoteCopy `protobuf:"bytes,11,rep,name=remotes,proto3" json:"remotes,omitempty"`
 	// Whether the remote's failure is only a warning.
 	RemoteOptional bool `protobuf:"varint,12,opt,name=remote_optional,json=remoteOptional,proto3" json:"remote_optional,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Schedule that the snapshot is taken for.
+	Schedule string `protobuf:"bytes,15,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// When the snapshot is removed by itself; unset if never.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=expires,proto3" json:"expires,omitempty"`
+	// On how many nodes the snapshot is to be; 0 for all.
+	WantedCopies uint32 `protobuf:"varint,17,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
+	// Nodes that are to hold it; empty for all of the operation.
+	Targets []string `protobuf:"bytes,18,rep,name=targets,proto3" json:"targets,omitempty"`
+	// What a rebuild of the catalog has found on the nodes.
+	Found []*FoundSnapshot `protobuf:"bytes,19,rep,name=found,proto3" json:"found,omitempty"`
+	// Of a distribution: give the snapshot as many copies as it is to have, and no more.
+	Repair bool `protobuf:"varint,25,opt,name=repair,proto3" json:"repair,omitempty"`
+	// The request of a drill.
+	Verify *v1.VerifySnapshotRequest `protobuf:"bytes,20,opt,name=verify,proto3" json:"verify,omitempty"`
+	// What the drill has shown.
+	Drilled       *v11.Drilled `protobuf:"bytes,21,opt,name=drilled,proto3" json:"drilled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotJob) Reset() {
@@ -347,6 +363,282 @@ func (x *SnapshotJob) GetRemoteOptional() bool {
 	return false
 }
 
+func (x *SnapshotJob) GetSchedule() string {
+	if x != nil {
+		return x.Schedule
+	}
+	return ""
+}
+
+func (x *SnapshotJob) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetWantedCopies() uint32 {
+	if x != nil {
+		return x.WantedCopies
+	}
+	return 0
+}
+
+func (x *SnapshotJob) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetFound() []*FoundSnapshot {
+	if x != nil {
+		return x.Found
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+func (x *SnapshotJob) GetVerify() *v1.VerifySnapshotRequest {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetDrilled() *v11.Drilled {
+	if x != nil {
+		return x.Drilled
+	}
+	return nil
+}
+
+// FoundSnapshot is a snapshot that the nodes hold and the catalog does not know.
+type FoundSnapshot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the manifests beside the copies say.
+	Manifest *v1.Manifest `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Nodes that hold a copy.
+	Nodes []string `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// The copies, once they were read.
+	Copies        []*v1.Copy `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundSnapshot) Reset() {
+	*x = FoundSnapshot{}
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundSnapshot) ProtoMessage() {}
+
+func (x *FoundSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundSnapshot.ProtoReflect.Descriptor instead.
+func (*FoundSnapshot) Descriptor() ([]byte, []int) {
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FoundSnapshot) GetManifest() *v1.Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *FoundSnapshot) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *FoundSnapshot) GetCopies() []*v1.Copy {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+// ScheduleRecord is a schedule in the controller's store.
+type ScheduleRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was asked for, without status.
+	Schedule *v1.Schedule `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Tells it from another one that had the same name before.
+	Uid string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The time from which the next due time is counted: when it was applied or resumed, or the last due time that
+	// a run stands for.
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// When it was last changed.
+	Applied *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	// Who changed it last.
+	AppliedBy string `protobuf:"bytes,5,opt,name=applied_by,json=appliedBy,proto3" json:"applied_by,omitempty"`
+	// Whether a run has begun since it was made. A schedule by elapsed time begins with a run.
+	Begun         bool `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScheduleRecord) Reset() {
+	*x = ScheduleRecord{}
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScheduleRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScheduleRecord) ProtoMessage() {}
+
+func (x *ScheduleRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScheduleRecord.ProtoReflect.Descriptor instead.
+func (*ScheduleRecord) Descriptor() ([]byte, []int) {
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ScheduleRecord) GetSchedule() *v1.Schedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+func (x *ScheduleRecord) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ScheduleRecord) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ScheduleRecord) GetApplied() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
+func (x *ScheduleRecord) GetAppliedBy() string {
+	if x != nil {
+		return x.AppliedBy
+	}
+	return ""
+}
+
+func (x *ScheduleRecord) GetBegun() bool {
+	if x != nil {
+		return x.Begun
+	}
+	return false
+}
+
+// RunRecord is a run of a schedule in the controller's store. It is written before its operation is asked for.
+type RunRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What people see of it.
+	Run *v1.ScheduleRun `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	// The request that begins its operation, always the same one: asked for again after a crash it has its effect once.
+	Save *v1.SaveSnapshotRequest `protobuf:"bytes,2,opt,name=save,proto3" json:"save,omitempty"`
+	// ID of the request that triggered it; empty if it came due.
+	TriggerId     string `protobuf:"bytes,3,opt,name=trigger_id,json=triggerId,proto3" json:"trigger_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunRecord) Reset() {
+	*x = RunRecord{}
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRecord) ProtoMessage() {}
+
+func (x *RunRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRecord.ProtoReflect.Descriptor instead.
+func (*RunRecord) Descriptor() ([]byte, []int) {
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RunRecord) GetRun() *v1.ScheduleRun {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+func (x *RunRecord) GetSave() *v1.SaveSnapshotRequest {
+	if x != nil {
+		return x.Save
+	}
+	return nil
+}
+
+func (x *RunRecord) GetTriggerId() string {
+	if x != nil {
+		return x.TriggerId
+	}
+	return ""
+}
+
 // RestoreJob is the state of a restore.
 type RestoreJob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -404,7 +696,7 @@ type RestoreJob struct {
 
 func (x *RestoreJob) Reset() {
 	*x = RestoreJob{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[3]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +708,7 @@ func (x *RestoreJob) String() string {
 func (*RestoreJob) ProtoMessage() {}
 
 func (x *RestoreJob) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[3]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +721,7 @@ func (x *RestoreJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreJob.ProtoReflect.Descriptor instead.
 func (*RestoreJob) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{3}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RestoreJob) GetSpec() *v1.RestoreSpec {
@@ -625,7 +917,7 @@ type RestoreNode struct {
 
 func (x *RestoreNode) Reset() {
 	*x = RestoreNode{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[4]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +929,7 @@ func (x *RestoreNode) String() string {
 func (*RestoreNode) ProtoMessage() {}
 
 func (x *RestoreNode) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[4]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +942,7 @@ func (x *RestoreNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreNode.ProtoReflect.Descriptor instead.
 func (*RestoreNode) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{4}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RestoreNode) GetNode() string {
@@ -728,7 +1020,7 @@ type ClusterRecord struct {
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[5]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +1032,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[5]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +1045,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{5}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClusterRecord) GetName() string {
@@ -818,7 +1110,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[6]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +1122,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[6]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +1135,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{6}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeRecord) GetCluster() string {
@@ -930,7 +1222,7 @@ type TokenRecord struct {
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[7]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1234,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[7]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1247,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{7}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TokenRecord) GetId() string {
@@ -1016,7 +1308,7 @@ type ControllerRecord struct {
 
 func (x *ControllerRecord) Reset() {
 	*x = ControllerRecord{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[8]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1320,7 @@ func (x *ControllerRecord) String() string {
 func (*ControllerRecord) ProtoMessage() {}
 
 func (x *ControllerRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[8]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1333,7 @@ func (x *ControllerRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerRecord.ProtoReflect.Descriptor instead.
 func (*ControllerRecord) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{8}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ControllerRecord) GetEpoch() uint64 {
@@ -1080,7 +1372,7 @@ type TaskRecord struct {
 
 func (x *TaskRecord) Reset() {
 	*x = TaskRecord{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[9]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1384,7 @@ func (x *TaskRecord) String() string {
 func (*TaskRecord) ProtoMessage() {}
 
 func (x *TaskRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[9]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1397,7 @@ func (x *TaskRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRecord.ProtoReflect.Descriptor instead.
 func (*TaskRecord) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{9}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TaskRecord) GetTask() *v11.Task {
@@ -1148,7 +1440,7 @@ type AgentRecord struct {
 
 func (x *AgentRecord) Reset() {
 	*x = AgentRecord{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[10]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1452,7 @@ func (x *AgentRecord) String() string {
 func (*AgentRecord) ProtoMessage() {}
 
 func (x *AgentRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[10]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1465,7 @@ func (x *AgentRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentRecord.ProtoReflect.Descriptor instead.
 func (*AgentRecord) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{10}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AgentRecord) GetEpoch() uint64 {
@@ -1226,7 +1518,7 @@ type QuarantineRecord struct {
 
 func (x *QuarantineRecord) Reset() {
 	*x = QuarantineRecord{}
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[11]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1530,7 @@ func (x *QuarantineRecord) String() string {
 func (*QuarantineRecord) ProtoMessage() {}
 
 func (x *QuarantineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_journal_v1_journal_proto_msgTypes[11]
+	mi := &file_requorum_journal_v1_journal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1543,7 @@ func (x *QuarantineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineRecord.ProtoReflect.Descriptor instead.
 func (*QuarantineRecord) Descriptor() ([]byte, []int) {
-	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{11}
+	return file_requorum_journal_v1_journal_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *QuarantineRecord) GetRestoreId() string {
@@ -1279,7 +1571,7 @@ var File_requorum_journal_v1_journal_proto protoreflect.FileDescriptor
 
 const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"!requorum/journal/v1/journal.proto\x12\x13requorum.journal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frequorum/agent/v1/session.proto\x1a\x1brequorum/v1/operation.proto\x1a\x19requorum/v1/restore.proto\x1a\x1arequorum/v1/snapshot.proto\"\xc5\x02\n" +
+	"!requorum/journal/v1/journal.proto\x12\x13requorum.journal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1frequorum/agent/v1/session.proto\x1a\x1brequorum/v1/operation.proto\x1a\x19requorum/v1/restore.proto\x1a\x1arequorum/v1/schedule.proto\x1a\x1arequorum/v1/snapshot.proto\"\xc5\x02\n" +
 	"\x0fOperationRecord\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\x12>\n" +
 	"\bsnapshot\x18\x02 \x01(\v2 .requorum.journal.v1.SnapshotJobH\x00R\bsnapshot\x12;\n" +
@@ -1291,7 +1583,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\x80\x04\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xd5\x06\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1305,7 +1597,32 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x06stored\x18\n" +
 	" \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x121\n" +
 	"\aremotes\x18\v \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12'\n" +
-	"\x0fremote_optional\x18\f \x01(\bR\x0eremoteOptional\"\x85\b\n" +
+	"\x0fremote_optional\x18\f \x01(\bR\x0eremoteOptional\x12\x1a\n" +
+	"\bschedule\x18\x0f \x01(\tR\bschedule\x124\n" +
+	"\aexpires\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
+	"\rwanted_copies\x18\x11 \x01(\rR\fwantedCopies\x12\x18\n" +
+	"\atargets\x18\x12 \x03(\tR\atargets\x128\n" +
+	"\x05found\x18\x13 \x03(\v2\".requorum.journal.v1.FoundSnapshotR\x05found\x12\x16\n" +
+	"\x06repair\x18\x19 \x01(\bR\x06repair\x12:\n" +
+	"\x06verify\x18\x14 \x01(\v2\".requorum.v1.VerifySnapshotRequestR\x06verify\x124\n" +
+	"\adrilled\x18\x15 \x01(\v2\x1a.requorum.agent.v1.DrilledR\adrilled\"\x83\x01\n" +
+	"\rFoundSnapshot\x121\n" +
+	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
+	"\x06copies\x18\x03 \x03(\v2\x11.requorum.v1.CopyR\x06copies\"\xf2\x01\n" +
+	"\x0eScheduleRecord\x121\n" +
+	"\bschedule\x18\x01 \x01(\v2\x15.requorum.v1.ScheduleR\bschedule\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x124\n" +
+	"\aapplied\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x12\x1d\n" +
+	"\n" +
+	"applied_by\x18\x05 \x01(\tR\tappliedBy\x12\x14\n" +
+	"\x05begun\x18\x06 \x01(\bR\x05begun\"\x8c\x01\n" +
+	"\tRunRecord\x12*\n" +
+	"\x03run\x18\x01 \x01(\v2\x18.requorum.v1.ScheduleRunR\x03run\x124\n" +
+	"\x04save\x18\x02 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12\x1d\n" +
+	"\n" +
+	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\x85\b\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1410,68 +1727,87 @@ func file_requorum_journal_v1_journal_proto_rawDescGZIP() []byte {
 	return file_requorum_journal_v1_journal_proto_rawDescData
 }
 
-var file_requorum_journal_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_requorum_journal_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(*OperationRecord)(nil),          // 0: requorum.journal.v1.OperationRecord
 	(*UndoneStep)(nil),               // 1: requorum.journal.v1.UndoneStep
 	(*SnapshotJob)(nil),              // 2: requorum.journal.v1.SnapshotJob
-	(*RestoreJob)(nil),               // 3: requorum.journal.v1.RestoreJob
-	(*RestoreNode)(nil),              // 4: requorum.journal.v1.RestoreNode
-	(*ClusterRecord)(nil),            // 5: requorum.journal.v1.ClusterRecord
-	(*NodeRecord)(nil),               // 6: requorum.journal.v1.NodeRecord
-	(*TokenRecord)(nil),              // 7: requorum.journal.v1.TokenRecord
-	(*ControllerRecord)(nil),         // 8: requorum.journal.v1.ControllerRecord
-	(*TaskRecord)(nil),               // 9: requorum.journal.v1.TaskRecord
-	(*AgentRecord)(nil),              // 10: requorum.journal.v1.AgentRecord
-	(*QuarantineRecord)(nil),         // 11: requorum.journal.v1.QuarantineRecord
-	(*v1.Operation)(nil),             // 12: requorum.v1.Operation
-	(*v1.SaveSnapshotRequest)(nil),   // 13: requorum.v1.SaveSnapshotRequest
-	(*v1.ImportSnapshotRequest)(nil), // 14: requorum.v1.ImportSnapshotRequest
-	(v1.SnapshotKind)(0),             // 15: requorum.v1.SnapshotKind
-	(*v11.CopyFacts)(nil),            // 16: requorum.agent.v1.CopyFacts
-	(*v1.Manifest)(nil),              // 17: requorum.v1.Manifest
-	(*v1.StoredObject)(nil),          // 18: requorum.v1.StoredObject
-	(*v1.RemoteCopy)(nil),            // 19: requorum.v1.RemoteCopy
-	(*v1.RestoreSpec)(nil),           // 20: requorum.v1.RestoreSpec
-	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
-	(*v11.Task)(nil),                 // 22: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 23: requorum.agent.v1.TaskReport
+	(*FoundSnapshot)(nil),            // 3: requorum.journal.v1.FoundSnapshot
+	(*ScheduleRecord)(nil),           // 4: requorum.journal.v1.ScheduleRecord
+	(*RunRecord)(nil),                // 5: requorum.journal.v1.RunRecord
+	(*RestoreJob)(nil),               // 6: requorum.journal.v1.RestoreJob
+	(*RestoreNode)(nil),              // 7: requorum.journal.v1.RestoreNode
+	(*ClusterRecord)(nil),            // 8: requorum.journal.v1.ClusterRecord
+	(*NodeRecord)(nil),               // 9: requorum.journal.v1.NodeRecord
+	(*TokenRecord)(nil),              // 10: requorum.journal.v1.TokenRecord
+	(*ControllerRecord)(nil),         // 11: requorum.journal.v1.ControllerRecord
+	(*TaskRecord)(nil),               // 12: requorum.journal.v1.TaskRecord
+	(*AgentRecord)(nil),              // 13: requorum.journal.v1.AgentRecord
+	(*QuarantineRecord)(nil),         // 14: requorum.journal.v1.QuarantineRecord
+	(*v1.Operation)(nil),             // 15: requorum.v1.Operation
+	(*v1.SaveSnapshotRequest)(nil),   // 16: requorum.v1.SaveSnapshotRequest
+	(*v1.ImportSnapshotRequest)(nil), // 17: requorum.v1.ImportSnapshotRequest
+	(v1.SnapshotKind)(0),             // 18: requorum.v1.SnapshotKind
+	(*v11.CopyFacts)(nil),            // 19: requorum.agent.v1.CopyFacts
+	(*v1.Manifest)(nil),              // 20: requorum.v1.Manifest
+	(*v1.StoredObject)(nil),          // 21: requorum.v1.StoredObject
+	(*v1.RemoteCopy)(nil),            // 22: requorum.v1.RemoteCopy
+	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
+	(*v1.VerifySnapshotRequest)(nil), // 24: requorum.v1.VerifySnapshotRequest
+	(*v11.Drilled)(nil),              // 25: requorum.agent.v1.Drilled
+	(*v1.Copy)(nil),                  // 26: requorum.v1.Copy
+	(*v1.Schedule)(nil),              // 27: requorum.v1.Schedule
+	(*v1.ScheduleRun)(nil),           // 28: requorum.v1.ScheduleRun
+	(*v1.RestoreSpec)(nil),           // 29: requorum.v1.RestoreSpec
+	(*v11.Task)(nil),                 // 30: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 31: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
-	12, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
+	15, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
 	2,  // 1: requorum.journal.v1.OperationRecord.snapshot:type_name -> requorum.journal.v1.SnapshotJob
-	3,  // 2: requorum.journal.v1.OperationRecord.restore:type_name -> requorum.journal.v1.RestoreJob
+	6,  // 2: requorum.journal.v1.OperationRecord.restore:type_name -> requorum.journal.v1.RestoreJob
 	1,  // 3: requorum.journal.v1.OperationRecord.undone:type_name -> requorum.journal.v1.UndoneStep
-	13, // 4: requorum.journal.v1.SnapshotJob.save:type_name -> requorum.v1.SaveSnapshotRequest
-	14, // 5: requorum.journal.v1.SnapshotJob.import:type_name -> requorum.v1.ImportSnapshotRequest
-	15, // 6: requorum.journal.v1.SnapshotJob.kind:type_name -> requorum.v1.SnapshotKind
-	16, // 7: requorum.journal.v1.SnapshotJob.facts:type_name -> requorum.agent.v1.CopyFacts
-	17, // 8: requorum.journal.v1.SnapshotJob.manifest:type_name -> requorum.v1.Manifest
-	18, // 9: requorum.journal.v1.SnapshotJob.stored:type_name -> requorum.v1.StoredObject
-	19, // 10: requorum.journal.v1.SnapshotJob.remotes:type_name -> requorum.v1.RemoteCopy
-	20, // 11: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	17, // 12: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	4,  // 13: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	21, // 14: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	21, // 15: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	21, // 16: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	17, // 17: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 18: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	21, // 19: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	17, // 20: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	19, // 21: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
-	21, // 22: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	21, // 23: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	21, // 24: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	22, // 25: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	23, // 26: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	21, // 27: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	21, // 28: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	16, // 4: requorum.journal.v1.SnapshotJob.save:type_name -> requorum.v1.SaveSnapshotRequest
+	17, // 5: requorum.journal.v1.SnapshotJob.import:type_name -> requorum.v1.ImportSnapshotRequest
+	18, // 6: requorum.journal.v1.SnapshotJob.kind:type_name -> requorum.v1.SnapshotKind
+	19, // 7: requorum.journal.v1.SnapshotJob.facts:type_name -> requorum.agent.v1.CopyFacts
+	20, // 8: requorum.journal.v1.SnapshotJob.manifest:type_name -> requorum.v1.Manifest
+	21, // 9: requorum.journal.v1.SnapshotJob.stored:type_name -> requorum.v1.StoredObject
+	22, // 10: requorum.journal.v1.SnapshotJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 11: requorum.journal.v1.SnapshotJob.expires:type_name -> google.protobuf.Timestamp
+	3,  // 12: requorum.journal.v1.SnapshotJob.found:type_name -> requorum.journal.v1.FoundSnapshot
+	24, // 13: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
+	25, // 14: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
+	20, // 15: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
+	26, // 16: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
+	27, // 17: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
+	23, // 18: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
+	23, // 19: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
+	28, // 20: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	16, // 21: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
+	29, // 22: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	20, // 23: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	7,  // 24: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	23, // 25: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	23, // 26: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	23, // 27: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	20, // 28: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 29: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	23, // 30: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	20, // 31: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	22, // 32: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 33: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	23, // 34: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 35: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	30, // 36: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	31, // 37: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	23, // 38: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	23, // 39: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
@@ -1489,7 +1825,7 @@ func file_requorum_journal_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_journal_v1_journal_proto_rawDesc), len(file_requorum_journal_v1_journal_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,274 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/status"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/cmd/requorum/cli/live"
+	"github.com/requorum/requorum/cmd/requorum/cli/output"
+	"github.com/requorum/requorum/internal/config"
+)
+
+// Labels of a snapshot that a hook has taken.
+const (
+	labelPreUpgrade = "pre-upgrade"
+	labelEtcd       = "etcd-version"
+	labelKubernetes = "kubernetes-version"
+)
+
+const defaultMaxAge = 10 * time.Minute
+
+const preUpgradeLong = `Make sure, before something is upgraded, that there is a snapshot to go back to.
+
+It ends with 0 only if a snapshot is ready that is younger than --max-age and of
+which every node of the cluster holds a good copy, and takes one if there is none.
+With --verify that snapshot was also proved restorable, by a drill on one node.
+Its name is all that stands on stdout, so that a script can keep it:
+
+  NAME=$(requorum hook pre-upgrade --cluster prod) || exit 1
+  ... upgrade ... || requorum restore --cluster prod --snapshot "$NAME" --yes
+
+Snapshots that were asked for by a person or a program count, also those of other
+hooks: when several nodes are upgraded at once, one snapshot is taken. Those of
+schedules do not count, since their retention may remove them before they are
+needed. While another operation changes the cluster the hook waits for it.
+
+The snapshot that it takes is of the kind pre-upgrade, and is labelled with the
+version of etcd, and with that of Kubernetes if it is given.`
+
+type preUpgrade struct {
+	cluster       string
+	maxAge        config.Duration
+	verify        bool
+	requireRemote bool
+	kubernetes    string
+
+	began time.Time
+	taken string // the snapshot that this hook has taken
+}
+
+func (p *program) hookCommand() *cobra.Command {
+	return parent(&cobra.Command{
+		Use:     "hook",
+		Short:   "What other programs run before they change a cluster",
+		Long:    "What other programs run before they change a cluster. deploy/hooks has ready-made\npieces for some of them.",
+		Example: "  requorum hook pre-upgrade --cluster prod",
+	}, p.hookPreUpgrade())
+}
+
+func (p *program) hookPreUpgrade() *cobra.Command {
+	h := &preUpgrade{maxAge: config.Duration(defaultMaxAge)}
+	command := &cobra.Command{
+		Use:     "pre-upgrade",
+		Short:   "Make sure that there is a fresh snapshot on every node, and print its name",
+		Long:    preUpgradeLong,
+		Example: "  requorum hook pre-upgrade --cluster prod\n  requorum hook pre-upgrade --cluster prod --max-age 1h --verify --kubernetes-version v1.31.2",
+		Args:    takes(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if h.requireRemote {
+				return &RefusedError{
+					Message: "--require-remote cannot be met: this version of requorum keeps snapshots on the nodes only",
+					Hints:   []string{"nothing was done; leave --require-remote out if copies on every node are enough"},
+				}
+			}
+			h.began = p.now()
+			return p.with(c.Context(), func(ctx context.Context, c *client) error {
+				found, err := p.preUpgrade(ctx, c, h)
+				if err != nil {
+					return err
+				}
+				if p.settings.format != output.Table {
+					return output.Message(p.out, p.settings.format, &requorumv1.GetSnapshotResponse{Snapshot: found})
+				}
+				_, err = fmt.Fprintln(p.out, found.GetName())
+				return err
+			})
+		},
+	}
+	p.clusterFlag(command, &h.cluster)
+	flags := command.Flags()
+	flags.Var(&h.maxAge, "max-age", "how old a snapshot may be that is there already")
+	flags.BoolVar(&h.verify, "verify", false, "also prove that it can be restored, on one node beside the live etcd")
+	flags.BoolVar(&h.requireRemote, "require-remote", false, "also require a copy in an object store")
+	flags.StringVar(&h.kubernetes, "kubernetes-version", "", "`VERSION` of Kubernetes that runs now, kept with the snapshot")
+	return command
+}
+
+// preUpgrade returns the snapshot to go back to. Each round looks anew: others may be at work on the same cluster.
+func (p *program) preUpgrade(ctx context.Context, c *client, h *preUpgrade) (*requorumv1.Snapshot, error) {
+	var err error
+	if h.cluster, err = c.clusterOr(ctx, h.cluster); err != nil {
+		return nil, err
+	}
+	for {
+		cluster, err := insist(ctx, c, c.GetCluster, &requorumv1.GetClusterRequest{Cluster: h.cluster})
+		if err != nil {
+			return nil, err
+		}
+		all, err := insist(ctx, c, c.ListSnapshots, &requorumv1.ListSnapshotsRequest{Cluster: h.cluster})
+		if err != nil {
+			return nil, err
+		}
+		found := h.choose(all.GetSnapshots(), cluster.GetCluster().GetNodes())
+		if found != nil && (!h.verify || restorable(found)) {
+			return found, nil
+		}
+		if running := cluster.GetCluster().GetRunningOperation(); running != "" {
+			if err := p.waitFor(ctx, c, running); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if found == nil && h.taken != "" {
+			return nil, h.unfit(all.GetSnapshots(), cluster.GetCluster().GetNodes())
+		}
+		if err := p.advance(ctx, c, h, found, cluster.GetCluster()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// advance takes a snapshot, or proves that the one found can be restored. That another operation was faster is no
+// error: the next round waits for it.
+func (p *program) advance(ctx context.Context, c *client, h *preUpgrade, found *requorumv1.Snapshot, cluster *requorumv1.Cluster) error {
+	op, err := h.start(ctx, c, p.newID(), found, cluster)
+	if busy(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	op, err = p.follow(ctx, c, op.GetId(), live.NewLines(p.err, p.now))
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		h.taken = op.GetSnapshot()
+	}
+	return outcome(op)
+}
+
+func (h *preUpgrade) start(ctx context.Context, c *client, requestID string, found *requorumv1.Snapshot, cluster *requorumv1.Cluster) (*requorumv1.Operation, error) {
+	if found != nil {
+		resp, err := change(ctx, c, c.VerifySnapshot, &requorumv1.VerifySnapshotRequest{RequestId: requestID, Cluster: h.cluster, Name: found.GetName()})
+		return resp.GetOperation(), err
+	}
+	resp, err := change(ctx, c, c.SaveSnapshot, &requorumv1.SaveSnapshotRequest{
+		RequestId: requestID, Cluster: h.cluster, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE, Labels: h.labels(cluster),
+	})
+	return resp.GetOperation(), err
+}
+
+func (h *preUpgrade) labels(cluster *requorumv1.Cluster) map[string]string {
+	labels := map[string]string{labelPreUpgrade: "true"}
+	for _, n := range cluster.GetNodes() {
+		if v := n.GetMember().GetVersion(); v != "" {
+			labels[labelEtcd] = v
+		}
+	}
+	if h.kubernetes != "" {
+		labels[labelKubernetes] = h.kubernetes
+	}
+	return labels
+}
+
+// waitFor waits for an operation of somebody else's. How it ends is not this hook's business, unless it needs a person.
+func (p *program) waitFor(ctx context.Context, c *client, id string) error {
+	op, err := p.follow(ctx, c, id, live.NewLines(p.err, p.now))
+	if err != nil {
+		return err
+	}
+	if !live.Ended(op) {
+		return advised(&OperationError{Operation: op}, "the upgrade cannot begin before that is over")
+	}
+	return nil
+}
+
+// choose returns the newest snapshot that is good enough, nil if there is none.
+func (h *preUpgrade) choose(all []*requorumv1.Snapshot, nodes []*requorumv1.Node) *requorumv1.Snapshot {
+	for _, s := range all { // newest first
+		if h.lacks(s, nodes) == "" {
+			return s
+		}
+	}
+	return nil
+}
+
+// lacks says why a snapshot is not good enough, nothing if it is. Its age is counted to when the hook was called: one
+// that was taken while the hook waited is fresh.
+func (h *preUpgrade) lacks(s *requorumv1.Snapshot, nodes []*requorumv1.Node) string {
+	if s.GetState() != requorumv1.SnapshotState_SNAPSHOT_STATE_READY {
+		return "it is " + snapshotState(s.GetState())
+	}
+	if s.GetName() != h.taken {
+		switch s.GetKind() { // one of a schedule may be gone, by its retention, when it is needed
+		case requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE:
+		default:
+			return "it is of the kind " + snapshotKind(s.GetKind())
+		}
+		if s.GetManifest().GetCreated().AsTime().Before(h.began.Add(-h.maxAge.Std())) {
+			return "it is older than " + h.maxAge.String()
+		}
+		if v := s.GetManifest().GetLabels()[labelKubernetes]; v != "" && h.kubernetes != "" && v != h.kubernetes {
+			return "it is of Kubernetes " + v
+		}
+	}
+	for _, n := range nodes {
+		if state := copyOn(s, n.GetName()); state != requorumv1.CopyState_COPY_STATE_GOOD {
+			return "its copy on " + n.GetName() + " is " + copyState(state)
+		}
+	}
+	if failedSince(s) {
+		return "it could not be restored in a drill: " + s.GetFailedVerification().GetError()
+	}
+	return ""
+}
+
+func copyOn(s *requorumv1.Snapshot, node string) requorumv1.CopyState {
+	for _, c := range s.GetCopies() {
+		if c.GetNode() == node {
+			return c.GetState()
+		}
+	}
+	return requorumv1.CopyState_COPY_STATE_MISSING
+}
+
+// unfit explains why the snapshot that the hook has taken is not good enough.
+func (h *preUpgrade) unfit(all []*requorumv1.Snapshot, nodes []*requorumv1.Node) error {
+	reason := "it is not in the catalog any more"
+	for _, s := range all {
+		if s.GetName() == h.taken {
+			reason = h.lacks(s, nodes)
+		}
+	}
+	return &RefusedError{
+		Message: fmt.Sprintf("snapshot %s of %s was taken and is not good enough: %s", h.taken, h.cluster, reason),
+		Hints:   []string{"see requorum snapshot show " + h.taken + ", then try again"},
+	}
+}
+
+// failedSince tells whether the last drill of a snapshot has failed.
+func failedSince(s *requorumv1.Snapshot) bool {
+	failed := s.GetFailedVerification()
+	return failed != nil && failed.GetTime().AsTime().After(s.GetVerified().GetTime().AsTime())
+}
+
+func restorable(s *requorumv1.Snapshot) bool { return s.GetVerified() != nil && !failedSince(s) }
+
+// busy tells whether a call was refused because another operation changes the cluster.
+func busy(err error) bool {
+	for _, detail := range status.Convert(err).Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && strings.EqualFold(info.GetReason(), "BUSY") {
+			return true
+		}
+	}
+	return false
+}

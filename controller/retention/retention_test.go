@@ -1,0 +1,207 @@
+package retention_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/retention"
+)
+
+const (
+	ready    = requorumv1.SnapshotState_SNAPSHOT_STATE_READY
+	failed   = requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED
+	creating = requorumv1.SnapshotState_SNAPSHOT_STATE_CREATING
+	good     = requorumv1.CopyState_COPY_STATE_GOOD
+	missing  = requorumv1.CopyState_COPY_STATE_MISSING
+
+	scheduledKind = requorumv1.SnapshotKind_SNAPSHOT_KIND_SCHEDULED
+	onDemand      = requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND
+	safety        = requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
+	imported      = requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED
+)
+
+var now = time.Date(2026, 7, 15, 12, 30, 0, 0, time.UTC)
+
+// snap is a READY snapshot of schedule nightly, of that age, held by one node.
+func snap(name string, age time.Duration) *requorumv1.Snapshot {
+	at := now.Add(-age)
+	return &requorumv1.Snapshot{
+		Name: name, Cluster: "prod", State: ready, Kind: scheduledKind, Schedule: "nightly", Created: timestamppb.New(at),
+		Manifest: &requorumv1.Manifest{Name: name, Created: timestamppb.New(at)}, OperationId: operationAt(at),
+		Copies: []*requorumv1.Copy{{Node: "a", State: good}},
+	}
+}
+
+func operationAt(at time.Time) string {
+	var id ulid.ULID
+	if err := id.SetTime(ulid.Timestamp(at)); err != nil {
+		panic(err)
+	}
+	return id.String()
+}
+
+func with(s *requorumv1.Snapshot, change func(*requorumv1.Snapshot)) *requorumv1.Snapshot {
+	change(s)
+	return s
+}
+
+func alone(name string, kind requorumv1.SnapshotKind, age time.Duration) *requorumv1.Snapshot {
+	return with(snap(name, age), func(s *requorumv1.Snapshot) { s.Kind, s.Schedule = kind, "" })
+}
+
+func nightly(r *requorumv1.Retention) map[string]retention.Policy {
+	return map[string]retention.Policy{"nightly": {Retention: r, Zone: time.UTC}}
+}
+
+// removed lists the names of what goes, the newest first.
+func removed(verdicts []retention.Verdict) string {
+	var names []string
+	for _, v := range verdicts {
+		if v.Remove {
+			names = append(names, v.Snapshot.GetName())
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+func ttl(d time.Duration) *requorumv1.Retention { return &requorumv1.Retention{Ttl: durationpb.New(d)} }
+
+func TestRetention(t *testing.T) {
+	const hour, day = time.Hour, 24 * time.Hour
+	last := func(n uint32) *requorumv1.Retention { return &requorumv1.Retention{Last: n} }
+	for name, c := range map[string]struct {
+		snapshots []*requorumv1.Snapshot
+		policies  map[string]retention.Policy
+		want      string
+	}{
+		"the newest so many stay": {
+			[]*requorumv1.Snapshot{snap("a", hour), snap("c", 3*hour), snap("b", 2*hour)}, nightly(last(2)), "c",
+		},
+		"nothing is said": {[]*requorumv1.Snapshot{snap("a", 9999*hour), snap("b", 0)}, nightly(nil), ""},
+		"age":             {[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour), snap("c", hour-time.Second)}, nightly(ttl(hour)), "b"},
+		"age goes before number": {
+			[]*requorumv1.Snapshot{snap("a", 0), snap("b", 2*hour)}, nightly(&requorumv1.Retention{Last: 5, Ttl: durationpb.New(hour)}), "b",
+		},
+		"a day's newest stays": {
+			[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour), snap("c", day), snap("d", day+hour), snap("e", 2*day)},
+			nightly(&requorumv1.Retention{Daily: 2}), "b d e",
+		},
+		"periods without a snapshot do not count": {
+			[]*requorumv1.Snapshot{snap("a", 0), snap("b", 10*day), snap("c", 20*day)}, nightly(&requorumv1.Retention{Daily: 2}), "c",
+		},
+		"hours": {
+			[]*requorumv1.Snapshot{snap("a", 0), snap("b", 20*time.Minute), snap("c", 40*time.Minute)}, nightly(&requorumv1.Retention{Hourly: 2}), "b",
+		},
+		"weeks begin on Monday": { // now is a Wednesday
+			[]*requorumv1.Snapshot{snap("wed", 0), snap("mon", 2*day), snap("sun", 3*day), snap("sat", 4*day)}, nightly(&requorumv1.Retention{Weekly: 2}), "mon sat",
+		},
+		"months": {
+			[]*requorumv1.Snapshot{snap("july", 0), snap("first", 14*day), snap("june", 15*day), snap("may", 50*day)},
+			nightly(&requorumv1.Retention{Monthly: 2}), "first may",
+		},
+		"each rule keeps its own": {
+			[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour), snap("c", day), snap("d", 40*day), snap("e", 41*day)},
+			nightly(&requorumv1.Retention{Last: 2, Daily: 2, Monthly: 2}), "e",
+		},
+		"a failed one pushes out nobody": {
+			[]*requorumv1.Snapshot{with(snap("x", 0), func(s *requorumv1.Snapshot) { s.State = failed }), with(snap("y", 0), func(s *requorumv1.Snapshot) { s.State = creating }), snap("a", hour), snap("b", 2*hour)},
+			nightly(last(2)), "",
+		},
+		"one that is lost pushes out nobody, and stays to be seen": {
+			[]*requorumv1.Snapshot{with(snap("lost", 0), func(s *requorumv1.Snapshot) { s.Copies[0].State = missing }), snap("a", hour), snap("b", 2*hour), snap("c", 3*hour)},
+			nightly(last(2)), "c",
+		},
+		"a name that begins alike is another schedule": {
+			[]*requorumv1.Snapshot{snap("a", 0), with(snap("b", hour), func(s *requorumv1.Snapshot) { s.Schedule = "nightly1" }), with(snap("c", hour), func(s *requorumv1.Snapshot) { s.Schedule = "night" })},
+			nightly(last(1)), "",
+		},
+		"a snapshot named like the schedule's is not one": {
+			[]*requorumv1.Snapshot{snap("nightly-prod-1", 0), alone("nightly-prod-2", onDemand, hour)}, nightly(last(1)), "",
+		},
+		"a paused schedule removes nothing": {
+			[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour)},
+			map[string]retention.Policy{"nightly": {Retention: last(1), Zone: time.UTC, Paused: true}},
+			"",
+		},
+		"a schedule that is gone removes nothing": {[]*requorumv1.Snapshot{snap("a", 0), snap("b", hour)}, nil, ""},
+		"kinds that are kept": {
+			[]*requorumv1.Snapshot{snap("a", 0), alone("b", onDemand, day), alone("c", safety, day), alone("d", imported, day), alone("e", requorumv1.SnapshotKind_SNAPSHOT_KIND_POST_RESTORE, day)},
+			nightly(last(1)), "",
+		},
+		"an age of its own": {
+			[]*requorumv1.Snapshot{
+				snap("a", 0),
+				with(alone("b", onDemand, day), func(s *requorumv1.Snapshot) { s.Expires = timestamppb.New(now) }),
+				with(alone("c", onDemand, day), func(s *requorumv1.Snapshot) { s.Expires = timestamppb.New(now.Add(time.Second)) }),
+			}, nightly(nil), "b",
+		},
+		"the last good one, whatever its age":       {[]*requorumv1.Snapshot{snap("a", 99*day), snap("b", 100*day)}, nightly(ttl(hour)), "b"},
+		"a safety snapshot is no last good one":     {[]*requorumv1.Snapshot{alone("s", safety, 0), snap("b", 100*day)}, nightly(ttl(hour)), ""},
+		"nor is one from elsewhere":                 {[]*requorumv1.Snapshot{alone("i", imported, 0), snap("b", 100*day)}, nightly(ttl(hour)), ""},
+		"an on-demand one is":                       {[]*requorumv1.Snapshot{alone("o", onDemand, day), snap("b", 100*day)}, nightly(ttl(hour)), "b"},
+		"one that is lost is no last good one":      {[]*requorumv1.Snapshot{with(alone("o", onDemand, 0), func(s *requorumv1.Snapshot) { s.Copies = nil }), snap("b", 100*day)}, nightly(ttl(hour)), ""},
+		"a failed one is no last good one":          {[]*requorumv1.Snapshot{with(snap("f", 0), func(s *requorumv1.Snapshot) { s.State = failed }), snap("b", 100*day)}, nightly(ttl(hour)), ""},
+		"a clock that was put back confuses nobody": {[]*requorumv1.Snapshot{with(snap("new", 3*hour), func(s *requorumv1.Snapshot) { s.OperationId = operationAt(now) }), snap("old", 2*hour)}, nightly(last(1)), "old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := removed(retention.Judge(c.snapshots, c.policies, now)); got != c.want {
+				t.Errorf("removed %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// The days are those of the schedule's zone, and an hour that comes twice is two.
+func TestPeriodsAreThoseOfTheZone(t *testing.T) {
+	zone, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string, when time.Time) *requorumv1.Snapshot { return snap(name, now.Sub(when)) }
+	policy := func(r *requorumv1.Retention) map[string]retention.Policy {
+		return map[string]retention.Policy{"nightly": {Retention: r, Zone: zone}}
+	}
+	evening := []*requorumv1.Snapshot{ // 23:30 and 00:30 in Berlin, one day in UTC
+		at("before", time.Date(2026, 7, 10, 21, 30, 0, 0, time.UTC)), at("after", time.Date(2026, 7, 10, 22, 30, 0, 0, time.UTC)),
+	}
+	if got := removed(retention.Judge(evening, policy(&requorumv1.Retention{Daily: 2}), now)); got != "" {
+		t.Errorf("two days of Berlin: removed %q", got)
+	}
+	if got := removed(retention.Judge(evening, nightly(&requorumv1.Retention{Daily: 2}), now)); got != "before" {
+		t.Errorf("one day of UTC: removed %q", got)
+	}
+	doubled := []*requorumv1.Snapshot{ // 02:30 twice
+		at("first", time.Date(2025, 10, 26, 0, 30, 0, 0, time.UTC)), at("second", time.Date(2025, 10, 26, 1, 30, 0, 0, time.UTC)),
+	}
+	if got := removed(retention.Judge(doubled, policy(&requorumv1.Retention{Hourly: 2}), now)); got != "" {
+		t.Errorf("the doubled hour: removed %q", got)
+	}
+}
+
+func TestEveryVerdictSaysWhy(t *testing.T) {
+	snapshots := []*requorumv1.Snapshot{snap("a", 0), snap("b", time.Hour), snap("c", 48*time.Hour), alone("d", onDemand, 0)}
+	r := &requorumv1.Retention{Last: 1, Daily: 3, Ttl: durationpb.New(47 * time.Hour)}
+	var got []string
+	for _, v := range retention.Judge(snapshots, nightly(r), now) {
+		got = append(got, fmt.Sprintf("%s %t %s", v.Snapshot.GetName(), v.Remove, v.Reason))
+	}
+	slices.Sort(got)
+	want := []string{
+		"a false last 1 of 1, daily 1 of 3 of schedule nightly",
+		"b true schedule nightly keeps last 1, daily 3, ttl 47h0m0s",
+		"c true it is older than the 47h0m0s that schedule nightly keeps snapshots",
+		"d false no schedule took it: it stays until a person removes it",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

@@ -1,0 +1,226 @@
+package schedule
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/retention"
+	"github.com/requorum/requorum/internal/timetable"
+)
+
+const (
+	// sweepEvery is how often is looked for what has to go, besides when something has changed.
+	sweepEvery = time.Minute
+	// awayEvery is how often is looked whether a node that was away is back.
+	awayEvery = 5 * time.Second
+	// A removal that was refused or failed is tried again after so long, and then after twice as long each time.
+	firstAgain, longestAgain = time.Minute, time.Hour
+)
+
+// Judge says what becomes of the snapshots of a cluster, by the schedules as they are. Where schedule is not empty,
+// only its snapshots are told of, judged by override if that is not nil.
+func (s *Scheduler) Judge(cluster, schedule string, override *requorumv1.Retention) ([]retention.Verdict, error) {
+	if err := timetable.CheckRetention(override, ""); err != nil {
+		return nil, &InvalidError{err.Error()}
+	}
+	if _, err := s.Catalog.Cluster(cluster); err != nil {
+		return nil, err
+	}
+	snapshots, policies, err := s.facts(cluster)
+	if err != nil {
+		return nil, err
+	}
+	if schedule == "" {
+		if override != nil {
+			return nil, &InvalidError{"say which schedule's snapshots the retention is for (--schedule)"}
+		}
+		return retention.Judge(snapshots, policies, time.Now()), nil
+	}
+	if override != nil {
+		policies[schedule] = retention.Policy{Retention: override, Zone: zoneOf(policies[schedule])}
+	} else if _, known := policies[schedule]; !known {
+		return nil, &NotFoundError{Name: schedule}
+	}
+	verdicts := retention.Judge(snapshots, policies, time.Now())
+	return slices.DeleteFunc(verdicts, func(v retention.Verdict) bool { return v.Snapshot.GetSchedule() != schedule }), nil
+}
+
+func zoneOf(p retention.Policy) *time.Location {
+	if p.Zone == nil {
+		return time.UTC
+	}
+	return p.Zone
+}
+
+// facts returns what retention goes by.
+func (s *Scheduler) facts(cluster string) ([]*requorumv1.Snapshot, map[string]retention.Policy, error) {
+	records, err := s.records()
+	if err != nil {
+		return nil, nil, err
+	}
+	policies := make(map[string]retention.Policy)
+	for _, rec := range records {
+		sched := rec.GetSchedule()
+		if sched.GetCluster() != cluster {
+			continue
+		}
+		table, err := timetable.New(sched)
+		if err != nil {
+			return nil, nil, err
+		}
+		policies[sched.GetName()] = retention.Policy{Retention: sched.GetLocalStorage(), Zone: table.Zone(), Paused: sched.GetPaused()}
+	}
+	snapshots, err := s.present(cluster)
+	return snapshots, policies, err
+}
+
+// present returns a cluster's snapshots with the copies of the nodes that it has today: one on a node that was removed is
+// out of reach.
+func (s *Scheduler) present(cluster string) ([]*requorumv1.Snapshot, error) {
+	nodes, err := s.Catalog.NodeNames(cluster)
+	if err != nil {
+		return nil, err
+	}
+	snapshots, err := s.Catalog.Snapshots(cluster)
+	for _, snap := range snapshots {
+		snap.Copies = slices.DeleteFunc(snap.GetCopies(), func(c *requorumv1.Copy) bool { return !slices.Contains(nodes, c.GetNode()) })
+	}
+	return snapshots, err
+}
+
+// sweepAgain removes what has to go from a cluster, whenever it may be time to. It returns when ctx has ended.
+func (s *Scheduler) sweepAgain(ctx context.Context, cluster string, woken <-chan struct{}) error {
+	sweep := &sweep{Scheduler: s, cluster: cluster, again: make(map[string]attempt)}
+	for {
+		if err := sweep.all(ctx); err != nil {
+			return err
+		}
+		snapshots, policies, err := s.facts(cluster)
+		if err != nil {
+			return err
+		}
+		long := sweepEvery
+		if sweep.waiting != "" {
+			long = awayEvery
+		}
+		if next := retention.Next(snapshots, policies, time.Now()); !next.IsZero() {
+			long = min(long, max(time.Until(next.Round(0)), 10*time.Millisecond))
+		}
+		if !wait(ctx, woken, long) {
+			return nil
+		}
+	}
+}
+
+// attempt is when a removal that went wrong is tried again.
+type attempt struct {
+	at   time.Time
+	long time.Duration
+}
+
+// sweep removes what has to go from one cluster.
+type sweep struct {
+	*Scheduler
+	cluster string
+	again   map[string]attempt // by snapshot
+	waiting string             // node that was last said to be away
+}
+
+// all removes one snapshot after the other, the oldest first, until nothing has to go.
+func (w *sweep) all(ctx context.Context) error {
+	for ctx.Err() == nil {
+		snapshots, policies, err := w.facts(w.cluster)
+		if err != nil {
+			return err
+		}
+		next := w.next(retention.Judge(snapshots, policies, time.Now()))
+		if next == nil || w.away() {
+			return nil
+		}
+		if err := w.remove(ctx, next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// next returns the oldest snapshot that has to go and may be tried, nil if there is none.
+func (w *sweep) next(verdicts []retention.Verdict) *retention.Verdict {
+	for i := range slices.Backward(verdicts) {
+		v := &verdicts[i]
+		if again, tried := w.again[v.Snapshot.GetName()]; v.Remove && (!tried || !again.at.After(time.Now())) {
+			return v
+		}
+	}
+	return nil
+}
+
+// away tells whether a node is not connected. A removal would be refused: the node may hold a copy.
+func (w *sweep) away() bool {
+	nodes, err := w.Catalog.NodeNames(w.cluster)
+	if err != nil {
+		return false // the removal reads the same records and reports the error
+	}
+	for _, node := range nodes {
+		if w.Fleet.Info(dispatch.Key{Cluster: w.cluster, Node: node}).Connected {
+			continue
+		}
+		if w.waiting != node {
+			w.Log.Info("nothing is removed until the node is connected", "cluster", w.cluster, "node", node)
+			w.waiting = node
+		}
+		return true
+	}
+	w.waiting = ""
+	return false
+}
+
+// remove removes one snapshot by an operation, and waits for its end.
+func (w *sweep) remove(ctx context.Context, v *retention.Verdict) error {
+	name := v.Snapshot.GetName()
+	op, err := w.Snapshots.Delete(w.cluster, name, "", "retention", false)
+	var (
+		busy *operation.BusyError
+		gone *catalog.NotFoundError
+	)
+	switch {
+	case errors.As(err, &busy):
+		_, err := w.follow(ctx, busy.Running)
+		return ignoreForgotten(err)
+	case errors.As(err, &gone):
+		return nil
+	case errors.Is(err, operation.ErrNotDriving):
+		wait(ctx, nil, notDriving)
+		return nil
+	case err != nil:
+		return err
+	}
+	w.Log.Info("removing snapshot", "cluster", w.cluster, "snapshot", name, "reason", v.Reason, "operation", op.GetId())
+	op, err = w.follow(ctx, op.GetId())
+	if err != nil || op == nil {
+		return ignoreForgotten(err)
+	}
+	if op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		delete(w.again, name)
+		return nil
+	}
+	long := min(longestAgain, max(firstAgain, 2*w.again[name].long))
+	w.again[name] = attempt{at: time.Now().Add(long), long: long}
+	w.Log.Warn("snapshot was not removed", "cluster", w.cluster, "snapshot", name, "reason", why(op), "again_in", long)
+	return nil
+}
+
+func ignoreForgotten(err error) error {
+	var gone *operation.NotFoundError
+	if errors.As(err, &gone) {
+		return nil // it has ended long ago
+	}
+	return err
+}
