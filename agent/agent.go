@@ -24,6 +24,7 @@ import (
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/olddata"
+	"github.com/requorum/requorum/agent/remote"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/task"
 	"github.com/requorum/requorum/agent/transfer"
@@ -134,6 +135,7 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: task.OnDisk(v), Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
+		Remote:    remote.Open,
 		Drill:     a.drill,
 		Old:       &olddata.Reader{Runtime: rt, Log: log.Named("olddata")},
 		Fetcher:   transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),

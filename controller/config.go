@@ -9,6 +9,7 @@ import (
 
 	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/pki"
 )
@@ -23,6 +24,7 @@ type Config struct {
 	Heartbeat          config.Duration `yaml:"heartbeat"`            // how often agents show that they live
 	OfflineAfter       config.Duration `yaml:"offline_after"`        // how long a task waits for a node that is away
 	StalledAfter       config.Duration `yaml:"stalled_after"`        // how long a task may go without progress
+	Remotes            []remote.Config `yaml:"remotes"`              // object stores that snapshots can be stored in
 	ReconcileEvery     config.Duration `yaml:"reconcile_every"`      // how often the nodes are asked which copies they hold
 	Audit              Audit           `yaml:"audit"`                // who asked for what
 	EpochAtLeast       uint64          `yaml:"-"`                    // for a controller brought back from an old backup
@@ -60,7 +62,8 @@ func (c Config) check() error {
 	if a := c.Audit; a.MaxFiles < 0 || a.KeepEntries < 0 {
 		return errors.New("audit: max_files and keep_entries cannot be negative")
 	}
-	return nil
+	_, err := remote.New(c.Remotes)
+	return err
 }
 
 func (c Config) auditOptions() audit.Options {

@@ -30,6 +30,7 @@ import (
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/reconcile"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/restore"
 	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
@@ -149,8 +150,12 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	for _, n := range nodes {
 		dispatcher.Recall(dispatch.Key{Cluster: n.GetCluster(), Node: n.GetName()}, n.GetTransferAddress(), n.GetRemoved())
 	}
-	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("snapshot")}
-	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Log: log.Named("restore")}
+	remotes, err := remote.New(cfg.Remotes)
+	if err != nil {
+		return nil, err
+	}
+	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("snapshot")}
+	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("restore")}
 	builders := snapshots.Builders()
 	maps.Copy(builders, restores.Builders())
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
@@ -177,7 +182,7 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	}
 	return &controller{access: entry, calls: calls, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
-		Snapshots: snapshots, Restores: restores, Schedules: schedules, Audit: audited, Log: log.Named("api"),
+		Snapshots: snapshots, Restores: restores, Remotes: remotes, Schedules: schedules, Audit: audited, Log: log.Named("api"),
 		Copies: &reconcile.Reconciler{Catalog: records, Fleet: dispatcher, Engine: engine, Every: cfg.ReconcileEvery.Std(), Log: log.Named("reconcile")},
 	}}, nil
 }

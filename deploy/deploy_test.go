@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,11 +62,23 @@ func unset(v reflect.Value, prefix string) []string {
 			f = f.Elem()
 		}
 		switch {
+		case f.Kind() == reflect.Slice && f.Len() > 0 && f.Index(0).Kind() == reflect.Struct: // the first one shows every key, or another does
+			paths = append(paths, unsetInAll(f, prefix+name+".")...)
 		case f.Kind() == reflect.Struct:
 			paths = append(paths, unset(f, prefix+name+".")...)
 		case f.IsZero():
 			paths = append(paths, prefix+name)
 		}
+	}
+	return paths
+}
+
+// unsetInAll returns the keys that none of a list has.
+func unsetInAll(list reflect.Value, prefix string) []string {
+	paths := unset(list.Index(0), prefix)
+	for i := 1; i < list.Len(); i++ {
+		others := unset(list.Index(i), prefix)
+		paths = slices.DeleteFunc(paths, func(p string) bool { return !slices.Contains(others, p) })
 	}
 	return paths
 }

@@ -3,6 +3,7 @@
 package docs_test
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
@@ -125,7 +126,7 @@ func parses(args []string, complete bool) error {
 	if c.HasSubCommands() {
 		return fmt.Errorf("%s does nothing by itself", c.CommandPath())
 	}
-	if err := c.ValidateRequiredFlags(); err != nil {
+	if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
 		return err
 	}
 	return c.ValidateArgs(c.Flags().Args())

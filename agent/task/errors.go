@@ -10,9 +10,12 @@ import (
 
 	"github.com/requorum/requorum/agent/datadir"
 	"github.com/requorum/requorum/agent/member"
+	"github.com/requorum/requorum/agent/remote"
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/etcdfile"
+	"github.com/requorum/requorum/internal/objectstore"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // Refused is a failure that trying again does not mend.
@@ -42,6 +45,10 @@ func describe(err error) *agentv1.TaskError {
 		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_NO_SPACE
 	case errors.Is(err, syscall.ENOSPC):
 		e.Code, e.Advice = agentv1.TaskErrorCode_TASK_ERROR_CODE_NO_SPACE, "free space there, or remove old snapshots (requorum snapshot rm)"
+	case errors.Is(err, seal.ErrNoIdentity):
+		e.Code, e.Advice = agentv1.TaskErrorCode_TASK_ERROR_CODE_SEALED, "give the key file of one of its recipients: --identity FILE"
+	case is[*objectstore.Error](err):
+		e.Code, e.Advice = agentv1.TaskErrorCode_TASK_ERROR_CODE_REMOTE, remoteAdvice(err)
 	case isDamage(err):
 		e.Code = agentv1.TaskErrorCode_TASK_ERROR_CODE_CORRUPT
 	case errors.Is(err, rpctypes.ErrCompacted):
@@ -60,7 +67,22 @@ func isRefusal(err error) bool {
 
 // isDamage tells whether a file is not what it should be.
 func isDamage(err error) bool {
-	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err)
+	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err) || is[*remote.CorruptError](err)
+}
+
+// remoteAdvice says what to do about a remote that does not do what is asked.
+func remoteAdvice(err error) string {
+	switch {
+	case errors.Is(err, objectstore.ErrDenied):
+		return "look at the remote's credentials in the controller's configuration, and at what they allow"
+	case errors.Is(err, objectstore.ErrNoStore):
+		return "look at the remote's bucket, region or path in the controller's configuration; a directory has to be mounted on the node"
+	case errors.Is(err, objectstore.ErrInvalid):
+		return "look at the remote's settings in the controller's configuration"
+	case errors.Is(err, objectstore.ErrNotFound):
+		return "list what the remote holds (requorum remote snapshots)"
+	}
+	return "see whether the node reaches the remote, then try again"
 }
 
 func is[T error](err error) bool {

@@ -42,6 +42,7 @@ func declarePoints() (declared bool) {
 // atOnce are the kinds of tasks that show no progress: they have no middle.
 var atOnce = map[string]bool{
 	"inspect_node": true, "list_copies": true, "drop_copy": true, "write_manifest": true, "unstage": true,
+	"drop_remote": true, "list_remote": true,
 }
 
 // Points lists the fault points at which a task can be made to fail in any case, such as "agent/save-copy/before".

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/requorum/requorum/agent/journal"
+	"github.com/requorum/requorum/agent/remote"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/transfer"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -35,6 +36,7 @@ type Node struct {
 	Fetcher   Fetcher
 	Grants    *transfer.Grants
 	Old       OldData
+	Remote    func(r *agentv1.Remote, activity func()) (remote.Store, error)
 	Drill     Driller
 	Journal   *journal.Journal
 	Push      func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
@@ -105,6 +107,23 @@ func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (res
 		err = n.push(ctx, spec.PushCopy, p)
 	case *agentv1.Task_ListCopies:
 		result, err = n.list()
+	default:
+		return n.doRemote(ctx, task, p)
+	}
+	return result, err, true
+}
+
+// doRemote does what is about copies in remotes.
+func (n *Node) doRemote(ctx context.Context, task *agentv1.Task, p *Progress) (result *agentv1.TaskResult, err error, known bool) { //nolint:revive // known goes with both
+	switch spec := task.GetSpec().(type) {
+	case *agentv1.Task_UploadCopy:
+		result, err = n.upload(ctx, spec.UploadCopy, p)
+	case *agentv1.Task_DownloadCopy:
+		err = n.download(ctx, spec.DownloadCopy, p)
+	case *agentv1.Task_DropRemote:
+		err = n.dropRemote(ctx, spec.DropRemote, p)
+	case *agentv1.Task_ListRemote:
+		result, err = n.listRemote(ctx, spec.ListRemote, p)
 	default:
 		return nil, nil, false
 	}

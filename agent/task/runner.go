@@ -17,6 +17,7 @@ import (
 	"github.com/requorum/requorum/agent/journal"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	"github.com/requorum/requorum/internal/redact"
 	"github.com/requorum/requorum/internal/tasks"
 )
 
@@ -107,7 +108,7 @@ func (r *Runner) deliver(task *agentv1.Task) error {
 	}
 	switch rec.GetReport().GetState() {
 	case agentv1.TaskState_TASK_STATE_DONE, agentv1.TaskState_TASK_STATE_FAILED:
-		r.keep(ended(task, rec.GetReport()))
+		r.keep(ended(redact.Message(task), rec.GetReport()))
 		return nil
 	}
 	r.begin(task, before)
@@ -207,6 +208,7 @@ func (r *Runner) end(e *execution, report *agentv1.TaskReport, log hclog.Logger)
 	last := e.report
 	report.DoneBytes, report.TotalBytes, report.Ticks = last.GetDoneBytes(), last.GetTotalBytes(), last.GetTicks()+1
 	e.report = report
+	e.task = redact.Message(e.task) // what is kept of it is to answer with
 	newest := r.known[e.task.GetId()] == e
 	cut := context.Cause(e.ctx)
 	switch {
@@ -246,7 +248,7 @@ func (r *Runner) journaled(e *execution, log hclog.Logger) (*agentv1.TaskResult,
 }
 
 func (r *Runner) note(task *agentv1.Task, report *agentv1.TaskReport) error {
-	return r.journal.PutTask(&journalv1.TaskRecord{Task: task, Report: report, Started: timestamppb.New(time.Now())})
+	return r.journal.PutTask(&journalv1.TaskRecord{Task: redact.Message(task), Report: report, Started: timestamppb.New(time.Now())})
 }
 
 // Cancel ends a task that is not wanted any more, or whose answer the controller has taken. Its report is

@@ -1,9 +1,11 @@
 package task
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -513,10 +515,47 @@ func TestEveryKindOfTaskHasANameAndPoints(t *testing.T) {
 			questions++
 		}
 	}
-	if questions != 9 {
+	if questions != 10 {
 		t.Errorf("%d kinds are questions; adding one, think of whether it changes anything", questions)
 	}
 	if Kind(new(agentv1.Task)) != "" {
 		t.Error("no spec has a kind")
+	}
+}
+
+// What is secret in a task is in memory for as long as it runs: neither the journal nor what is kept to answer again has it.
+func TestSecretsOfATaskAreNotKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.db")
+	p := newProcess(t, obeying(t, path))
+	task := &agentv1.Task{Id: "upload", Epoch: epoch, ControllerId: controller, Spec: &agentv1.Task_UploadCopy{UploadCopy: &agentv1.UploadCopy{
+		Remote: &agentv1.Remote{Kind: &agentv1.Remote_S3{S3: &agentv1.S3Remote{Bucket: "backups", AccessKey: "an-access-key", SecretKey: "a-secret-key", SessionToken: "a-token"}}},
+	}}}
+	must(t, p.Deliver(task))
+	<-p.begun
+	noSecret := func(when string) {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		must(t, err)
+		for _, secret := range []string{"an-access-key", "a-secret-key", "a-token"} {
+			if bytes.Contains(data, []byte(secret)) {
+				t.Errorf("%s: %s is in the journal", when, secret)
+			}
+		}
+		if !bytes.Contains(data, []byte("backups")) {
+			t.Errorf("%s: the task is not in the journal at all", when)
+		}
+	}
+	noSecret("running")
+	p.Runner.mu.Lock()
+	ended := p.known["upload"].done
+	p.Runner.mu.Unlock()
+	p.finish("upload", nil)
+	<-ended
+	noSecret("done")
+	p.Runner.mu.Lock()
+	kept := p.known["upload"].task
+	p.Runner.mu.Unlock()
+	if s3 := kept.GetUploadCopy().GetRemote().GetS3(); s3.GetBucket() != "backups" || s3.GetSecretKey() != "" {
+		t.Errorf("kept: %v", kept)
 	}
 }

@@ -43,6 +43,11 @@ var permissions = map[string]who{
 	requorumv1.SnapshotService_ExportSnapshot_FullMethodName:     work,
 	requorumv1.SnapshotService_DeleteSnapshot_FullMethodName:     admin,
 
+	requorumv1.SnapshotService_UploadSnapshot_FullMethodName: work,
+
+	requorumv1.RemoteService_ListRemotes_FullMethodName:         look,
+	requorumv1.RemoteService_ListRemoteSnapshots_FullMethodName: look,
+
 	requorumv1.SnapshotService_RepairSnapshot_FullMethodName: work,
 	requorumv1.SnapshotService_PlanPrune_FullMethodName:      look,
 	requorumv1.SnapshotService_ListOrphans_FullMethodName:    look,

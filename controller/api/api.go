@@ -18,6 +18,7 @@ import (
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/reconcile"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/restore"
 	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
@@ -32,6 +33,7 @@ type Server struct {
 	Engine     *operation.Engine
 	Snapshots  *snapshot.Jobs
 	Restores   *restore.Jobs
+	Remotes    *remote.Remotes
 	Schedules  *schedule.Scheduler
 	Copies     *reconcile.Reconciler
 	Audit      *audit.Log
@@ -45,6 +47,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	requorumv1.RegisterClusterServiceServer(r, clusters{Server: s})
 	requorumv1.RegisterSnapshotServiceServer(r, snapshots{Server: s})
 	requorumv1.RegisterRestoreServiceServer(r, restores{Server: s})
+	requorumv1.RegisterRemoteServiceServer(r, remotes{Server: s})
 	requorumv1.RegisterScheduleServiceServer(r, schedules{Server: s})
 	requorumv1.RegisterOperationServiceServer(r, operations{Server: s})
 	requorumv1.RegisterAccessServiceServer(r, accesses{Server: s})

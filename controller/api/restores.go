@@ -22,7 +22,7 @@ func (s restores) RehearseRestore(ctx context.Context, req *requorumv1.RehearseR
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Restores.Rehearse(req.GetSpec(), req.GetRequestId(), by)
+	op, err := s.Restores.Rehearse(ctx, req, by)
 	return &requorumv1.RehearseRestoreResponse{Operation: op}, toStatus(err)
 }
 
@@ -32,6 +32,6 @@ func (s restores) StartRestore(ctx context.Context, req *requorumv1.StartRestore
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Restores.Start(req.GetSpec(), req.GetRequestId(), by)
+	op, err := s.Restores.Start(ctx, req, by)
 	return &requorumv1.StartRestoreResponse{Operation: op}, toStatus(err)
 }

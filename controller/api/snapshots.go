@@ -32,7 +32,7 @@ func (s snapshots) ImportSnapshot(ctx context.Context, req *requorumv1.ImportSna
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Snapshots.Import(req, by)
+	op, err := s.Snapshots.Import(ctx, req, by)
 	return &requorumv1.ImportSnapshotResponse{Operation: op}, toStatus(err)
 }
 
@@ -59,8 +59,17 @@ func (s snapshots) DistributeSnapshot(ctx context.Context, req *requorumv1.Distr
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Snapshots.Distribute(req.GetCluster(), req.GetName(), req.GetRequestId(), by)
+	op, err := s.Snapshots.Distribute(req.GetCluster(), req.GetName(), req.GetRequestId(), by, req.GetIdentity())
 	return &requorumv1.DistributeSnapshotResponse{Operation: op}, toStatus(err)
+}
+
+func (s snapshots) UploadSnapshot(ctx context.Context, req *requorumv1.UploadSnapshotRequest) (*requorumv1.UploadSnapshotResponse, error) {
+	by, err := caller(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	op, err := s.Snapshots.Upload(req, by)
+	return &requorumv1.UploadSnapshotResponse{Operation: op}, toStatus(err)
 }
 
 func (s snapshots) DeleteSnapshot(ctx context.Context, req *requorumv1.DeleteSnapshotRequest) (*requorumv1.DeleteSnapshotResponse, error) {

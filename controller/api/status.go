@@ -13,6 +13,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/internal/names"
@@ -47,6 +48,7 @@ func classify(err error) (codes.Code, string) {
 		badName  *names.Error
 		notFound *catalog.NotFoundError
 		noOp     *operation.NotFoundError
+		noRemote *remote.UnknownError
 		exists   *catalog.ExistsError
 		busy     *operation.BusyError
 		reused   *operation.RequestReusedError
@@ -58,7 +60,7 @@ func classify(err error) (codes.Code, string) {
 	switch {
 	case errors.As(err, &invalid), errors.As(err, &badName), errors.As(err, &badPlan):
 		return codes.InvalidArgument, "INVALID"
-	case errors.As(err, &notFound), errors.As(err, &noOp), errors.As(err, &noPlan):
+	case errors.As(err, &notFound), errors.As(err, &noOp), errors.As(err, &noRemote), errors.As(err, &noPlan):
 		return codes.NotFound, "NOT_FOUND"
 	case errors.As(err, &exists):
 		return codes.AlreadyExists, "EXISTS"

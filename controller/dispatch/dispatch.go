@@ -245,6 +245,10 @@ func lacks(task *agentv1.Task, r *agentv1.TaskResult) bool {
 		return r.GetSwapped() == nil
 	case *agentv1.Task_InspectOld:
 		return r.GetOld() == nil
+	case *agentv1.Task_UploadCopy:
+		return r.GetStored() == nil
+	case *agentv1.Task_ListRemote:
+		return r.GetRemote() == nil
 	case *agentv1.Task_DrillCopy:
 		return r.GetDrilled() == nil
 	}

@@ -18,6 +18,8 @@ func TestWhateverIsToFindSomethingIsNotDoneWithoutIt(t *testing.T) {
 		"verified": {Spec: &agentv1.Task_Verify{}},
 		"swapped":  {Spec: &agentv1.Task_Swap{}},
 		"old":      {Spec: &agentv1.Task_InspectOld{}},
+		"stored":   {Spec: &agentv1.Task_UploadCopy{}},
+		"remote":   {Spec: &agentv1.Task_ListRemote{}},
 		"drilled":  {Spec: &agentv1.Task_DrillCopy{}},
 	}
 	optional := map[string]bool{"fetched": true, "copies": true} // nothing to list is an answer

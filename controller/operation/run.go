@@ -21,6 +21,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/store"
+	"github.com/requorum/requorum/internal/redact"
 	"github.com/requorum/requorum/internal/tasks"
 )
 
@@ -256,7 +257,7 @@ func taskID(operation, step string, pos position, node string, task *agentv1.Tas
 	if tasks.Question(task) {
 		return prefix + ulid.Make().String()
 	}
-	spec := &agentv1.Task{Spec: task.GetSpec()}
+	spec := redact.Message(&agentv1.Task{Spec: task.GetSpec()}) // keys that were replaced meanwhile make no other task
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(spec)
 	if err != nil {
 		return prefix + ulid.Make().String()

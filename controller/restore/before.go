@@ -23,7 +23,12 @@ func (w within) AskNode(ctx context.Context, _, node string, task *agentv1.Task)
 
 // preflight runs every check and journals what the restore works with.
 func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
-	p, err := j.prepare(ctx, within{run}, run.Restore().GetSpec(), false)
+	spec := run.Restore().GetSpec()
+	snap, err := j.Catalog.Snapshot(spec.GetCluster(), spec.GetSnapshot())
+	if err != nil {
+		return err
+	}
+	p, err := j.prepare(ctx, within{run}, spec, snap, false)
 	if err != nil {
 		return err
 	}
@@ -45,17 +50,35 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
 		job.HadLeader, job.EtcdVersion = p.hadLeader(), p.etcdVersion()
 		job.Spec, job.Generation, job.Holders = p.spec, p.newest+1, snapshot.GoodOn(p.copies)
+		job.Remotes = p.remotes
 		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
 	})
+}
+
+// fetch has a node fetch the file from a remote, where no node holds a good copy.
+func (j *Jobs) fetch(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	if len(job.GetHolders()) > 0 || len(job.GetRemotes()) == 0 {
+		return nil
+	}
+	node := job.GetSpec().GetNodes()[0]
+	if err := snapshot.Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), node, j.Identities.Get(run.ID())); err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().Fetched = node })
 }
 
 // distribute gives every node that lacks a good copy one.
 func (j *Jobs) distribute(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	if len(job.GetHolders()) == 0 {
+	holders := job.GetHolders()
+	if fetched := job.GetFetched(); fetched != "" {
+		holders = []string{fetched}
+	}
+	if len(holders) == 0 {
 		return nil // hash checks are skipped: agree tells whether the copies are at least one file
 	}
-	return snapshot.Distribute(ctx, run, j.Fleet, job.GetManifest(), job.GetHolders(), job.GetSpec().GetNodes())
+	return snapshot.Distribute(ctx, run, j.Fleet, job.GetManifest(), holders, job.GetSpec().GetNodes())
 }
 
 func (j *Jobs) dropPartial(ctx context.Context, run *operation.Run, node string) error {

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"google.golang.org/protobuf/proto"
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -178,15 +180,45 @@ func (p *prepared) checkCopies() {
 		switch {
 		case len(good) > 0:
 			p.warn("copies", c.GetNode(), text, "it gets the file from "+good[0])
+		case len(p.remotes) > 0:
+			p.warn("copies", c.GetNode(), text, "it gets the file that is fetched from remote "+p.remotes[0].GetRemote())
 		case p.spec.GetSkipHashCheck():
 			p.warn("copies", c.GetNode(), text, "hash checks are skipped on request")
 		default:
 			p.fail("copies", c.GetNode(), text, "no node holds a good copy: choose another snapshot, or import the file again (requorum snapshot import)")
 		}
 	}
-	if len(good) == 0 && !slices.ContainsFunc(p.copies, usable) {
+	if len(good) == 0 && len(p.remotes) == 0 && !slices.ContainsFunc(p.copies, usable) {
 		p.fail("copies", "", "no node holds a readable copy", "choose another snapshot, or import the file again (requorum snapshot import)")
 	}
+}
+
+// checkRemotes looks, where no node holds a good copy, which remotes can give one.
+func (j *Jobs) checkRemotes(ctx context.Context, ask Asker, p *prepared) error {
+	if len(snapshot.GoodOn(p.copies)) > 0 || len(p.spec.GetNodes()) == 0 {
+		return nil
+	}
+	for _, c := range p.snapshot.GetRemotes() {
+		node := p.spec.GetNodes()[0]
+		stored, err := snapshot.LookAt(ctx, ask, j.Remotes, p.spec.GetCluster(), node, c, p.snapshot.GetManifest())
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			p.warn("remote", "", fmt.Sprintf("the copy in remote %s cannot be used: %v", c.GetRemote(), err), "see whether the node reaches the remote")
+			continue
+		}
+		c = proto.CloneOf(c)
+		c.Object = stored
+		p.remotes = append(p.remotes, c)
+		text := fmt.Sprintf("no node holds a good copy; %s fetches it from remote %s (%s stored)", node, c.GetRemote(), humanize.IBytes(uint64(stored.GetSize())))
+		if len(stored.GetRecipients()) > 0 {
+			p.warn("remote", "", text+"; it is encrypted", "the restore needs the key file of one of its recipients (--identity)")
+			continue
+		}
+		p.pass("remote", "%s", text)
+	}
+	return nil
 }
 
 func usable(c *requorumv1.Copy) bool {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/snapshot"
 )
 
@@ -16,7 +17,10 @@ type Jobs struct {
 	Engine  *operation.Engine
 	Catalog *catalog.Catalog
 	Fleet   Fleet
+	Remotes *remote.Remotes
 	Log     hclog.Logger
+
+	Identities snapshot.Identities
 }
 
 // Builders returns the builders of this package's jobs, by kind.
@@ -30,8 +34,9 @@ func (j *Jobs) Builders() map[requorumv1.OperationKind]operation.Builder {
 // rehearsing does what a restore does while the old cluster serves, and removes what it has staged.
 func (j *Jobs) rehearsing(*operation.Run) operation.Job {
 	const started = requorumv1.Phase_PHASE_STARTED
-	return operation.Job{Plan: operation.Plan{
+	return operation.Job{End: j.ended, Plan: operation.Plan{
 		{Name: "preflight", Phase: started, Do: j.preflight, Check: true},
+		{Name: "fetch", Phase: started, Do: j.fetch, Undo: j.dropPartial},
 		{Name: "distribute", Phase: started, Do: j.distribute, Undo: j.dropPartial},
 		{Name: "agree", Phase: started, Do: j.agree},
 		{Name: "stage", Phase: started, Do: j.stage, Undo: j.unstage},
@@ -49,8 +54,9 @@ func (j *Jobs) Builder(*operation.Run) operation.Job {
 		restart  = requorumv1.Phase_PHASE_RESTART_CLUSTER
 		finished = requorumv1.Phase_PHASE_FINISHED
 	)
-	return operation.Job{Settle: j.settle, Plan: operation.Plan{
+	return operation.Job{Settle: j.settle, End: j.ended, Plan: operation.Plan{
 		{Name: "preflight", Phase: started, Do: j.preflight, Check: true},
+		{Name: "fetch", Phase: started, Do: j.fetch, Undo: j.dropPartial},
 		{Name: "distribute", Phase: started, Do: j.distribute, Undo: j.dropPartial},
 		{Name: "agree", Phase: started, Do: j.agree},
 		{Name: "stage", Phase: started, Do: j.stage, Undo: j.unstage}, // the old cluster still serves
@@ -70,7 +76,6 @@ func (j *Jobs) Builder(*operation.Run) operation.Job {
 // Fleet tells what nodes last told of themselves, and ends their sessions.
 type Fleet interface {
 	snapshot.Fleet
-	Asker
 	// Reconnect ends a node's session so that it learns the cluster's generation anew.
 	Reconnect(cluster, node string)
 }

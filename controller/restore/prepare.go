@@ -28,9 +28,7 @@ const (
 )
 
 // Asker asks nodes questions, within an operation or outside of one.
-type Asker interface {
-	AskNode(ctx context.Context, cluster, node string, task *agentv1.Task) (*agentv1.TaskResult, error)
-}
+type Asker = snapshot.Asker
 
 // prepared is what a restore would work with, and how its checks came out.
 type prepared struct {
@@ -41,6 +39,7 @@ type prepared struct {
 	facts          map[string]*agentv1.NodeFacts
 	copies         []*requorumv1.Copy
 	copiesAsKnown  bool
+	remotes        []*requorumv1.RemoteCopy   // that hold a copy, where no node holds a good one
 	leftOutServing string                     // a node that is left out although its member serves
 	highest        int64                      // revision that clients may have seen
 	newest         uint64                     // generation that any node has
@@ -49,17 +48,37 @@ type prepared struct {
 	checks         []*requorumv1.Check
 }
 
-// Resolve fills in names and defaults. It fails where the request cannot be meant.
-func (j *Jobs) Resolve(req *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, error) {
+// Resolve fills in names and defaults, and finds the snapshot. It fails where the request cannot be meant.
+func (j *Jobs) Resolve(ctx context.Context, req *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, *requorumv1.Snapshot, error) {
 	spec := proto.CloneOf(req)
 	if _, err := j.Catalog.Cluster(spec.GetCluster()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	snap, err := j.Catalog.Snapshot(spec.GetCluster(), spec.GetSnapshot())
+	snap, err := j.find(ctx, spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	spec.Snapshot = snap.GetName()
+	spec, err = j.complete(spec)
+	return spec, snap, err
+}
+
+// find returns the snapshot that is to be restored: the catalog's, or one that only a remote knows.
+func (j *Jobs) find(ctx context.Context, spec *requorumv1.RestoreSpec) (*requorumv1.Snapshot, error) {
+	switch {
+	case spec.GetFrom() == "":
+		return j.Catalog.Snapshot(spec.GetCluster(), spec.GetSnapshot())
+	case spec.GetSnapshot() != "":
+		return nil, &snapshot.InvalidError{Message: "snapshot and from exclude each other"}
+	}
+	finder := &snapshot.Finder{Remotes: j.Remotes, Catalog: j.Catalog, Fleet: j.Fleet, Ask: j.Fleet}
+	snap, from, err := finder.Find(ctx, spec.GetFrom(), spec.GetCluster(), "")
+	spec.From = from
+	return snap, err
+}
+
+// complete fills in the rest of a spec.
+func (j *Jobs) complete(spec *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, error) {
 	enrolled, err := j.Catalog.NodeNames(spec.GetCluster())
 	if err != nil {
 		return nil, err
@@ -91,16 +110,13 @@ func (j *Jobs) Resolve(req *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, er
 
 // prepare asks every node and runs every check. It changes nothing. copiesAsKnown spares the nodes from reading
 // their copies.
-func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, copiesAsKnown bool) (*prepared, error) {
-	p := &prepared{spec: spec, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts)}
+func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, snap *requorumv1.Snapshot, copiesAsKnown bool) (*prepared, error) {
+	p := &prepared{spec: spec, snapshot: snap, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts)}
 	var err error
 	if p.cluster, err = j.Catalog.Cluster(spec.GetCluster()); err != nil {
 		return nil, err
 	}
 	if p.enrolled, err = j.Catalog.NodeNames(spec.GetCluster()); err != nil {
-		return nil, err
-	}
-	if p.snapshot, err = j.Catalog.Snapshot(spec.GetCluster(), spec.GetSnapshot()); err != nil {
 		return nil, err
 	}
 	if !p.checkSnapshot() {
@@ -118,6 +134,9 @@ func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreS
 	}
 	p.checkRevision()
 	p.checkNodes()
+	if err := j.checkRemotes(ctx, ask, p); err != nil {
+		return nil, err
+	}
 	p.checkCopies()
 	p.checkVersions()
 	p.checkLeftOut()

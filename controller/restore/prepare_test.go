@@ -447,11 +447,11 @@ func TestPlanFailsWithANode(t *testing.T) {
 func TestResolve(t *testing.T) {
 	r := newRoom(t)
 	r.open()
-	spec, err := r.Resolve(&requorumv1.RestoreSpec{Cluster: "prod", Snapshot: "latest", Nodes: []string{"c", "a", "c"}})
+	spec, _, err := r.Resolve(t.Context(), &requorumv1.RestoreSpec{Cluster: "prod", Snapshot: "latest", Nodes: []string{"c", "a", "c"}})
 	if err != nil || spec.GetSnapshot() != "s" || !slices.Equal(spec.GetNodes(), []string{"a", "c"}) || spec.GetQuarantine().AsDuration() != 72*time.Hour {
 		t.Errorf("%v, %v", spec, err)
 	}
-	spec, err = r.Resolve(&requorumv1.RestoreSpec{Cluster: "prod", Snapshot: "s", NoBump: true, Quarantine: durationpb.New(time.Hour)})
+	spec, _, err = r.Resolve(t.Context(), &requorumv1.RestoreSpec{Cluster: "prod", Snapshot: "s", NoBump: true, Quarantine: durationpb.New(time.Hour)})
 	if err != nil || spec.GetBumpRevision() != 0 || len(spec.GetNodes()) != 3 || spec.GetQuarantine().AsDuration() != time.Hour {
 		t.Errorf("%v, %v", spec, err)
 	}
@@ -463,7 +463,7 @@ func TestResolve(t *testing.T) {
 		"too large":                           {Cluster: "prod", Snapshot: "s", BumpRevision: 1<<62 + 1},
 		"quarantine is negative":              {Cluster: "prod", Snapshot: "s", Quarantine: durationpb.New(-time.Hour)},
 	} {
-		_, err := r.Resolve(spec)
+		_, _, err := r.Resolve(t.Context(), spec)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}

@@ -10,20 +10,22 @@ import (
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
+	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/store"
 )
 
 // Start starts a restore.
-func (j *Jobs) Start(req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
-	return j.begin(requorumv1.OperationKind_OPERATION_KIND_RESTORE, req, requestID, by)
+func (j *Jobs) Start(ctx context.Context, req *requorumv1.StartRestoreRequest, by string) (*requorumv1.Operation, error) {
+	return j.begin(ctx, requorumv1.OperationKind_OPERATION_KIND_RESTORE, req.GetSpec(), req.GetRequestId(), by, req.GetIdentity())
 }
 
 // Rehearse starts a rehearsal of a restore.
-func (j *Jobs) Rehearse(req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
-	return j.begin(requorumv1.OperationKind_OPERATION_KIND_REHEARSE, req, requestID, by)
+func (j *Jobs) Rehearse(ctx context.Context, req *requorumv1.RehearseRestoreRequest, by string) (*requorumv1.Operation, error) {
+	return j.begin(ctx, requorumv1.OperationKind_OPERATION_KIND_REHEARSE, req.GetSpec(), req.GetRequestId(), by, req.GetIdentity())
 }
 
-func (j *Jobs) begin(kind requorumv1.OperationKind, req *requorumv1.RestoreSpec, requestID, by string) (*requorumv1.Operation, error) {
+func (j *Jobs) begin(ctx context.Context, kind requorumv1.OperationKind, req *requorumv1.RestoreSpec, requestID, by, identity string) (*requorumv1.Operation, error) {
 	digest, err := operation.Digest(req)
 	if err != nil {
 		return nil, err
@@ -31,7 +33,7 @@ func (j *Jobs) begin(kind requorumv1.OperationKind, req *requorumv1.RestoreSpec,
 	if known, err := j.Engine.Repeated(requestID, kind, req.GetCluster(), digest); known != nil || err != nil {
 		return known, err
 	}
-	spec, err := j.Resolve(req)
+	spec, snap, err := j.Resolve(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -41,16 +43,28 @@ func (j *Jobs) begin(kind requorumv1.OperationKind, req *requorumv1.RestoreSpec,
 		},
 		RequestDigest: digest,
 		State:         &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{Spec: spec}},
-	}, nil)
+	}, func(tx store.Tx, rec *journalv1.OperationRecord) error {
+		j.Identities.Put(rec.GetOperation().GetId(), identity)
+		if spec.GetFrom() == "" {
+			return nil
+		}
+		return catalog.Put(tx, snap) // from now on it is known
+	})
+}
+
+// ended forgets what opens encrypted copies.
+func (j *Jobs) ended(_ store.Tx, rec *journalv1.OperationRecord) error {
+	j.Identities.Forget(rec.GetOperation().GetId())
+	return nil
 }
 
 // Plan runs every check and says what a restore would do.
 func (j *Jobs) Plan(ctx context.Context, req *requorumv1.PlanRestoreRequest) (*requorumv1.RestorePlan, error) {
-	spec, err := j.Resolve(req.GetSpec())
+	spec, snap, err := j.Resolve(ctx, req.GetSpec())
 	if err != nil {
 		return nil, err
 	}
-	p, err := j.prepare(ctx, j.Fleet, spec, req.GetCopiesAsKnown())
+	p, err := j.prepare(ctx, j.Fleet, spec, snap, req.GetCopiesAsKnown())
 	if err != nil {
 		return nil, err
 	}

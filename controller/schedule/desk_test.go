@@ -53,6 +53,10 @@ type desk struct {
 	removed []string // names, in order
 }
 
+func (d *desk) AskNode(context.Context, string, string, *agentv1.Task) (*agentv1.TaskResult, error) {
+	return nil, errors.New("nobody asks")
+}
+
 func (d *desk) Info(key dispatch.Key) dispatch.Info {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -46,6 +46,9 @@ func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	saver := chooseSaver(facts, serving)
+	if err := j.checkRemote(ctx, run, saver); err != nil {
+		return err
+	}
 	keep, targets := nodes, chooseKeepers(facts, saver, run.Snapshot().GetWantedCopies())
 	if len(targets) > 0 {
 		keep = targets
@@ -322,6 +325,13 @@ func voters(m *requorumv1.Member) int {
 	return n
 }
 
+// goodRemotely tells whether a remote held a good copy when it was last looked at.
+func goodRemotely(s *requorumv1.Snapshot) bool {
+	return slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool {
+		return c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD
+	})
+}
+
 // checkImport makes sure that the nodes can take part.
 func (j *Jobs) checkImport(ctx context.Context, run *operation.Run) error {
 	nodes := run.Operation().GetNodes()
@@ -347,7 +357,7 @@ func (j *Jobs) checkDelete(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	others := slices.DeleteFunc(all, func(s *requorumv1.Snapshot) bool {
-		return !catalog.Good(s) || len(GoodOn(s.GetCopies())) == 0 || s.GetName() == op.GetSnapshot() || s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
+		return !catalog.Good(s) || len(GoodOn(s.GetCopies())) == 0 && !goodRemotely(s) || s.GetName() == op.GetSnapshot() || s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
 	})
 	snap, err := j.Catalog.Snapshot(run.Cluster(), op.GetSnapshot())
 	if err != nil {

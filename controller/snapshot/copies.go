@@ -60,6 +60,10 @@ func SaveOn(ctx context.Context, run *operation.Run, node, name string, readers 
 
 func (j *Jobs) importOnNode(ctx context.Context, run *operation.Run) error {
 	req := run.Snapshot().GetImport()
+	if req.GetFrom() != "" {
+		job := run.Snapshot()
+		return Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), job.GetNode(), j.Identities.Get(run.ID()))
+	}
 	result, err := run.Ask(ctx, req.GetNode(), &agentv1.Task{Spec: &agentv1.Task_ImportCopy{ImportCopy: &agentv1.ImportCopy{
 		Name: run.Operation().GetSnapshot(), Path: req.GetPath(), SkipHashCheck: req.GetSkipHashCheck(),
 	}}})
@@ -72,6 +76,9 @@ func (j *Jobs) importOnNode(ctx context.Context, run *operation.Run) error {
 // inspect reads the facts from the file, makes the manifest of them and writes it beside the file.
 func (j *Jobs) inspect(ctx context.Context, run *operation.Run) error {
 	job := run.Snapshot()
+	if job.GetImport().GetFrom() != "" {
+		return compareWithFile(ctx, run, job.GetNode(), job.GetManifest())
+	}
 	labels := job.GetSave().GetLabels()
 	if job.GetImport() != nil {
 		labels = job.GetImport().GetLabels()
@@ -103,6 +110,37 @@ func Describe(ctx context.Context, run *operation.Run, node, name string, facts 
 	return m, err
 }
 
+// compareWithFile makes sure that a manifest which came with its file tells what is in it.
+func compareWithFile(ctx context.Context, run *operation.Run, node string, m *requorumv1.Manifest) error {
+	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_InspectCopy{InspectCopy: &agentv1.InspectCopy{Name: m.GetName()}}})
+	if err != nil {
+		return err
+	}
+	found := result.GetManifest()
+	if found.GetRevision() != m.GetRevision() || found.GetHashKv() != m.GetHashKv() || found.GetKeys() != m.GetKeys() {
+		return failure.On(node, fmt.Sprintf("the file of %s has revision %d, HashKV %d and %d keys, its manifest says %d, %d and %d",
+			m.GetName(), found.GetRevision(), found.GetHashKv(), found.GetKeys(), m.GetRevision(), m.GetHashKv(), m.GetKeys()), "choose another snapshot")
+	}
+	return nil
+}
+
+// locateForUpload finds the node that stores the file, and makes sure that the remote can take it.
+func (j *Jobs) locateForUpload(ctx context.Context, run *operation.Run) error {
+	present := j.connected(run.Cluster(), run.Operation().GetNodes())
+	copies, err := HashAll(ctx, run, present, run.Snapshot().GetManifest())
+	if err != nil {
+		return err
+	}
+	holders := GoodOn(copies)
+	if len(holders) == 0 {
+		return &failure.Error{Message: "no node that is connected holds a good copy: " + describeBad(copies), Advice: "start the agents, or look at the copies (requorum snapshot check)"}
+	}
+	if err := j.checkRemote(ctx, run, holders[0]); err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Node = holders[0] })
+}
+
 // locate finds the nodes that hold a good copy.
 func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
 	op := run.Operation()
@@ -121,7 +159,7 @@ func (j *Jobs) locate(ctx context.Context, run *operation.Run) error {
 		return err
 	}
 	holders := GoodOn(copies)
-	if len(holders) == 0 {
+	if len(holders) == 0 && len(run.Snapshot().GetRemotes()) == 0 {
 		return &failure.Error{Message: "no node holds a good copy: " + describeBad(copies), Advice: "import the file from elsewhere (requorum snapshot import)"}
 	}
 	targets := j.targets(run, holders)
@@ -335,6 +373,9 @@ func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 func (j *Jobs) noteCopies(run *operation.Run, copies []*requorumv1.Copy) error {
 	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
 		s.Copies, s.Manifest = copies, run.Snapshot().GetManifest()
+		if run.Snapshot().GetImport().GetFrom() != "" {
+			s.Remotes = run.Snapshot().GetRemotes()
+		}
 	})
 }
 

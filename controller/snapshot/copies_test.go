@@ -105,7 +105,7 @@ func TestCheckReadsEveryCopyBack(t *testing.T) {
 		if fmt.Sprint(states) != "map[a:good b:good c:missing]" || !catalog.Good(d.entry("s")) {
 			t.Errorf("copies %v, state %v", states, d.entry("s").GetState())
 		}
-		d.expect(d.ended(d.Distribute("prod", "s", "", "alice")), succeeded, "")
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), succeeded, "")
 		d.expect(d.ended(d.Check("prod", "s", "", "alice")), succeeded, "")
 	})
 }
@@ -113,14 +113,14 @@ func TestCheckReadsEveryCopyBack(t *testing.T) {
 func TestDistributeGivesTheFileToWhoLacksIt(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.ready("s", "b")
-		d.expect(d.ended(d.Distribute("prod", "s", "", "alice")), succeeded, "")
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), succeeded, "")
 		if d.fleet.holding("s") != "a b c" || d.fleet.count("FetchCopy") != 2 {
 			t.Errorf("held by %s; %v", d.fleet.holding("s"), d.fleet.asked)
 		}
 	})
 	atDesk(t, func(d *desk) {
 		d.ready("s")
-		d.expect(d.ended(d.Distribute("prod", "s", "", "alice")), refused, "no node holds a good copy: a missing, b missing, c missing|import the file")
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), refused, "no node holds a good copy: a missing, b missing, c missing|import the file")
 	})
 }
 
@@ -149,7 +149,7 @@ func TestDistributeTurnsToAHolderThatServes(t *testing.T) {
 					return nil, nil
 				}
 				began := time.Now()
-				d.expect(d.ended(d.Distribute("prod", "s", "", "alice")), c.end, c.told)
+				d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), c.end, c.told)
 				if took := time.Since(began); took > time.Second {
 					t.Errorf("it took %s", took)
 				}
@@ -168,7 +168,7 @@ func TestDistributeThatFailsRemovesNoGoodCopy(t *testing.T) {
 			}
 			return nil, nil
 		}
-		d.expect(d.ended(d.Distribute("prod", "s", "", "alice")), reverted, "network is down")
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), reverted, "network is down")
 		if held := d.fleet.holding("s"); !strings.Contains(held, "b") || !catalog.Good(d.entry("s")) {
 			t.Errorf("held by %q", held)
 		}
@@ -185,7 +185,7 @@ func TestOnlyReadySnapshotsAreCheckedOrDistributed(t *testing.T) {
 		if _, err := d.Check("prod", "s", "", "alice"); !errors.As(err, &invalid) || invalid.Message != "snapshot s is FAILED, not READY" {
 			t.Errorf("got %v", err)
 		}
-		if _, err := d.Distribute("prod", "nope", "", "alice"); !errors.As(err, new(*catalog.NotFoundError)) {
+		if _, err := d.Distribute("prod", "nope", "", "alice", ""); !errors.As(err, new(*catalog.NotFoundError)) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -71,6 +71,10 @@ func (f *fleet) member(node string) *requorumv1.Member { return f.facts[node].Ge
 
 func (f *fleet) Gather(context.Context, string, []string) {}
 
+func (f *fleet) AskNode(ctx context.Context, cluster, node string, t *agentv1.Task) (*agentv1.TaskResult, error) {
+	return f.Do(ctx, cluster, node, t, func(*agentv1.TaskReport) {})
+}
+
 func (f *fleet) Info(key dispatch.Key) dispatch.Info {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -62,7 +62,7 @@ func TestRepairGivesBackAsManyCopiesAsThereWere(t *testing.T) {
 		if got := strings.Fields(d.fleet.holding("s")); len(got) != 2 || !slices.Equal(GoodOn(s.GetCopies()), got) || len(s.GetCopies()) != 2 {
 			t.Errorf("held by %v, entry %v", got, s)
 		}
-		if _, err := d.Distribute("prod", "s", "r", "alice"); err == nil {
+		if _, err := d.Distribute("prod", "s", "r", "alice", ""); err == nil {
 			t.Error("the request of a repair is taken for a distribution to all")
 		}
 	})

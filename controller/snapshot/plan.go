@@ -12,6 +12,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 )
 
 // Jobs makes and starts the operations of this package.
@@ -19,11 +20,15 @@ type Jobs struct {
 	Engine  *operation.Engine
 	Catalog *catalog.Catalog
 	Fleet   Fleet
+	Remotes *remote.Remotes
 	Log     hclog.Logger
+
+	Identities Identities
 }
 
 // Fleet tells what nodes last told of themselves.
 type Fleet interface {
+	Asker
 	Info(key dispatch.Key) dispatch.Info
 	// Gather waits for agents that are only on their way back to a controller that has just started.
 	Gather(ctx context.Context, cluster string, nodes []string)
@@ -38,6 +43,7 @@ func (j *Jobs) Builders() map[requorumv1.OperationKind]operation.Builder {
 		requorumv1.OperationKind_OPERATION_KIND_VERIFY:     j.verifying,
 		requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE: j.distributing,
 		requorumv1.OperationKind_OPERATION_KIND_DELETE:     j.deleting,
+		requorumv1.OperationKind_OPERATION_KIND_UPLOAD:     j.uploading,
 		requorumv1.OperationKind_OPERATION_KIND_REBUILD:    j.rebuilding,
 	}
 }
@@ -50,11 +56,21 @@ func (j *Jobs) save(*operation.Run) operation.Job {
 		operation.Step{Name: "inspect", Do: j.inspect},
 		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.drop},
 		operation.Step{Name: "agree", Do: j.agree},
+		operation.Step{Name: "upload", Do: j.upload, Undo: j.dropUpload},
 		operation.Step{Name: "record", Do: j.record},
 	), End: j.ended}
 }
 
-// importing takes a file that lies on a node into the catalog.
+// uploading stores a snapshot in a remote.
+func (j *Jobs) uploading(*operation.Run) operation.Job {
+	return operation.Job{Plan: steps(
+		operation.Step{Name: "locate", Do: j.locateForUpload, Check: true},
+		operation.Step{Name: "upload", Do: j.upload, Undo: j.dropUpload},
+		operation.Step{Name: "record", Do: j.record},
+	)}
+}
+
+// importing takes a file that lies on a node, or in a remote, into the catalog.
 func (j *Jobs) importing(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "check", Do: j.checkImport, Check: true},
@@ -78,16 +94,19 @@ func (j *Jobs) check(*operation.Run) operation.Job {
 func (j *Jobs) distributing(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "locate", Do: j.locate, Check: true},
+		operation.Step{Name: "fetch", Do: j.fetch, Undo: j.dropPartial},
 		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.dropPartial},
 		operation.Step{Name: "agree", Do: j.agree},
 		operation.Step{Name: "record", Do: j.record},
-	)}
+	), End: j.forgetIdentity}
 }
 
-// deleting removes every copy, then the catalog's entry.
+// deleting removes the copies in remotes, then every node's, then the catalog's entry. A remote that is out of reach
+// ends it while nothing else is removed.
 func (j *Jobs) deleting(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "check", Do: j.checkDelete, Check: true},
+		operation.Step{Name: "remove-remote", Do: j.removeRemote},
 		operation.Step{Name: "remove", Do: j.removeCopies, Pivot: true},
 		operation.Step{Name: "forget", Do: j.forget},
 	)}

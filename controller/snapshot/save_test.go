@@ -188,7 +188,7 @@ func TestCopiesThatDoNotAgreeRevertTheSave(t *testing.T) {
 
 func TestImport(t *testing.T) {
 	atDesk(t, func(d *desk) {
-		d.expect(d.ended(d.Import(&requorumv1.ImportSnapshotRequest{Cluster: "prod", Node: "c", Path: "/backup/old.db", Name: "s"}, "alice")), succeeded, "")
+		d.expect(d.ended(d.Import(t.Context(), &requorumv1.ImportSnapshotRequest{Cluster: "prod", Node: "c", Path: "/backup/old.db", Name: "s"}, "alice")), succeeded, "")
 		if s := d.entry("s"); s.GetManifest().GetNode() != "c" || s.GetKind() != requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED || d.fleet.holding("s") != "a b c" {
 			t.Errorf("entry %v", s)
 		}
@@ -198,7 +198,7 @@ func TestImport(t *testing.T) {
 			"has no node":         {Cluster: "prod", Node: "x", Path: "/a"},
 			"there is no cluster": {Cluster: "nope", Node: "c", Path: "/a"},
 		} {
-			if _, err := d.Import(req, "alice"); err == nil || !strings.Contains(err.Error(), why) {
+			if _, err := d.Import(t.Context(), req, "alice"); err == nil || !strings.Contains(err.Error(), why) {
 				t.Errorf("%v: %v, want %q", req, err, why)
 			}
 		}

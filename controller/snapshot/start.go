@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/internal/names"
+	"github.com/requorum/requorum/internal/redact"
 	"github.com/requorum/requorum/internal/timetable"
 )
 
@@ -67,6 +69,11 @@ func (j *Jobs) SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose P
 	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_SAVE, req.GetCluster(), digest); known != nil || err != nil {
 		return known, err
 	}
+	if req.GetRemote() != "" {
+		if _, err := j.Remotes.Get(req.GetRemote()); err != nil {
+			return nil, err
+		}
+	}
 	name, err := chosenName(req.GetName(), purpose.Prefix, req.GetCluster())
 	if err != nil {
 		return nil, err
@@ -79,7 +86,10 @@ func (j *Jobs) SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose P
 		rec.GetOperation().Nodes = j.connected(req.GetCluster(), rec.GetOperation().GetNodes())
 	}
 	rec.RequestDigest = digest
-	job := &journalv1.SnapshotJob{Save: req, Kind: purpose.Kind, Schedule: purpose.Schedule, WantedCopies: req.GetCopies()}
+	job := &journalv1.SnapshotJob{
+		Save: req, Kind: purpose.Kind, Schedule: purpose.Schedule, WantedCopies: req.GetCopies(),
+		Remote: req.GetRemote(), RemoteOptional: req.GetAllowRemoteFailure(),
+	}
 	if req.GetTtl() != nil {
 		job.Expires = timestamppb.New(time.Now().Add(req.GetTtl().AsDuration()))
 	}
@@ -103,8 +113,68 @@ func askedKind(kind requorumv1.SnapshotKind) (requorumv1.SnapshotKind, string, e
 	return kind, "", &InvalidError{fmt.Sprintf("a snapshot of the kind %s cannot be asked for; use ON_DEMAND or PRE_UPGRADE", strings.TrimPrefix(kind.String(), "SNAPSHOT_KIND_"))}
 }
 
-// Import starts the operation that imports a file from a node.
-func (j *Jobs) Import(req *requorumv1.ImportSnapshotRequest, by string) (*requorumv1.Operation, error) {
+// Upload starts the operation that stores a snapshot in a remote.
+func (j *Jobs) Upload(req *requorumv1.UploadSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	kind := requorumv1.OperationKind_OPERATION_KIND_UPLOAD
+	digest, err := operation.Digest(req)
+	if err != nil {
+		return nil, err
+	}
+	if known, err := j.Engine.Repeated(req.GetRequestId(), kind, req.GetCluster(), digest); known != nil || err != nil {
+		return known, err
+	}
+	if _, err := j.Remotes.Get(req.GetRemote()); err != nil {
+		return nil, err
+	}
+	return j.startOnExisting(kind, req.GetCluster(), req.GetName(), digest, &requorumv1.Operation{RequestId: req.GetRequestId(), RequestedBy: by}, &journalv1.SnapshotJob{Remote: req.GetRemote()}, nil)
+}
+
+// importFrom starts the operation that imports a snapshot from a remote.
+func (j *Jobs) importFrom(ctx context.Context, req *requorumv1.ImportSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	kind := requorumv1.OperationKind_OPERATION_KIND_IMPORT
+	identity := req.GetIdentity()
+	req = redact.Message(req)
+	digest, err := operation.Digest(req)
+	if err != nil {
+		return nil, err
+	}
+	if known, err := j.Engine.Repeated(req.GetRequestId(), kind, req.GetCluster(), digest); known != nil || err != nil {
+		return known, err
+	}
+	finder := &Finder{Remotes: j.Remotes, Catalog: j.Catalog, Fleet: j.Fleet, Ask: j.Fleet}
+	node, err := finder.Connected(ctx, req.GetCluster(), req.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	snap, _, err := finder.Find(ctx, req.GetFrom(), req.GetCluster(), node)
+	if err != nil {
+		return nil, err
+	}
+	if req.GetName() != "" && req.GetName() != snap.GetName() {
+		return nil, &InvalidError{fmt.Sprintf("a snapshot from a remote keeps its name, %s", snap.GetName())}
+	}
+	rec, err := j.newRecord(kind, req.GetCluster(), snap.GetName(), req.GetRequestId(), by)
+	if err != nil {
+		return nil, err
+	}
+	rec.RequestDigest = digest
+	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{
+		Import: req, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED, Node: node, Manifest: snap.GetManifest(), Remotes: snap.GetRemotes(),
+	}}
+	return j.Engine.Start(rec, func(tx store.Tx, rec *journalv1.OperationRecord) error {
+		j.Identities.Put(rec.GetOperation().GetId(), identity)
+		return addEntry(requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED)(tx, rec)
+	})
+}
+
+// Import starts the operation that imports a file from a node, or from a remote.
+func (j *Jobs) Import(ctx context.Context, req *requorumv1.ImportSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	if req.GetFrom() != "" {
+		if req.GetPath() != "" {
+			return nil, &InvalidError{"path and from exclude each other"}
+		}
+		return j.importFrom(ctx, req, by)
+	}
 	if !filepath.IsAbs(req.GetPath()) || filepath.Clean(req.GetPath()) != req.GetPath() {
 		return nil, &InvalidError{fmt.Sprintf("path %q is not a clean absolute path on the node", req.GetPath())}
 	}
@@ -134,17 +204,17 @@ func (j *Jobs) Import(req *requorumv1.ImportSnapshotRequest, by string) (*requor
 
 // Check starts the operation that compares the copies of a snapshot.
 func (j *Jobs) Check(cluster, name, requestID, by string) (*requorumv1.Operation, error) {
-	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_CHECK, cluster, name, requestID, by, &journalv1.SnapshotJob{})
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_CHECK, cluster, name, requestID, by, &journalv1.SnapshotJob{}, "")
 }
 
 // Distribute starts the operation that gives every node a good copy.
-func (j *Jobs) Distribute(cluster, name, requestID, by string) (*requorumv1.Operation, error) {
-	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{})
+func (j *Jobs) Distribute(cluster, name, requestID, by, identity string) (*requorumv1.Operation, error) {
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{}, identity)
 }
 
 // Repair starts the operation that gives a snapshot as many good copies as it is to have.
 func (j *Jobs) Repair(cluster, name, requestID, by string) (*requorumv1.Operation, error) {
-	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{Repair: true})
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{Repair: true}, "")
 }
 
 // Delete starts the operation that removes a snapshot.
@@ -152,10 +222,10 @@ func (j *Jobs) Delete(cluster, name, requestID, by string, force bool) (*requoru
 	if name == catalog.Latest {
 		return nil, &InvalidError{"a snapshot is removed by its own name, not as \"latest\""}
 	}
-	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DELETE, cluster, name, requestID, by, &journalv1.SnapshotJob{Force: force})
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DELETE, cluster, name, requestID, by, &journalv1.SnapshotJob{Force: force}, "")
 }
 
-func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestID, by string, job *journalv1.SnapshotJob) (*requorumv1.Operation, error) {
+func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestID, by string, job *journalv1.SnapshotJob, identity string) (*requorumv1.Operation, error) {
 	digest, err := operation.Digest(&requorumv1.DeleteSnapshotRequest{Name: name, Force: job.GetForce()})
 	if err != nil {
 		return nil, err
@@ -166,6 +236,14 @@ func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestI
 	if known, err := j.Engine.Repeated(requestID, kind, cluster, digest); known != nil || err != nil {
 		return known, err
 	}
+	return j.startOnExisting(kind, cluster, name, digest, &requorumv1.Operation{RequestId: requestID, RequestedBy: by}, job, func(_ store.Tx, rec *journalv1.OperationRecord) error {
+		j.Identities.Put(rec.GetOperation().GetId(), identity)
+		return nil
+	})
+}
+
+// startOnExisting starts an operation on a snapshot of the catalog. asked has the request's ID and who asked.
+func (j *Jobs) startOnExisting(kind requorumv1.OperationKind, cluster, name, digest string, asked *requorumv1.Operation, job *journalv1.SnapshotJob, begin func(store.Tx, *journalv1.OperationRecord) error) (*requorumv1.Operation, error) {
 	snap, err := j.Catalog.Snapshot(cluster, name)
 	if err != nil {
 		return nil, err
@@ -173,12 +251,12 @@ func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestI
 	if kind != requorumv1.OperationKind_OPERATION_KIND_DELETE && !catalog.Good(snap) {
 		return nil, &InvalidError{fmt.Sprintf("snapshot %s is %s, not READY", snap.GetName(), StateName(snap.GetState()))}
 	}
-	rec, err := j.newRecord(kind, cluster, snap.GetName(), requestID, by)
+	rec, err := j.newRecord(kind, cluster, snap.GetName(), asked.GetRequestId(), asked.GetRequestedBy())
 	if err != nil {
 		return nil, err
 	}
 	rec.RequestDigest = digest
-	job.Kind, job.Manifest = snap.GetKind(), snap.GetManifest()
+	job.Kind, job.Manifest, job.Remotes = snap.GetKind(), snap.GetManifest(), snap.GetRemotes()
 	if job.GetRepair() {
 		job.WantedCopies = snap.GetManifest().GetWantedCopies()
 	}
@@ -186,7 +264,7 @@ func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestI
 		job.Targets = keepers(snap, rec.GetOperation().GetNodes())
 	}
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: job}
-	return j.Engine.Start(rec, nil)
+	return j.Engine.Start(rec, begin)
 }
 
 // keepers returns the nodes that are to hold a snapshot which not every node holds; none if every node is to.
@@ -252,9 +330,16 @@ func addEntry(kind requorumv1.SnapshotKind) func(store.Tx, *journalv1.OperationR
 	}
 }
 
+// forgetIdentity forgets what opens encrypted copies.
+func (j *Jobs) forgetIdentity(_ store.Tx, rec *journalv1.OperationRecord) error {
+	j.Identities.Forget(rec.GetOperation().GetId())
+	return nil
+}
+
 // ended notes in the catalog that a snapshot could not be made. Of one that was refused there is nothing.
 func (j *Jobs) ended(tx store.Tx, rec *journalv1.OperationRecord) error {
 	op := rec.GetOperation()
+	j.Identities.Forget(op.GetId())
 	switch op.GetState() {
 	case requorumv1.OperationState_OPERATION_STATE_SUCCEEDED:
 		return nil

@@ -158,8 +158,8 @@ func (c *Cluster) snapshots() map[string]bool {
 	c.must(c.until("the controller does not answer", func(ctx context.Context) error {
 		resp, err := requorumv1.NewSnapshotServiceClient(c.Conn()).ListSnapshots(ctx, &requorumv1.ListSnapshotsRequest{Cluster: Name})
 		for _, s := range resp.GetSnapshots() {
-			safety := s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY // which a revert keeps, too
-			good[s.GetName()] = s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_READY && (safety || done[s.GetOperationId()])
+			safety := s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY                                                                                 // which a revert keeps, too
+			good[s.GetName()] = s.GetState() == requorumv1.SnapshotState_SNAPSHOT_STATE_READY && (safety || s.GetOperationId() == "" || done[s.GetOperationId()]) // without one it was found in a remote
 		}
 		return err
 	}))

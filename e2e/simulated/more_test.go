@@ -3,6 +3,7 @@
 package simulated_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -169,9 +170,9 @@ func (w *world) powerOff(n *node) {
 // restore restores the nodes named, which must work.
 func (w *world) restore(nodes ...string) {
 	w.t.Helper()
-	op, err := w.controller.restores.Start(&requorumv1.RestoreSpec{
+	op, err := w.controller.restores.Start(context.Background(), &requorumv1.StartRestoreRequest{Spec: &requorumv1.RestoreSpec{
 		Cluster: clusterName, Snapshot: goodName, Nodes: nodes, Quarantine: durationpb.New(time.Hour),
-	}, "", "test")
+	}}, "test")
 	w.must(err)
 	w.await("the restore has ended", 10*time.Minute, func() bool { return terminal(w.operation(op.GetId())) })
 	if op = w.operation(op.GetId()); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {

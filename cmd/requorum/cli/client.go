@@ -34,6 +34,7 @@ type client struct {
 	requorumv1.RestoreServiceClient
 	requorumv1.OperationServiceClient
 	requorumv1.AccessServiceClient
+	requorumv1.RemoteServiceClient
 	requorumv1.ScheduleServiceClient
 	requorumv1.AuditServiceClient
 
@@ -63,6 +64,7 @@ func (p *program) with(ctx context.Context, work func(context.Context, *client) 
 		RestoreServiceClient:   requorumv1.NewRestoreServiceClient(conn),
 		OperationServiceClient: requorumv1.NewOperationServiceClient(conn),
 		AccessServiceClient:    requorumv1.NewAccessServiceClient(conn),
+		RemoteServiceClient:    requorumv1.NewRemoteServiceClient(conn),
 		ScheduleServiceClient:  requorumv1.NewScheduleServiceClient(conn),
 		AuditServiceClient:     requorumv1.NewAuditServiceClient(conn),
 		conn:                   conn,

@@ -27,6 +27,18 @@ func complete(c *cobra.Command, flag string, f completer) {
 	}
 }
 
+// oneOf marks two flags of which a command needs just one.
+func oneOf(c *cobra.Command, flag, other string) {
+	c.MarkFlagsOneRequired(flag, other)
+	c.MarkFlagsMutuallyExclusive(flag, other)
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		if c.Flags().Changed(flag) == c.Flags().Changed(other) {
+			return fmt.Errorf("--%s is missing, or --%s in its place; not both", flag, other)
+		}
+		return nil
+	}
+}
+
 // required marks flags that a command cannot do without.
 func required(c *cobra.Command, flags ...string) {
 	for _, flag := range flags {
@@ -105,6 +117,17 @@ func (p *program) completeSnapshots(c *cobra.Command, _ []string, _ string) ([]s
 func (p *program) completeSnapshotsAndLatest(c *cobra.Command, args []string, begin string) ([]string, cobra.ShellCompDirective) {
 	found, directive := p.completeSnapshots(c, args, begin)
 	return append(found, "latest\tthe newest that is ready"), directive
+}
+
+func (p *program) completeRemotes(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return p.propose(c, func(ctx context.Context, c *client) ([]string, error) {
+		resp, err := c.ListRemotes(ctx, &requorumv1.ListRemotesRequest{})
+		var found []string
+		for _, r := range resp.GetRemotes() {
+			found = append(found, r.GetName()+"\t"+r.GetWhere())
+		}
+		return found, err
+	})
 }
 
 func (p *program) completeOperations(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -53,6 +53,7 @@ type fake struct {
 	requorumv1.UnimplementedRestoreServiceServer
 	requorumv1.UnimplementedOperationServiceServer
 	requorumv1.UnimplementedAccessServiceServer
+	requorumv1.UnimplementedRemoteServiceServer
 	requorumv1.UnimplementedScheduleServiceServer
 	requorumv1.UnimplementedAuditServiceServer
 
@@ -103,6 +104,7 @@ func (f *fake) listen(t *testing.T) {
 	requorumv1.RegisterRestoreServiceServer(server, f)
 	requorumv1.RegisterOperationServiceServer(server, f)
 	requorumv1.RegisterAccessServiceServer(server, f)
+	requorumv1.RegisterRemoteServiceServer(server, f)
 	requorumv1.RegisterScheduleServiceServer(server, f)
 	requorumv1.RegisterAuditServiceServer(server, f)
 	f.address = listener.Addr().String()
@@ -325,6 +327,10 @@ func (f *fake) ImportSnapshot(_ context.Context, req *requorumv1.ImportSnapshotR
 	return &requorumv1.ImportSnapshotResponse{Operation: f.op}, f.accept(req)
 }
 
+func (f *fake) UploadSnapshot(_ context.Context, req *requorumv1.UploadSnapshotRequest) (*requorumv1.UploadSnapshotResponse, error) {
+	return &requorumv1.UploadSnapshotResponse{Operation: f.op}, f.accept(req)
+}
+
 func (f *fake) ExportSnapshot(_ *requorumv1.ExportSnapshotRequest, stream grpc.ServerStreamingServer[requorumv1.ExportSnapshotResponse]) error {
 	return f.export(stream)
 }
@@ -447,9 +453,29 @@ func snapshots() []*requorumv1.Snapshot {
 		{
 			Name: "pre-1.31", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_READY, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_ON_DEMAND, Created: before(41 * time.Minute), Manifest: m, Copies: []*requorumv1.Copy{copied("etcd-1"), copied("etcd-2"), missing}, OperationId: opID,
 			Verified: &requorumv1.Verification{Time: before(5 * time.Minute), Node: "etcd-2", OperationId: opID, Took: durationpb.New(12300 * time.Millisecond)},
+			Remotes:  []*requorumv1.RemoteCopy{{Remote: "off-site", State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: before(40 * time.Minute), Object: storedObject()}},
 		},
 		{Name: "broken", Cluster: "prod", State: requorumv1.SnapshotState_SNAPSHOT_STATE_FAILED, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_POST_RESTORE, Created: before(50 * time.Hour), Error: "etcd-2: disk full"},
 	}
+}
+
+func storedObject() *requorumv1.StoredObject {
+	return &requorumv1.StoredObject{Key: "etcd/prod/pre-1.31-5f1c09aa.db.zst.age", Size: 200 << 20, Sha256: strings.Repeat("ab", 32), ZstdLevel: 3, Recipients: []string{"age1abc"}}
+}
+
+func (f *fake) ListRemotes(context.Context, *requorumv1.ListRemotesRequest) (*requorumv1.ListRemotesResponse, error) {
+	return &requorumv1.ListRemotesResponse{Remotes: []*requorumv1.Remote{
+		{Name: "off-site", Kind: "s3", Where: "bucket backups at s3.example.org", Folder: "etcd", ZstdLevel: 3, Recipients: []string{"age1abc"}},
+		{Name: "nfs", Kind: "dir", Where: "directory /mnt/backups"},
+	}}, nil
+}
+
+func (f *fake) ListRemoteSnapshots(_ context.Context, req *requorumv1.ListRemoteSnapshotsRequest) (*requorumv1.ListRemoteSnapshotsResponse, error) {
+	m := manifest()
+	m.Stored = storedObject()
+	return &requorumv1.ListRemoteSnapshotsResponse{
+		Manifests: []*requorumv1.Manifest{m}, Orphans: []string{"etcd/prod/half.db.zst"}, Problems: []string{"etcd/prod/x.json: decode manifest: its digest does not fit"},
+	}, nil
 }
 
 func succeeded(kind requorumv1.OperationKind) *requorumv1.Operation {

@@ -223,6 +223,9 @@ func writeCopies(w io.Writer, s *requorumv1.Snapshot) error {
 		}
 		list.Row(copied.GetNode(), copyState(copied.GetState()), sum, strings.TrimSpace(copied.GetPath()+" "+copied.GetDetail()))
 	}
+	for _, copied := range s.GetRemotes() {
+		list.Row(copied.GetRemote(), copyState(copied.GetState()), output.Bytes(copied.GetObject().GetSize())+" stored", strings.TrimSpace(copied.GetObject().GetKey()+" "+copied.GetDetail()))
+	}
 	_, err := list.WriteTo(w)
 	return err
 }

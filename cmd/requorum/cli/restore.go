@@ -33,21 +33,24 @@ type restoreFlags struct {
 	spec       *requorumv1.RestoreSpec
 	quarantine config.Duration
 	plan, yes  bool
+	identity   string // path of a key file
 	drill      bool
 }
 
 func (p *program) restoreCommand() *cobra.Command {
 	f := &restoreFlags{spec: &requorumv1.RestoreSpec{}}
 	command := &cobra.Command{
-		Use:     "restore --snapshot NAME",
+		Use:     "restore {--snapshot NAME | --from REMOTE:NAME}",
 		Short:   "Restore a whole cluster from a snapshot",
 		Long:    restoreLong,
-		Example: "  requorum restore --cluster prod --snapshot pre-1.31 --plan\n  requorum restore --cluster prod --snapshot latest --drill\n  requorum restore --cluster prod --snapshot latest --yes",
+		Example: "  requorum restore --cluster prod --snapshot pre-1.31 --plan\n  requorum restore --cluster prod --snapshot latest --drill\n  requorum restore --cluster prod --snapshot latest --yes\n  requorum restore --cluster prod --from off-site:latest --identity key.txt",
 		Args:    takes(),
 	}
 	f.job = p.jobFlags(command)
 	flags := command.Flags()
 	flags.StringVar(&f.spec.Snapshot, "snapshot", "", "`NAME` of the snapshot, or latest")
+	fromFlag(flags, &f.spec.From)
+	identityFlag(flags, &f.identity)
 	flags.BoolVar(&f.plan, "plan", false, "show what would be done, and end")
 	flags.BoolVar(&f.drill, "drill", false, "rehearse it: prepare the data on all nodes while etcd serves, and remove it again")
 	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
@@ -60,7 +63,7 @@ func (p *program) restoreCommand() *cobra.Command {
 	flags.BoolVar(&f.spec.AllowVersionMismatch, "allow-version-mismatch", false, "restore although etcd is of another minor version than the snapshot")
 	complete(command, "snapshot", p.completeSnapshotsAndLatest)
 	complete(command, "nodes", p.completeNodeList)
-	required(command, "snapshot")
+	oneOf(command, "snapshot", "from")
 	command.RunE = func(c *cobra.Command, _ []string) error {
 		for _, pair := range [][2]string{{"bump-revision", "no-bump"}, {"plan", "detach"}, {"plan", "drill"}} {
 			if c.Flags().Changed(pair[0]) && c.Flags().Changed(pair[1]) {
@@ -77,7 +80,10 @@ func (p *program) restoreCommand() *cobra.Command {
 
 // restore shows the plan, asks, starts the operation and follows it.
 func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error {
-	var err error
+	identity, err := readIdentity(f.identity)
+	if err != nil {
+		return err
+	}
 	if f.spec.Cluster, err = c.clusterOr(ctx, f.cluster); err != nil {
 		return err
 	}
@@ -94,18 +100,22 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 		return err
 	}
 	// What was confirmed is what is restored, even if a newer snapshot became the latest meanwhile.
-	if name := planned.GetPlan().GetSnapshot().GetName(); name != "" {
+	name := planned.GetPlan().GetSnapshot().GetName()
+	switch {
+	case f.spec.GetFrom() != "":
+		f.spec.From = planned.GetPlan().GetSpec().GetFrom()
+	case name != "":
 		f.spec.Snapshot = name
 	}
 	if f.drill {
-		return p.rehearse(ctx, c, f)
+		return p.rehearse(ctx, c, f, identity)
 	}
 	if !f.yes {
-		if err := p.confirm(ctx, fmt.Sprintf("Restore %s from %s?", f.spec.GetCluster(), f.spec.GetSnapshot())); err != nil {
+		if err := p.confirm(ctx, fmt.Sprintf("Restore %s from %s?", f.spec.GetCluster(), name)); err != nil {
 			return err
 		}
 	}
-	started, err := change(ctx, c, c.StartRestore, &requorumv1.StartRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec})
+	started, err := change(ctx, c, c.StartRestore, &requorumv1.StartRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec, Identity: identity})
 	if err != nil {
 		return err
 	}
@@ -115,8 +125,8 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 }
 
 // rehearse stops nothing, so that nobody has to be asked.
-func (p *program) rehearse(ctx context.Context, c *client, f *restoreFlags) error {
-	started, err := change(ctx, c, c.RehearseRestore, &requorumv1.RehearseRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec})
+func (p *program) rehearse(ctx context.Context, c *client, f *restoreFlags, identity string) error {
+	started, err := change(ctx, c, c.RehearseRestore, &requorumv1.RehearseRestoreRequest{RequestId: p.request(f.requestID), Spec: f.spec, Identity: identity})
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func (p *program) root(extra ...*cobra.Command) *cobra.Command {
 	if len(extra) > 0 {
 		root.AddGroup(&cobra.Group{ID: groupServe, Title: "Running requorum:"})
 	}
-	addTo(root, groupOperate, p.clusterCommand(), p.snapshotCommand(), p.restoreCommand(), p.scheduleCommand(), p.operationCommand(),
+	addTo(root, groupOperate, p.clusterCommand(), p.snapshotCommand(), p.restoreCommand(), p.remoteCommand(), p.scheduleCommand(), p.operationCommand(),
 		p.catalogCommand(), p.hookCommand())
 	addTo(root, groupAccess, p.tokenCommand(), p.accessCommand(), p.auditCommand())
 	for _, command := range extra {

@@ -28,7 +28,7 @@ A snapshot is one file, taken of one member, that every node of the cluster
 holds and has read back from disk. It is ready only once all of them agree.`,
 		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot ls",
 	}, p.snapshotSave(), p.snapshotLs(), p.snapshotShow(), p.snapshotCheck(), p.snapshotVerify(), p.snapshotDistribute(), p.snapshotRepair(),
-		p.snapshotRm(), p.snapshotPrune(), p.snapshotOrphans(), p.snapshotImport(), p.snapshotExport())
+		p.snapshotRm(), p.snapshotPrune(), p.snapshotOrphans(), p.snapshotUpload(), p.snapshotImport(), p.snapshotExport())
 }
 
 func (p *program) snapshotSave() *cobra.Command {
@@ -38,9 +38,10 @@ func (p *program) snapshotSave() *cobra.Command {
 		Short: "Take a snapshot and make every node hold it",
 		Long: `Take a snapshot of one healthy member and make every node hold the same file.
 
-It ends with 0 only when the snapshot is ready: verified on every node. So it
-can stand before an upgrade as it is.`,
-		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot save --label ticket=4711 -o json",
+It ends with 0 only when the snapshot is ready: verified on every node, and
+stored in the remote, if one is given. So it can stand before an upgrade as it
+is.`,
+		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot save --remote off-site\n  requorum snapshot save --label ticket=4711 -o json",
 		Args:    takes(),
 	}
 	j := p.jobFlags(command)
@@ -49,6 +50,9 @@ can stand before an upgrade as it is.`,
 	flags.BoolVar(&req.HashLeader, "hash-leader", false, "compare the leader's data, too; blocks its writes for about 0.3 s per GiB")
 	flags.BoolVar(&req.AllowDegraded, "allow-degraded", false, "save although nodes are offline or members do not answer")
 	flags.StringToStringVar(&req.Labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
+	flags.StringVar(&req.Remote, "remote", "", "store it in the remote `NAME`, too (requorum remote ls)")
+	flags.BoolVar(&req.AllowRemoteFailure, "allow-remote-failure", false, "keep the snapshot on the nodes, with a warning, if the remote cannot take it")
+	complete(command, "remote", p.completeRemotes)
 	var (
 		ttl    config.Lifetime
 		copies copyCount
@@ -102,10 +106,10 @@ func (p *program) snapshotLs() *cobra.Command {
 				if p.settings.format != output.Table {
 					return output.Message(p.out, p.settings.format, resp)
 				}
-				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "KIND", "VERIFIED")
+				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "REMOTES", "KIND", "VERIFIED")
 				for _, s := range resp.GetSnapshots() {
 					size, revision := p.manifestCells(s.GetManifest())
-					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), snapshotKind(s.GetKind()), p.verified(s))
+					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), remotesOf(s), snapshotKind(s.GetKind()), p.verified(s))
 				}
 				_, err = table.WriteTo(p.out)
 				return err
@@ -138,6 +142,19 @@ func copies(s *requorumv1.Snapshot) string {
 		return "only on " + s.GetCopies()[0].GetNode() // of 1 would read as if every node had it
 	}
 	return fmt.Sprintf("%d of %d good", good, len(s.GetCopies()))
+}
+
+// remotesOf names the remotes that hold a good copy.
+func remotesOf(s *requorumv1.Snapshot) string {
+	var names []string
+	for _, c := range s.GetRemotes() {
+		name := c.GetRemote()
+		if c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD {
+			name += " (" + copyState(c.GetState()) + ")"
+		}
+		names = append(names, name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // verified tells whether a snapshot was proved restorable, and when that was tried last.
@@ -208,8 +225,31 @@ func (p *program) writeSnapshot(s *requorumv1.Snapshot) error {
 	if s.GetManifest() != nil {
 		p.addManifest(fields, s.GetManifest())
 	}
-	if _, err := fields.WriteTo(p.out); err != nil || len(s.GetCopies()) == 0 {
+	if _, err := fields.WriteTo(p.out); err != nil {
 		return err
+	}
+	if err := p.writeCopies(s); err != nil || len(s.GetRemotes()) == 0 {
+		return err
+	}
+	return p.writeRemotes(s)
+}
+
+func (p *program) writeRemotes(s *requorumv1.Snapshot) error {
+	table := output.NewTable("REMOTE", "COPY", "CHECKED", "STORED", "SEALED", "WHERE")
+	for _, c := range s.GetRemotes() {
+		o := c.GetObject()
+		table.Row(c.GetRemote(), copyState(c.GetState()), output.Time(c.GetChecked()), output.Bytes(o.GetSize()), sealed(o), strings.TrimSpace(o.GetKey()+" "+c.GetDetail()))
+	}
+	if _, err := fmt.Fprintln(p.out); err != nil {
+		return err
+	}
+	_, err := table.WriteTo(p.out)
+	return err
+}
+
+func (p *program) writeCopies(s *requorumv1.Snapshot) error {
+	if len(s.GetCopies()) == 0 {
+		return nil
 	}
 	table := output.NewTable("NODE", "COPY", "CHECKED", "MD5", "WHERE")
 	for _, c := range s.GetCopies() {
@@ -322,15 +362,21 @@ func (p *program) snapshotDistribute() *cobra.Command {
 	command := &cobra.Command{
 		Use:               "distribute NAME",
 		Short:             "Give every node that lacks a good copy one",
-		Long:              "Give every node that lacks a good copy of a snapshot one, as after a node was\nreplaced. NAME may be latest.",
+		Long:              "Give every node that lacks a good copy of a snapshot one, as after a node was\nreplaced. Where no node has one, it is fetched from a remote. NAME may be latest.",
 		Example:           "  requorum snapshot distribute pre-1.31",
 		Args:              takes("NAME"),
 		ValidArgsFunction: firstArgument(p.completeSnapshots),
 	}
 	j := p.jobFlags(command)
+	var identity string
+	identityFlag(command.Flags(), &identity)
 	command.RunE = func(c *cobra.Command, args []string) error {
+		key, err := readIdentity(identity)
+		if err != nil {
+			return err
+		}
 		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
-			resp, err := change(ctx, c, c.DistributeSnapshot, &requorumv1.DistributeSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
+			resp, err := change(ctx, c, c.DistributeSnapshot, &requorumv1.DistributeSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0], Identity: key})
 			return resp.GetOperation(), err
 		}, func(op *requorumv1.Operation) proto.Message {
 			return &requorumv1.DistributeSnapshotResponse{Operation: op}
@@ -444,7 +490,7 @@ func (p *program) snapshotRm() *cobra.Command {
 		Use:               "rm NAME",
 		Aliases:           []string{"delete"},
 		Short:             "Remove a snapshot and all of its copies",
-		Long:              "Remove every copy of a snapshot and its entry in the catalog. The last good\nsnapshot of a cluster is kept unless --force is given. Needs the role admin.",
+		Long:              "Remove every copy of a snapshot, also in remotes, and its entry in the\ncatalog. The last good snapshot of a cluster is kept unless --force is given.\nNeeds the role admin.",
 		Example:           "  requorum snapshot rm pre-1.30 --yes",
 		Args:              takes("NAME"),
 		ValidArgsFunction: firstArgument(p.completeSnapshots),
@@ -455,7 +501,7 @@ func (p *program) snapshotRm() *cobra.Command {
 	command.RunE = func(c *cobra.Command, args []string) error {
 		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
 			if !yes {
-				if err := p.confirm(ctx, fmt.Sprintf("Remove snapshot %s of %s from every node?", args[0], cluster)); err != nil {
+				if err := p.confirm(ctx, fmt.Sprintf("Remove snapshot %s of %s from every node and remote?", args[0], cluster)); err != nil {
 					return nil, err
 				}
 			}
@@ -468,28 +514,43 @@ func (p *program) snapshotRm() *cobra.Command {
 
 func (p *program) snapshotImport() *cobra.Command {
 	req := &requorumv1.ImportSnapshotRequest{}
+	var identity string
 	command := &cobra.Command{
-		Use:   "import --node NODE --path PATH",
-		Short: "Take a file that lies on a node as a snapshot",
+		Use:   "import {--node NODE --path PATH | --from REMOTE:NAME}",
+		Short: "Take a file on a node, or a snapshot in a remote, into the catalog",
 		Long: `Take a file that lies on a node, made with "etcdctl snapshot save", into the
-catalog and make every node hold it. The file is copied; the original stays.`,
-		Example: "  requorum snapshot import --node etcd-1 --path /backup/etcd.db --name from-cron",
+catalog and make every node hold it. The file is copied; the original stays.
+
+With --from it is a snapshot that a remote holds, as after the controller's data
+was lost; it keeps its name.`,
+		Example: "  requorum snapshot import --node etcd-1 --path /backup/etcd.db --name from-cron\n  requorum snapshot import --from off-site:pre-1.31 --identity key.txt",
 		Args:    takes(),
 	}
 	j := p.jobFlags(command)
 	flags := command.Flags()
-	flags.StringVar(&req.Node, "node", "", "`NODE` on which the file lies")
+	flags.StringVar(&req.Node, "node", "", "`NODE` on which the file lies; with --from the one that fetches it (default any)")
+	fromFlag(flags, &req.From)
+	identityFlag(flags, &identity)
 	flags.StringVar(&req.Path, "path", "", "absolute `PATH` of the file on that node")
 	flags.StringVar(&req.Name, "name", "", "`NAME` of the snapshot, not yet taken (default: imported-<cluster>-<time>-<id>)")
 	flags.BoolVar(&req.SkipHashCheck, "skip-hash-check", false, "accept a file without a trailing SHA-256, as a stopped member's db is")
 	flags.StringToStringVar(&req.Labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
 	complete(command, "node", p.completeNodes)
-	required(command, "node", "path")
-	command.RunE = p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+	work := p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
 		req.RequestId, req.Cluster = p.request(j.requestID), cluster
 		resp, err := change(ctx, c, c.ImportSnapshot, req)
 		return resp.GetOperation(), err
 	}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.ImportSnapshotResponse{Operation: op} })
+	oneOf(command, "path", "from")
+	command.RunE = func(c *cobra.Command, args []string) (err error) {
+		if req.GetFrom() == "" && req.GetNode() == "" {
+			return usagef("--node is missing: the one on which the file lies")
+		}
+		if req.Identity, err = readIdentity(identity); err != nil {
+			return err
+		}
+		return work(c, args)
+	}
 	return command
 }
 

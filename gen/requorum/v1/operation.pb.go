@@ -41,6 +41,8 @@ const (
 	OperationKind_OPERATION_KIND_DELETE OperationKind = 5
 	// Restore a whole cluster.
 	OperationKind_OPERATION_KIND_RESTORE OperationKind = 6
+	// Store a snapshot in a remote.
+	OperationKind_OPERATION_KIND_UPLOAD OperationKind = 7
 	// Enter into the catalog what the nodes hold.
 	OperationKind_OPERATION_KIND_REBUILD OperationKind = 8
 	// Prove on one node that a snapshot can be restored.
@@ -59,6 +61,7 @@ var (
 		4:  "OPERATION_KIND_DISTRIBUTE",
 		5:  "OPERATION_KIND_DELETE",
 		6:  "OPERATION_KIND_RESTORE",
+		7:  "OPERATION_KIND_UPLOAD",
 		8:  "OPERATION_KIND_REBUILD",
 		9:  "OPERATION_KIND_VERIFY",
 		10: "OPERATION_KIND_REHEARSE",
@@ -71,6 +74,7 @@ var (
 		"OPERATION_KIND_DISTRIBUTE":  4,
 		"OPERATION_KIND_DELETE":      5,
 		"OPERATION_KIND_RESTORE":     6,
+		"OPERATION_KIND_UPLOAD":      7,
 		"OPERATION_KIND_REBUILD":     8,
 		"OPERATION_KIND_VERIFY":      9,
 		"OPERATION_KIND_REHEARSE":    10,
@@ -1486,7 +1490,7 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x04 \x01(\tR\x06advice*\xa7\x02\n" +
+	"\x06advice\x18\x04 \x01(\tR\x06advice*\xc2\x02\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OPERATION_KIND_SAVE\x10\x01\x12\x19\n" +
@@ -1494,7 +1498,8 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"\x14OPERATION_KIND_CHECK\x10\x03\x12\x1d\n" +
 	"\x19OPERATION_KIND_DISTRIBUTE\x10\x04\x12\x19\n" +
 	"\x15OPERATION_KIND_DELETE\x10\x05\x12\x1a\n" +
-	"\x16OPERATION_KIND_RESTORE\x10\x06\x12\x1a\n" +
+	"\x16OPERATION_KIND_RESTORE\x10\x06\x12\x19\n" +
+	"\x15OPERATION_KIND_UPLOAD\x10\a\x12\x1a\n" +
 	"\x16OPERATION_KIND_REBUILD\x10\b\x12\x19\n" +
 	"\x15OPERATION_KIND_VERIFY\x10\t\x12\x1b\n" +
 	"\x17OPERATION_KIND_REHEARSE\x10\n" +

@@ -187,7 +187,11 @@ type StartRestoreRequest struct {
 	// Makes the call safe to repeat: the same ID returns the same operation.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// What to restore and how.
-	Spec          *RestoreSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Spec *RestoreSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Text of key files of age, for a snapshot of which only an encrypted remote copy is left. It goes to the node
+	// that decrypts, and is kept in memory only: a controller that starts again before that has to be given it again,
+	// with another restore.
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,6 +238,13 @@ func (x *StartRestoreRequest) GetSpec() *RestoreSpec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *StartRestoreRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 // StartRestoreResponse carries the operation that was started, or found by its request ID.
@@ -288,7 +299,9 @@ type RehearseRestoreRequest struct {
 	// Makes the call safe to repeat: the same ID returns the same operation.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// What to restore and how, as for a real restore.
-	Spec          *RestoreSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Spec *RestoreSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Text of key files of age, as for a real restore.
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -335,6 +348,13 @@ func (x *RehearseRestoreRequest) GetSpec() *RestoreSpec {
 		return x.Spec
 	}
 	return nil
+}
+
+func (x *RehearseRestoreRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 // RehearseRestoreResponse carries the operation.
@@ -388,7 +408,7 @@ type RestoreSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the cluster.
 	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// Name of the snapshot, or "latest" for the newest READY one.
+	// Name of the snapshot, or "latest" for the newest READY one. Empty with from.
 	Snapshot string `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	// Nodes whose members form the restored cluster; empty for all enrolled nodes. Every enrolled node
 	// that is left out is fenced by the new generation.
@@ -408,8 +428,11 @@ type RestoreSpec struct {
 	Quarantine *durationpb.Duration `protobuf:"bytes,8,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
 	// Restore although the etcd on the nodes is of another minor version than the snapshot's.
 	AllowVersionMismatch bool `protobuf:"varint,9,opt,name=allow_version_mismatch,json=allowVersionMismatch,proto3" json:"allow_version_mismatch,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// Snapshot in a remote, which the catalog need not know: REMOTE:NAME, REMOTE:CLUSTER/NAME, or
+	// s3://BUCKET/FOLDER/CLUSTER/NAME, where BUCKET is that of a remote, or a remote's name. NAME may be latest.
+	From          string `protobuf:"bytes,40,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestoreSpec) Reset() {
@@ -503,6 +526,13 @@ func (x *RestoreSpec) GetAllowVersionMismatch() bool {
 		return x.AllowVersionMismatch
 	}
 	return false
+}
+
+func (x *RestoreSpec) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
 }
 
 // Check is one row of a plan's checks.
@@ -805,19 +835,21 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x12&\n" +
 	"\x0fcopies_as_known\x18\x02 \x01(\bR\rcopiesAsKnown\"C\n" +
 	"\x13PlanRestoreResponse\x12,\n" +
-	"\x04plan\x18\x01 \x01(\v2\x18.requorum.v1.RestorePlanR\x04plan\"b\n" +
+	"\x04plan\x18\x01 \x01(\v2\x18.requorum.v1.RestorePlanR\x04plan\"\x83\x01\n" +
 	"\x13StartRestoreRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12,\n" +
-	"\x04spec\x18\x02 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\"L\n" +
+	"\x04spec\x18\x02 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x12\x1f\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"L\n" +
 	"\x14StartRestoreResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"e\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\x86\x01\n" +
 	"\x16RehearseRestoreRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12,\n" +
-	"\x04spec\x18\x02 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\"O\n" +
+	"\x04spec\x18\x02 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x12\x1f\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"O\n" +
 	"\x17RehearseRestoreResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xde\x02\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xf2\x02\n" +
 	"\vRestoreSpec\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x14\n" +
@@ -829,7 +861,8 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\n" +
 	"quarantine\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"quarantine\x124\n" +
-	"\x16allow_version_mismatch\x18\t \x01(\bR\x14allowVersionMismatch\"\x90\x01\n" +
+	"\x16allow_version_mismatch\x18\t \x01(\bR\x14allowVersionMismatch\x12\x12\n" +
+	"\x04from\x18( \x01(\tR\x04from\"\x90\x01\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.requorum.v1.CheckStateR\x05state\x12\x18\n" +

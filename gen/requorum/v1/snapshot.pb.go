@@ -234,6 +234,11 @@ type SaveSnapshotRequest struct {
 	AllowDegraded bool `protobuf:"varint,5,opt,name=allow_degraded,json=allowDegraded,proto3" json:"allow_degraded,omitempty"`
 	// Free-form labels kept in the manifest.
 	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Remote that stores it, too, by its name in the controller's configuration; empty for none. The snapshot
+	// is READY only once it is there.
+	Remote string `protobuf:"bytes,7,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Keep the snapshot on the nodes, with a warning, where the remote cannot take it.
+	AllowRemoteFailure bool `protobuf:"varint,8,opt,name=allow_remote_failure,json=allowRemoteFailure,proto3" json:"allow_remote_failure,omitempty"`
 	// Age at which the snapshot is removed by itself; unset to keep it until a person removes it.
 	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// On how many nodes it is kept; 0 for all.
@@ -314,6 +319,20 @@ func (x *SaveSnapshotRequest) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *SaveSnapshotRequest) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *SaveSnapshotRequest) GetAllowRemoteFailure() bool {
+	if x != nil {
+		return x.AllowRemoteFailure
+	}
+	return false
 }
 
 func (x *SaveSnapshotRequest) GetTtl() *durationpb.Duration {
@@ -694,7 +713,10 @@ type DistributeSnapshotRequest struct {
 	// Name of the cluster.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Name of the snapshot, or "latest".
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Text of key files of age, for a snapshot of which only an encrypted remote copy is left. It goes to the node
+	// that decrypts, and is kept in memory only.
+	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +772,13 @@ func (x *DistributeSnapshotRequest) GetName() string {
 	return ""
 }
 
+func (x *DistributeSnapshotRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 // DistributeSnapshotResponse carries the operation.
 type DistributeSnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -796,6 +825,125 @@ func (x *DistributeSnapshotResponse) GetOperation() *Operation {
 	return nil
 }
 
+// UploadSnapshotRequest names the snapshot to store in a remote.
+type UploadSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call safe to repeat: the same ID returns the same operation.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Name of the snapshot, or "latest".
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Name of the remote, as in the controller's configuration.
+	Remote        string `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadSnapshotRequest) Reset() {
+	*x = UploadSnapshotRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadSnapshotRequest) ProtoMessage() {}
+
+func (x *UploadSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*UploadSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UploadSnapshotRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UploadSnapshotRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *UploadSnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UploadSnapshotRequest) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+// UploadSnapshotResponse carries the operation.
+type UploadSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadSnapshotResponse) Reset() {
+	*x = UploadSnapshotResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadSnapshotResponse) ProtoMessage() {}
+
+func (x *UploadSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*UploadSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UploadSnapshotResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 // RepairSnapshotRequest names the snapshot to repair.
 type RepairSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -811,7 +959,7 @@ type RepairSnapshotRequest struct {
 
 func (x *RepairSnapshotRequest) Reset() {
 	*x = RepairSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +971,7 @@ func (x *RepairSnapshotRequest) String() string {
 func (*RepairSnapshotRequest) ProtoMessage() {}
 
 func (x *RepairSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[10]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +984,7 @@ func (x *RepairSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*RepairSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RepairSnapshotRequest) GetRequestId() string {
@@ -871,7 +1019,7 @@ type RepairSnapshotResponse struct {
 
 func (x *RepairSnapshotResponse) Reset() {
 	*x = RepairSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1031,7 @@ func (x *RepairSnapshotResponse) String() string {
 func (*RepairSnapshotResponse) ProtoMessage() {}
 
 func (x *RepairSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[11]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1044,7 @@ func (x *RepairSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*RepairSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RepairSnapshotResponse) GetOperation() *Operation {
@@ -921,7 +1069,7 @@ type PlanPruneRequest struct {
 
 func (x *PlanPruneRequest) Reset() {
 	*x = PlanPruneRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +1081,7 @@ func (x *PlanPruneRequest) String() string {
 func (*PlanPruneRequest) ProtoMessage() {}
 
 func (x *PlanPruneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[12]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1094,7 @@ func (x *PlanPruneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanPruneRequest.ProtoReflect.Descriptor instead.
 func (*PlanPruneRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PlanPruneRequest) GetCluster() string {
@@ -981,7 +1129,7 @@ type PlanPruneResponse struct {
 
 func (x *PlanPruneResponse) Reset() {
 	*x = PlanPruneResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1141,7 @@ func (x *PlanPruneResponse) String() string {
 func (*PlanPruneResponse) ProtoMessage() {}
 
 func (x *PlanPruneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[13]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1154,7 @@ func (x *PlanPruneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanPruneResponse.ProtoReflect.Descriptor instead.
 func (*PlanPruneResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PlanPruneResponse) GetVerdicts() []*PruneVerdict {
@@ -1039,7 +1187,7 @@ type PruneVerdict struct {
 
 func (x *PruneVerdict) Reset() {
 	*x = PruneVerdict{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1199,7 @@ func (x *PruneVerdict) String() string {
 func (*PruneVerdict) ProtoMessage() {}
 
 func (x *PruneVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[14]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1212,7 @@ func (x *PruneVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVerdict.ProtoReflect.Descriptor instead.
 func (*PruneVerdict) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PruneVerdict) GetName() string {
@@ -1127,7 +1275,7 @@ type ListOrphansRequest struct {
 
 func (x *ListOrphansRequest) Reset() {
 	*x = ListOrphansRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1287,7 @@ func (x *ListOrphansRequest) String() string {
 func (*ListOrphansRequest) ProtoMessage() {}
 
 func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[15]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1300,7 @@ func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
 func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListOrphansRequest) GetCluster() string {
@@ -1175,7 +1323,7 @@ type ListOrphansResponse struct {
 
 func (x *ListOrphansResponse) Reset() {
 	*x = ListOrphansResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1335,7 @@ func (x *ListOrphansResponse) String() string {
 func (*ListOrphansResponse) ProtoMessage() {}
 
 func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[16]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1348,7 @@ func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
 func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListOrphansResponse) GetOrphans() []*Orphan {
@@ -1230,7 +1378,7 @@ type Orphan struct {
 
 func (x *Orphan) Reset() {
 	*x = Orphan{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1390,7 @@ func (x *Orphan) String() string {
 func (*Orphan) ProtoMessage() {}
 
 func (x *Orphan) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[17]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1403,7 @@ func (x *Orphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
 func (*Orphan) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Orphan) GetNode() string {
@@ -1285,7 +1433,7 @@ type RebuildCatalogRequest struct {
 
 func (x *RebuildCatalogRequest) Reset() {
 	*x = RebuildCatalogRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1445,7 @@ func (x *RebuildCatalogRequest) String() string {
 func (*RebuildCatalogRequest) ProtoMessage() {}
 
 func (x *RebuildCatalogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[18]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1458,7 @@ func (x *RebuildCatalogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildCatalogRequest.ProtoReflect.Descriptor instead.
 func (*RebuildCatalogRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RebuildCatalogRequest) GetRequestId() string {
@@ -1338,7 +1486,7 @@ type RebuildCatalogResponse struct {
 
 func (x *RebuildCatalogResponse) Reset() {
 	*x = RebuildCatalogResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1498,7 @@ func (x *RebuildCatalogResponse) String() string {
 func (*RebuildCatalogResponse) ProtoMessage() {}
 
 func (x *RebuildCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[19]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1511,7 @@ func (x *RebuildCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildCatalogResponse.ProtoReflect.Descriptor instead.
 func (*RebuildCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{19}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RebuildCatalogResponse) GetOperation() *Operation {
@@ -1390,7 +1538,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1550,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[20]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1563,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{20}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteSnapshotRequest) GetRequestId() string {
@@ -1457,7 +1605,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1617,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1630,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteSnapshotResponse) GetOperation() *Operation {
@@ -1499,7 +1647,7 @@ type ImportSnapshotRequest struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Name of the cluster.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	// Node on which the file lies.
+	// Node on which the file lies; with from, the node that fetches it, empty for any.
 	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// Absolute path of the file on that node. It is copied; the original stays.
 	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
@@ -1508,14 +1656,19 @@ type ImportSnapshotRequest struct {
 	// Accept a file without a trailing SHA-256, as a copy of a stopped member's db is.
 	SkipHashCheck bool `protobuf:"varint,6,opt,name=skip_hash_check,json=skipHashCheck,proto3" json:"skip_hash_check,omitempty"`
 	// Free-form labels kept in the manifest.
-	Labels        map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Snapshot in a remote, in place of a path: REMOTE:NAME, REMOTE:CLUSTER/NAME, or s3://BUCKET/FOLDER/CLUSTER/NAME,
+	// where BUCKET is that of a remote, or a remote's name. NAME may be latest.
+	From string `protobuf:"bytes,8,opt,name=from,proto3" json:"from,omitempty"`
+	// Text of key files of age, where that is encrypted. It goes to the node that decrypts, and is kept in memory only.
+	Identity      string `protobuf:"bytes,9,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImportSnapshotRequest) Reset() {
 	*x = ImportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1680,7 @@ func (x *ImportSnapshotRequest) String() string {
 func (*ImportSnapshotRequest) ProtoMessage() {}
 
 func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1693,7 @@ func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImportSnapshotRequest) GetRequestId() string {
@@ -1592,6 +1745,20 @@ func (x *ImportSnapshotRequest) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *ImportSnapshotRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ImportSnapshotRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 // ImportSnapshotResponse carries the operation.
 type ImportSnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1603,7 +1770,7 @@ type ImportSnapshotResponse struct {
 
 func (x *ImportSnapshotResponse) Reset() {
 	*x = ImportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1782,7 @@ func (x *ImportSnapshotResponse) String() string {
 func (*ImportSnapshotResponse) ProtoMessage() {}
 
 func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1795,7 @@ func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportSnapshotResponse) GetOperation() *Operation {
@@ -1655,7 +1822,7 @@ type VerifySnapshotRequest struct {
 
 func (x *VerifySnapshotRequest) Reset() {
 	*x = VerifySnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1667,7 +1834,7 @@ func (x *VerifySnapshotRequest) String() string {
 func (*VerifySnapshotRequest) ProtoMessage() {}
 
 func (x *VerifySnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1680,7 +1847,7 @@ func (x *VerifySnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySnapshotRequest.ProtoReflect.Descriptor instead.
 func (*VerifySnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifySnapshotRequest) GetRequestId() string {
@@ -1722,7 +1889,7 @@ type VerifySnapshotResponse struct {
 
 func (x *VerifySnapshotResponse) Reset() {
 	*x = VerifySnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1901,7 @@ func (x *VerifySnapshotResponse) String() string {
 func (*VerifySnapshotResponse) ProtoMessage() {}
 
 func (x *VerifySnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1914,7 @@ func (x *VerifySnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySnapshotResponse.ProtoReflect.Descriptor instead.
 func (*VerifySnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifySnapshotResponse) GetOperation() *Operation {
@@ -1772,7 +1939,7 @@ type ExportSnapshotRequest struct {
 
 func (x *ExportSnapshotRequest) Reset() {
 	*x = ExportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1951,7 @@ func (x *ExportSnapshotRequest) String() string {
 func (*ExportSnapshotRequest) ProtoMessage() {}
 
 func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1964,7 @@ func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExportSnapshotRequest) GetCluster() string {
@@ -1837,7 +2004,7 @@ type ExportSnapshotResponse struct {
 
 func (x *ExportSnapshotResponse) Reset() {
 	*x = ExportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +2016,7 @@ func (x *ExportSnapshotResponse) String() string {
 func (*ExportSnapshotResponse) ProtoMessage() {}
 
 func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +2029,7 @@ func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExportSnapshotResponse) GetPart() isExportSnapshotResponse_Part {
@@ -1925,10 +2092,12 @@ type Snapshot struct {
 	Manifest *Manifest `protobuf:"bytes,6,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	// Copies as last checked.
 	Copies []*Copy `protobuf:"bytes,7,rep,name=copies,proto3" json:"copies,omitempty"`
-	// Operation that made it.
+	// Operation that made it; empty for one that was found in a remote.
 	OperationId string `protobuf:"bytes,8,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	// Why it failed, empty if it did not.
 	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// Copies in remotes, as last seen.
+	Remotes []*RemoteCopy `protobuf:"bytes,12,rep,name=remotes,proto3" json:"remotes,omitempty"`
 	// Schedule that took it; empty if none did.
 	Schedule string `protobuf:"bytes,10,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
@@ -1943,7 +2112,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2124,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2137,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Snapshot) GetName() string {
@@ -2034,6 +2203,13 @@ func (x *Snapshot) GetError() string {
 	return ""
 }
 
+func (x *Snapshot) GetRemotes() []*RemoteCopy {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
 func (x *Snapshot) GetSchedule() string {
 	if x != nil {
 		return x.Schedule
@@ -2062,6 +2238,170 @@ func (x *Snapshot) GetFailedVerification() *Verification {
 	return nil
 }
 
+// RemoteCopy is a snapshot's file in a remote.
+type RemoteCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the remote, as in the controller's configuration.
+	Remote string `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What was found when it was last looked at.
+	State CopyState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.CopyState" json:"state,omitempty"`
+	// When it was stored, or last looked at.
+	Checked *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=checked,proto3" json:"checked,omitempty"`
+	// What is stored.
+	Object *StoredObject `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	// The reason, where state is not GOOD.
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteCopy) Reset() {
+	*x = RemoteCopy{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteCopy) ProtoMessage() {}
+
+func (x *RemoteCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteCopy.ProtoReflect.Descriptor instead.
+func (*RemoteCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RemoteCopy) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *RemoteCopy) GetState() CopyState {
+	if x != nil {
+		return x.State
+	}
+	return CopyState_COPY_STATE_UNSPECIFIED
+}
+
+func (x *RemoteCopy) GetChecked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Checked
+	}
+	return nil
+}
+
+func (x *RemoteCopy) GetObject() *StoredObject {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *RemoteCopy) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// StoredObject describes the object that holds a snapshot's file, compressed and encrypted as it says.
+type StoredObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key in the remote. The manifest's is beside it: the snapshot's name and ".json".
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Size of the object in bytes.
+	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of the object, lower-case hexadecimal.
+	Sha256 string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Level of zstd that it was compressed with; 0 if it is not compressed.
+	ZstdLevel int32 `protobuf:"varint,4,opt,name=zstd_level,json=zstdLevel,proto3" json:"zstd_level,omitempty"`
+	// Recipients of age that it was encrypted for; none if it is not encrypted.
+	Recipients    []string `protobuf:"bytes,5,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredObject) Reset() {
+	*x = StoredObject{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredObject) ProtoMessage() {}
+
+func (x *StoredObject) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredObject.ProtoReflect.Descriptor instead.
+func (*StoredObject) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *StoredObject) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *StoredObject) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *StoredObject) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *StoredObject) GetZstdLevel() int32 {
+	if x != nil {
+		return x.ZstdLevel
+	}
+	return 0
+}
+
+func (x *StoredObject) GetRecipients() []string {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
 // Verification is a drill: the file was restored, an etcd started on it and everything read.
 type Verification struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2081,7 +2421,7 @@ type Verification struct {
 
 func (x *Verification) Reset() {
 	*x = Verification{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2433,7 @@ func (x *Verification) String() string {
 func (*Verification) ProtoMessage() {}
 
 func (x *Verification) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2446,7 @@ func (x *Verification) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verification.ProtoReflect.Descriptor instead.
 func (*Verification) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Verification) GetTime() *timestamppb.Timestamp {
@@ -2198,6 +2538,8 @@ type Manifest struct {
 	SizeInUse int64 `protobuf:"varint,24,opt,name=size_in_use,json=sizeInUse,proto3" json:"size_in_use,omitempty"`
 	// Raft index of the last change that the file holds, read from the file; 0 if the file does not tell.
 	AppliedIndex uint64 `protobuf:"varint,25,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// In a remote: the object that holds the file.
+	Stored *StoredObject `protobuf:"bytes,26,opt,name=stored,proto3" json:"stored,omitempty"`
 	// Schedule that took it; empty if none did.
 	Schedule string `protobuf:"bytes,30,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
@@ -2210,7 +2552,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2564,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2577,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Manifest) GetFormatVersion() uint32 {
@@ -2413,6 +2755,13 @@ func (x *Manifest) GetAppliedIndex() uint64 {
 	return 0
 }
 
+func (x *Manifest) GetStored() *StoredObject {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
 func (x *Manifest) GetSchedule() string {
 	if x != nil {
 		return x.Schedule
@@ -2459,7 +2808,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2820,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2833,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Copy) GetNode() string {
@@ -2547,7 +2896,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\x9f\x03\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xe9\x03\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -2556,7 +2905,9 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\vhash_leader\x18\x04 \x01(\bR\n" +
 	"hashLeader\x12%\n" +
 	"\x0eallow_degraded\x18\x05 \x01(\bR\rallowDegraded\x12D\n" +
-	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x12+\n" +
+	"\x06labels\x18\x06 \x03(\v2,.requorum.v1.SaveSnapshotRequest.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06remote\x18\a \x01(\tR\x06remote\x120\n" +
+	"\x14allow_remote_failure\x18\b \x01(\bR\x12allowRemoteFailure\x12+\n" +
 	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
 	"\x06copies\x18\n" +
 	" \x01(\rR\x06copies\x12-\n" +
@@ -2581,13 +2932,22 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"M\n" +
 	"\x15CheckSnapshotResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"h\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\x89\x01\n" +
 	"\x19DistributeSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"R\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1f\n" +
+	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\"R\n" +
 	"\x1aDistributeSnapshotResponse\x124\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"|\n" +
+	"\x15UploadSnapshotRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06remote\x18\x04 \x01(\tR\x06remote\"N\n" +
+	"\x16UploadSnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"d\n" +
 	"\x15RepairSnapshotRequest\x12\x1d\n" +
 	"\n" +
@@ -2631,7 +2991,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"N\n" +
 	"\x16DeleteSnapshotResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xb7\x02\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xec\x02\n" +
 	"\x15ImportSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -2640,7 +3000,9 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12\x12\n" +
 	"\x04name\x18\x05 \x01(\tR\x04name\x12&\n" +
 	"\x0fskip_hash_check\x18\x06 \x01(\bR\rskipHashCheck\x12F\n" +
-	"\x06labels\x18\a \x03(\v2..requorum.v1.ImportSnapshotRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\a \x03(\v2..requorum.v1.ImportSnapshotRequest.LabelsEntryR\x06labels\x12\x12\n" +
+	"\x04from\x18\b \x01(\tR\x04from\x12\x1f\n" +
+	"\bidentity\x18\t \x01(\tB\x03\x80\x01\x01R\bidentity\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
@@ -2661,7 +3023,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x16ExportSnapshotResponse\x123\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestH\x00R\bmanifest\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part\"\xbb\x04\n" +
+	"\x04part\"\xee\x04\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x120\n" +
@@ -2671,18 +3033,35 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12)\n" +
 	"\x06copies\x18\a \x03(\v2\x11.requorum.v1.CopyR\x06copies\x12!\n" +
 	"\foperation_id\x18\b \x01(\tR\voperationId\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\x12\x1a\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x121\n" +
+	"\aremotes\x18\f \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x1a\n" +
 	"\bschedule\x18\n" +
 	" \x01(\tR\bschedule\x124\n" +
 	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x125\n" +
 	"\bverified\x18\r \x01(\v2\x19.requorum.v1.VerificationR\bverified\x12J\n" +
-	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\xba\x01\n" +
+	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\xd3\x01\n" +
+	"\n" +
+	"RemoteCopy\x12\x16\n" +
+	"\x06remote\x18\x01 \x01(\tR\x06remote\x12,\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x124\n" +
+	"\achecked\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\achecked\x121\n" +
+	"\x06object\x18\x04 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x8b\x01\n" +
+	"\fStoredObject\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n" +
+	"\n" +
+	"zstd_level\x18\x04 \x01(\x05R\tzstdLevel\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x05 \x03(\tR\n" +
+	"recipients\"\xba\x01\n" +
 	"\fVerification\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12!\n" +
 	"\foperation_id\x18\x03 \x01(\tR\voperationId\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12-\n" +
-	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x8f\b\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\xc2\b\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2711,7 +3090,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04kind\x18\x16 \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x12)\n" +
 	"\x10requorum_version\x18\x17 \x01(\tR\x0frequorumVersion\x12\x1e\n" +
 	"\vsize_in_use\x18\x18 \x01(\x03R\tsizeInUse\x12#\n" +
-	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x12\x1a\n" +
+	"\rapplied_index\x18\x19 \x01(\x04R\fappliedIndex\x121\n" +
+	"\x06stored\x18\x1a \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x12\x1a\n" +
 	"\bschedule\x18\x1e \x01(\tR\bschedule\x124\n" +
 	"\aexpires\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
 	"\rwanted_copies\x18  \x01(\rR\fwantedCopies\x1a9\n" +
@@ -2747,7 +3127,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x12COPY_STATE_MISSING\x10\x02\x12\x19\n" +
 	"\x15COPY_STATE_UNREADABLE\x10\x03\x12\x18\n" +
 	"\x14COPY_STATE_DIFFERENT\x10\x04\x12\x16\n" +
-	"\x12COPY_STATE_UNKNOWN\x10\x052\x91\t\n" +
+	"\x12COPY_STATE_UNKNOWN\x10\x052\xec\t\n" +
 	"\x0fSnapshotService\x12S\n" +
 	"\fSaveSnapshot\x12 .requorum.v1.SaveSnapshotRequest\x1a!.requorum.v1.SaveSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.requorum.v1.ListSnapshotsRequest\x1a\".requorum.v1.ListSnapshotsResponse\x12P\n" +
@@ -2760,6 +3140,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\vListOrphans\x12\x1f.requorum.v1.ListOrphansRequest\x1a .requorum.v1.ListOrphansResponse\x12Y\n" +
 	"\x0eRebuildCatalog\x12\".requorum.v1.RebuildCatalogRequest\x1a#.requorum.v1.RebuildCatalogResponse\x12Y\n" +
 	"\x0eDeleteSnapshot\x12\".requorum.v1.DeleteSnapshotRequest\x1a#.requorum.v1.DeleteSnapshotResponse\x12Y\n" +
+	"\x0eUploadSnapshot\x12\".requorum.v1.UploadSnapshotRequest\x1a#.requorum.v1.UploadSnapshotResponse\x12Y\n" +
 	"\x0eImportSnapshot\x12\".requorum.v1.ImportSnapshotRequest\x1a#.requorum.v1.ImportSnapshotResponse\x12[\n" +
 	"\x0eExportSnapshot\x12\".requorum.v1.ExportSnapshotRequest\x1a#.requorum.v1.ExportSnapshotResponse0\x01B9Z7github.com/requorum/requorum/gen/requorum/v1;requorumv1b\x06proto3"
 
@@ -2776,7 +3157,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -2791,109 +3172,121 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*CheckSnapshotResponse)(nil),      // 10: requorum.v1.CheckSnapshotResponse
 	(*DistributeSnapshotRequest)(nil),  // 11: requorum.v1.DistributeSnapshotRequest
 	(*DistributeSnapshotResponse)(nil), // 12: requorum.v1.DistributeSnapshotResponse
-	(*RepairSnapshotRequest)(nil),      // 13: requorum.v1.RepairSnapshotRequest
-	(*RepairSnapshotResponse)(nil),     // 14: requorum.v1.RepairSnapshotResponse
-	(*PlanPruneRequest)(nil),           // 15: requorum.v1.PlanPruneRequest
-	(*PlanPruneResponse)(nil),          // 16: requorum.v1.PlanPruneResponse
-	(*PruneVerdict)(nil),               // 17: requorum.v1.PruneVerdict
-	(*ListOrphansRequest)(nil),         // 18: requorum.v1.ListOrphansRequest
-	(*ListOrphansResponse)(nil),        // 19: requorum.v1.ListOrphansResponse
-	(*Orphan)(nil),                     // 20: requorum.v1.Orphan
-	(*RebuildCatalogRequest)(nil),      // 21: requorum.v1.RebuildCatalogRequest
-	(*RebuildCatalogResponse)(nil),     // 22: requorum.v1.RebuildCatalogResponse
-	(*DeleteSnapshotRequest)(nil),      // 23: requorum.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),     // 24: requorum.v1.DeleteSnapshotResponse
-	(*ImportSnapshotRequest)(nil),      // 25: requorum.v1.ImportSnapshotRequest
-	(*ImportSnapshotResponse)(nil),     // 26: requorum.v1.ImportSnapshotResponse
-	(*VerifySnapshotRequest)(nil),      // 27: requorum.v1.VerifySnapshotRequest
-	(*VerifySnapshotResponse)(nil),     // 28: requorum.v1.VerifySnapshotResponse
-	(*ExportSnapshotRequest)(nil),      // 29: requorum.v1.ExportSnapshotRequest
-	(*ExportSnapshotResponse)(nil),     // 30: requorum.v1.ExportSnapshotResponse
-	(*Snapshot)(nil),                   // 31: requorum.v1.Snapshot
-	(*Verification)(nil),               // 32: requorum.v1.Verification
-	(*Manifest)(nil),                   // 33: requorum.v1.Manifest
-	(*Copy)(nil),                       // 34: requorum.v1.Copy
-	nil,                                // 35: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 36: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 37: requorum.v1.Manifest.LabelsEntry
-	(*durationpb.Duration)(nil),        // 38: google.protobuf.Duration
-	(*Operation)(nil),                  // 39: requorum.v1.Operation
-	(*Retention)(nil),                  // 40: requorum.v1.Retention
-	(*timestamppb.Timestamp)(nil),      // 41: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 42: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 43: requorum.v1.Alarm
+	(*UploadSnapshotRequest)(nil),      // 13: requorum.v1.UploadSnapshotRequest
+	(*UploadSnapshotResponse)(nil),     // 14: requorum.v1.UploadSnapshotResponse
+	(*RepairSnapshotRequest)(nil),      // 15: requorum.v1.RepairSnapshotRequest
+	(*RepairSnapshotResponse)(nil),     // 16: requorum.v1.RepairSnapshotResponse
+	(*PlanPruneRequest)(nil),           // 17: requorum.v1.PlanPruneRequest
+	(*PlanPruneResponse)(nil),          // 18: requorum.v1.PlanPruneResponse
+	(*PruneVerdict)(nil),               // 19: requorum.v1.PruneVerdict
+	(*ListOrphansRequest)(nil),         // 20: requorum.v1.ListOrphansRequest
+	(*ListOrphansResponse)(nil),        // 21: requorum.v1.ListOrphansResponse
+	(*Orphan)(nil),                     // 22: requorum.v1.Orphan
+	(*RebuildCatalogRequest)(nil),      // 23: requorum.v1.RebuildCatalogRequest
+	(*RebuildCatalogResponse)(nil),     // 24: requorum.v1.RebuildCatalogResponse
+	(*DeleteSnapshotRequest)(nil),      // 25: requorum.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),     // 26: requorum.v1.DeleteSnapshotResponse
+	(*ImportSnapshotRequest)(nil),      // 27: requorum.v1.ImportSnapshotRequest
+	(*ImportSnapshotResponse)(nil),     // 28: requorum.v1.ImportSnapshotResponse
+	(*VerifySnapshotRequest)(nil),      // 29: requorum.v1.VerifySnapshotRequest
+	(*VerifySnapshotResponse)(nil),     // 30: requorum.v1.VerifySnapshotResponse
+	(*ExportSnapshotRequest)(nil),      // 31: requorum.v1.ExportSnapshotRequest
+	(*ExportSnapshotResponse)(nil),     // 32: requorum.v1.ExportSnapshotResponse
+	(*Snapshot)(nil),                   // 33: requorum.v1.Snapshot
+	(*RemoteCopy)(nil),                 // 34: requorum.v1.RemoteCopy
+	(*StoredObject)(nil),               // 35: requorum.v1.StoredObject
+	(*Verification)(nil),               // 36: requorum.v1.Verification
+	(*Manifest)(nil),                   // 37: requorum.v1.Manifest
+	(*Copy)(nil),                       // 38: requorum.v1.Copy
+	nil,                                // 39: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 40: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 41: requorum.v1.Manifest.LabelsEntry
+	(*durationpb.Duration)(nil),        // 42: google.protobuf.Duration
+	(*Operation)(nil),                  // 43: requorum.v1.Operation
+	(*Retention)(nil),                  // 44: requorum.v1.Retention
+	(*timestamppb.Timestamp)(nil),      // 45: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 46: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 47: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	35, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	38, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
+	39, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	42, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
 	1,  // 2: requorum.v1.SaveSnapshotRequest.kind:type_name -> requorum.v1.SnapshotKind
-	39, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	31, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	31, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	39, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	39, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	39, // 8: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	40, // 9: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
-	17, // 10: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
-	1,  // 11: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
-	41, // 12: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
-	20, // 13: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
-	33, // 14: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
-	39, // 15: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
-	39, // 16: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	36, // 17: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	39, // 18: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	39, // 19: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
-	33, // 20: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 21: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 22: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	41, // 23: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	33, // 24: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	34, // 25: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	41, // 26: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
-	32, // 27: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
-	32, // 28: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
-	41, // 29: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
-	38, // 30: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
-	41, // 31: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	42, // 32: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	43, // 33: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	37, // 34: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 35: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	41, // 36: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
-	2,  // 37: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	41, // 38: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 39: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 40: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 41: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 42: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	27, // 43: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
-	11, // 44: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	13, // 45: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
-	15, // 46: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
-	18, // 47: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
-	21, // 48: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
-	23, // 49: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	25, // 50: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	29, // 51: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 52: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 53: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 54: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 55: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	28, // 56: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
-	12, // 57: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	14, // 58: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
-	16, // 59: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
-	19, // 60: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
-	22, // 61: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
-	24, // 62: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	26, // 63: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	30, // 64: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	52, // [52:65] is the sub-list for method output_type
-	39, // [39:52] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	43, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	33, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	33, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	43, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 8: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 9: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 10: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
+	19, // 11: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
+	1,  // 12: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
+	45, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
+	22, // 14: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
+	37, // 15: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
+	43, // 16: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	43, // 17: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	40, // 18: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	43, // 19: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	43, // 20: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	37, // 21: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 22: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 23: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	45, // 24: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	37, // 25: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	38, // 26: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	34, // 27: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	45, // 28: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	36, // 29: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
+	36, // 30: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
+	2,  // 31: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
+	45, // 32: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
+	35, // 33: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
+	45, // 34: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	42, // 35: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	45, // 36: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	46, // 37: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	47, // 38: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	41, // 39: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 40: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	35, // 41: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
+	45, // 42: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	2,  // 43: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	45, // 44: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 45: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 46: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 47: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 48: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	29, // 49: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 50: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 51: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	17, // 52: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	20, // 53: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	23, // 54: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	25, // 55: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 56: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	27, // 57: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	31, // 58: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 59: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 60: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 61: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 62: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	30, // 63: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 64: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 65: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	18, // 66: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	21, // 67: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	24, // 68: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	26, // 69: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 70: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	28, // 71: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	32, // 72: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	59, // [59:73] is the sub-list for method output_type
+	45, // [45:59] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -2904,7 +3297,7 @@ func file_requorum_v1_snapshot_proto_init() {
 	file_requorum_v1_cluster_proto_init()
 	file_requorum_v1_operation_proto_init()
 	file_requorum_v1_schedule_proto_init()
-	file_requorum_v1_snapshot_proto_msgTypes[27].OneofWrappers = []any{
+	file_requorum_v1_snapshot_proto_msgTypes[29].OneofWrappers = []any{
 		(*ExportSnapshotResponse_Manifest)(nil),
 		(*ExportSnapshotResponse_Data)(nil),
 	}
@@ -2914,7 +3307,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

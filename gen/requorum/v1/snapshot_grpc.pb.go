@@ -30,6 +30,7 @@ const (
 	SnapshotService_ListOrphans_FullMethodName        = "/requorum.v1.SnapshotService/ListOrphans"
 	SnapshotService_RebuildCatalog_FullMethodName     = "/requorum.v1.SnapshotService/RebuildCatalog"
 	SnapshotService_DeleteSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/DeleteSnapshot"
+	SnapshotService_UploadSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/UploadSnapshot"
 	SnapshotService_ImportSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/ImportSnapshot"
 	SnapshotService_ExportSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/ExportSnapshot"
 )
@@ -68,8 +69,11 @@ type SnapshotServiceClient interface {
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
+	// UploadSnapshot starts the operation that stores a snapshot in a remote, from a node that holds a good
+	// copy.
+	UploadSnapshot(ctx context.Context, in *UploadSnapshotRequest, opts ...grpc.CallOption) (*UploadSnapshotResponse, error)
 	// ImportSnapshot starts the operation that takes a file which lies on a node, made with
-	// "etcdctl snapshot save", into the catalog and makes every node hold it.
+	// "etcdctl snapshot save", or a snapshot that a remote holds, into the catalog and makes every node hold it.
 	ImportSnapshot(ctx context.Context, in *ImportSnapshotRequest, opts ...grpc.CallOption) (*ImportSnapshotResponse, error)
 	// ExportSnapshot streams a snapshot's file to the caller. The first message carries the manifest.
 	ExportSnapshot(ctx context.Context, in *ExportSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportSnapshotResponse], error)
@@ -193,6 +197,16 @@ func (c *snapshotServiceClient) DeleteSnapshot(ctx context.Context, in *DeleteSn
 	return out, nil
 }
 
+func (c *snapshotServiceClient) UploadSnapshot(ctx context.Context, in *UploadSnapshotRequest, opts ...grpc.CallOption) (*UploadSnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UploadSnapshotResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_UploadSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *snapshotServiceClient) ImportSnapshot(ctx context.Context, in *ImportSnapshotRequest, opts ...grpc.CallOption) (*ImportSnapshotResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ImportSnapshotResponse)
@@ -256,8 +270,11 @@ type SnapshotServiceServer interface {
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
+	// UploadSnapshot starts the operation that stores a snapshot in a remote, from a node that holds a good
+	// copy.
+	UploadSnapshot(context.Context, *UploadSnapshotRequest) (*UploadSnapshotResponse, error)
 	// ImportSnapshot starts the operation that takes a file which lies on a node, made with
-	// "etcdctl snapshot save", into the catalog and makes every node hold it.
+	// "etcdctl snapshot save", or a snapshot that a remote holds, into the catalog and makes every node hold it.
 	ImportSnapshot(context.Context, *ImportSnapshotRequest) (*ImportSnapshotResponse, error)
 	// ExportSnapshot streams a snapshot's file to the caller. The first message carries the manifest.
 	ExportSnapshot(*ExportSnapshotRequest, grpc.ServerStreamingServer[ExportSnapshotResponse]) error
@@ -303,6 +320,9 @@ func (UnimplementedSnapshotServiceServer) RebuildCatalog(context.Context, *Rebui
 }
 func (UnimplementedSnapshotServiceServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
+}
+func (UnimplementedSnapshotServiceServer) UploadSnapshot(context.Context, *UploadSnapshotRequest) (*UploadSnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UploadSnapshot not implemented")
 }
 func (UnimplementedSnapshotServiceServer) ImportSnapshot(context.Context, *ImportSnapshotRequest) (*ImportSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ImportSnapshot not implemented")
@@ -529,6 +549,24 @@ func _SnapshotService_DeleteSnapshot_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SnapshotService_UploadSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UploadSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).UploadSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_UploadSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).UploadSnapshot(ctx, req.(*UploadSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SnapshotService_ImportSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ImportSnapshotRequest)
 	if err := dec(in); err != nil {
@@ -608,6 +646,10 @@ var SnapshotService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteSnapshot",
 			Handler:    _SnapshotService_DeleteSnapshot_Handler,
+		},
+		{
+			MethodName: "UploadSnapshot",
+			Handler:    _SnapshotService_UploadSnapshot_Handler,
 		},
 		{
 			MethodName: "ImportSnapshot",

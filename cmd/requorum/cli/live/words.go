@@ -18,6 +18,8 @@ func Title(op *requorumv1.Operation) string {
 		return fmt.Sprintf("Import snapshot %s into %s", op.GetSnapshot(), op.GetCluster())
 	case requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE:
 		return fmt.Sprintf("Distribute snapshot %s in %s", op.GetSnapshot(), op.GetCluster())
+	case requorumv1.OperationKind_OPERATION_KIND_UPLOAD:
+		return fmt.Sprintf("Store snapshot %s of %s in a remote", op.GetSnapshot(), op.GetCluster())
 	}
 	if op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_REBUILD {
 		return "Rebuild the catalog of " + op.GetCluster()

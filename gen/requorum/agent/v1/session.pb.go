@@ -99,6 +99,10 @@ const (
 	TaskErrorCode_TASK_ERROR_CODE_CORRUPT TaskErrorCode = 5
 	// The member has compacted the revision that it was asked about.
 	TaskErrorCode_TASK_ERROR_CODE_COMPACTED TaskErrorCode = 6
+	// The remote could not be reached, or did not do what was asked.
+	TaskErrorCode_TASK_ERROR_CODE_REMOTE TaskErrorCode = 7
+	// The file is encrypted, and no identity was given that opens it.
+	TaskErrorCode_TASK_ERROR_CODE_SEALED TaskErrorCode = 8
 )
 
 // Enum value maps for TaskErrorCode.
@@ -111,6 +115,8 @@ var (
 		4: "TASK_ERROR_CODE_NO_SPACE",
 		5: "TASK_ERROR_CODE_CORRUPT",
 		6: "TASK_ERROR_CODE_COMPACTED",
+		7: "TASK_ERROR_CODE_REMOTE",
+		8: "TASK_ERROR_CODE_SEALED",
 	}
 	TaskErrorCode_value = map[string]int32{
 		"TASK_ERROR_CODE_UNSPECIFIED": 0,
@@ -120,6 +126,8 @@ var (
 		"TASK_ERROR_CODE_NO_SPACE":    4,
 		"TASK_ERROR_CODE_CORRUPT":     5,
 		"TASK_ERROR_CODE_COMPACTED":   6,
+		"TASK_ERROR_CODE_REMOTE":      7,
+		"TASK_ERROR_CODE_SEALED":      8,
 	}
 )
 
@@ -1070,6 +1078,10 @@ type Task struct {
 	//	*Task_ServeCopy
 	//	*Task_InspectOld
 	//	*Task_SaveOld
+	//	*Task_UploadCopy
+	//	*Task_DownloadCopy
+	//	*Task_DropRemote
+	//	*Task_ListRemote
 	//	*Task_FollowCopy
 	//	*Task_DrillCopy
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
@@ -1363,6 +1375,42 @@ func (x *Task) GetSaveOld() *SaveOld {
 	return nil
 }
 
+func (x *Task) GetUploadCopy() *UploadCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_UploadCopy); ok {
+			return x.UploadCopy
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetDownloadCopy() *DownloadCopy {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_DownloadCopy); ok {
+			return x.DownloadCopy
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetDropRemote() *DropRemote {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_DropRemote); ok {
+			return x.DropRemote
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetListRemote() *ListRemote {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_ListRemote); ok {
+			return x.ListRemote
+		}
+	}
+	return nil
+}
+
 func (x *Task) GetFollowCopy() *FollowCopy {
 	if x != nil {
 		if x, ok := x.Spec.(*Task_FollowCopy); ok {
@@ -1500,6 +1548,26 @@ type Task_SaveOld struct {
 	SaveOld *SaveOld `protobuf:"bytes,32,opt,name=save_old,json=saveOld,proto3,oneof"`
 }
 
+type Task_UploadCopy struct {
+	// Store a copy in a remote.
+	UploadCopy *UploadCopy `protobuf:"bytes,33,opt,name=upload_copy,json=uploadCopy,proto3,oneof"`
+}
+
+type Task_DownloadCopy struct {
+	// Fetch a copy from a remote.
+	DownloadCopy *DownloadCopy `protobuf:"bytes,34,opt,name=download_copy,json=downloadCopy,proto3,oneof"`
+}
+
+type Task_DropRemote struct {
+	// Remove a copy from a remote.
+	DropRemote *DropRemote `protobuf:"bytes,35,opt,name=drop_remote,json=dropRemote,proto3,oneof"`
+}
+
+type Task_ListRemote struct {
+	// List the snapshots in a remote.
+	ListRemote *ListRemote `protobuf:"bytes,36,opt,name=list_remote,json=listRemote,proto3,oneof"`
+}
+
 type Task_FollowCopy struct {
 	// Follow a copy that a neighbour is still writing.
 	FollowCopy *FollowCopy `protobuf:"bytes,40,opt,name=follow_copy,json=followCopy,proto3,oneof"`
@@ -1555,6 +1623,14 @@ func (*Task_ServeCopy) isTask_Spec() {}
 func (*Task_InspectOld) isTask_Spec() {}
 
 func (*Task_SaveOld) isTask_Spec() {}
+
+func (*Task_UploadCopy) isTask_Spec() {}
+
+func (*Task_DownloadCopy) isTask_Spec() {}
+
+func (*Task_DropRemote) isTask_Spec() {}
+
+func (*Task_ListRemote) isTask_Spec() {}
 
 func (*Task_FollowCopy) isTask_Spec() {}
 
@@ -1751,6 +1827,8 @@ type TaskResult struct {
 	//	*TaskResult_Fetched
 	//	*TaskResult_Copies
 	//	*TaskResult_Old
+	//	*TaskResult_Stored
+	//	*TaskResult_Remote
 	//	*TaskResult_Drilled
 	Result        isTaskResult_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
@@ -1893,6 +1971,24 @@ func (x *TaskResult) GetOld() *OldData {
 	return nil
 }
 
+func (x *TaskResult) GetStored() *v1.StoredObject {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Stored); ok {
+			return x.Stored
+		}
+	}
+	return nil
+}
+
+func (x *TaskResult) GetRemote() *RemoteList {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Remote); ok {
+			return x.Remote
+		}
+	}
+	return nil
+}
+
 func (x *TaskResult) GetDrilled() *Drilled {
 	if x != nil {
 		if x, ok := x.Result.(*TaskResult_Drilled); ok {
@@ -1961,6 +2057,16 @@ type TaskResult_Old struct {
 	Old *OldData `protobuf:"bytes,11,opt,name=old,proto3,oneof"`
 }
 
+type TaskResult_Stored struct {
+	// Of UploadCopy.
+	Stored *v1.StoredObject `protobuf:"bytes,12,opt,name=stored,proto3,oneof"`
+}
+
+type TaskResult_Remote struct {
+	// Of ListRemote.
+	Remote *RemoteList `protobuf:"bytes,13,opt,name=remote,proto3,oneof"`
+}
+
 type TaskResult_Drilled struct {
 	// Of DrillCopy.
 	Drilled *Drilled `protobuf:"bytes,14,opt,name=drilled,proto3,oneof"`
@@ -1987,6 +2093,10 @@ func (*TaskResult_Fetched) isTaskResult_Result() {}
 func (*TaskResult_Copies) isTaskResult_Result() {}
 
 func (*TaskResult_Old) isTaskResult_Result() {}
+
+func (*TaskResult_Stored) isTaskResult_Result() {}
+
+func (*TaskResult_Remote) isTaskResult_Result() {}
 
 func (*TaskResult_Drilled) isTaskResult_Result() {}
 
@@ -3354,6 +3464,633 @@ func (x *CopyList) GetManifests() []*v1.Manifest {
 	return nil
 }
 
+// Remote says how to reach an object store. What is secret in it is for the length of the task, in memory: neither the
+// controller nor the agent writes it anywhere.
+type Remote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name in the controller's configuration.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// By kind.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Remote_S3
+	//	*Remote_Dir
+	Kind          isRemote_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remote) Reset() {
+	*x = Remote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remote) ProtoMessage() {}
+
+func (x *Remote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remote.ProtoReflect.Descriptor instead.
+func (*Remote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Remote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Remote) GetKind() isRemote_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Remote) GetS3() *S3Remote {
+	if x != nil {
+		if x, ok := x.Kind.(*Remote_S3); ok {
+			return x.S3
+		}
+	}
+	return nil
+}
+
+func (x *Remote) GetDir() *DirRemote {
+	if x != nil {
+		if x, ok := x.Kind.(*Remote_Dir); ok {
+			return x.Dir
+		}
+	}
+	return nil
+}
+
+type isRemote_Kind interface {
+	isRemote_Kind()
+}
+
+type Remote_S3 struct {
+	// A bucket.
+	S3 *S3Remote `protobuf:"bytes,2,opt,name=s3,proto3,oneof"`
+}
+
+type Remote_Dir struct {
+	// A directory on the node.
+	Dir *DirRemote `protobuf:"bytes,3,opt,name=dir,proto3,oneof"`
+}
+
+func (*Remote_S3) isRemote_Kind() {}
+
+func (*Remote_Dir) isRemote_Kind() {}
+
+// S3Remote is a bucket of S3, or of a server that speaks its protocol.
+type S3Remote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host[:port] or URL; empty for Amazon's.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Region; may be empty.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// Name of the bucket.
+	Bucket string `protobuf:"bytes,3,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	// Whether the bucket's name goes into the path.
+	PathStyle bool `protobuf:"varint,4,opt,name=path_style,json=pathStyle,proto3" json:"path_style,omitempty"`
+	// Certificates to trust besides the system's, PEM.
+	Ca []byte `protobuf:"bytes,5,opt,name=ca,proto3" json:"ca,omitempty"`
+	// Whether any certificate is trusted.
+	SkipTlsVerify bool `protobuf:"varint,6,opt,name=skip_tls_verify,json=skipTlsVerify,proto3" json:"skip_tls_verify,omitempty"`
+	// URL of a proxy, which may hold a password; empty for what the agent's environment says.
+	Proxy string `protobuf:"bytes,7,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// Access key; empty for what the standard chain finds on the node.
+	AccessKey string `protobuf:"bytes,8,opt,name=access_key,json=accessKey,proto3" json:"access_key,omitempty"`
+	// Secret key.
+	SecretKey string `protobuf:"bytes,9,opt,name=secret_key,json=secretKey,proto3" json:"secret_key,omitempty"`
+	// Session token; may be empty.
+	SessionToken string `protobuf:"bytes,10,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// Encryption by the server: s3, kms, or empty for the bucket's default.
+	Encryption string `protobuf:"bytes,11,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	// Key for kms; empty for the bucket's default.
+	KmsKey string `protobuf:"bytes,12,opt,name=kms_key,json=kmsKey,proto3" json:"kms_key,omitempty"`
+	// Object lock: governance, compliance, or empty for the bucket's default.
+	LockMode string `protobuf:"bytes,13,opt,name=lock_mode,json=lockMode,proto3" json:"lock_mode,omitempty"`
+	// How long an object is retained.
+	LockFor       *durationpb.Duration `protobuf:"bytes,14,opt,name=lock_for,json=lockFor,proto3" json:"lock_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *S3Remote) Reset() {
+	*x = S3Remote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *S3Remote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*S3Remote) ProtoMessage() {}
+
+func (x *S3Remote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use S3Remote.ProtoReflect.Descriptor instead.
+func (*S3Remote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *S3Remote) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *S3Remote) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *S3Remote) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *S3Remote) GetPathStyle() bool {
+	if x != nil {
+		return x.PathStyle
+	}
+	return false
+}
+
+func (x *S3Remote) GetCa() []byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *S3Remote) GetSkipTlsVerify() bool {
+	if x != nil {
+		return x.SkipTlsVerify
+	}
+	return false
+}
+
+func (x *S3Remote) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+func (x *S3Remote) GetAccessKey() string {
+	if x != nil {
+		return x.AccessKey
+	}
+	return ""
+}
+
+func (x *S3Remote) GetSecretKey() string {
+	if x != nil {
+		return x.SecretKey
+	}
+	return ""
+}
+
+func (x *S3Remote) GetSessionToken() string {
+	if x != nil {
+		return x.SessionToken
+	}
+	return ""
+}
+
+func (x *S3Remote) GetEncryption() string {
+	if x != nil {
+		return x.Encryption
+	}
+	return ""
+}
+
+func (x *S3Remote) GetKmsKey() string {
+	if x != nil {
+		return x.KmsKey
+	}
+	return ""
+}
+
+func (x *S3Remote) GetLockMode() string {
+	if x != nil {
+		return x.LockMode
+	}
+	return ""
+}
+
+func (x *S3Remote) GetLockFor() *durationpb.Duration {
+	if x != nil {
+		return x.LockFor
+	}
+	return nil
+}
+
+// DirRemote is a directory that is mounted on every node.
+type DirRemote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path. It is not made.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirRemote) Reset() {
+	*x = DirRemote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirRemote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirRemote) ProtoMessage() {}
+
+func (x *DirRemote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirRemote.ProtoReflect.Descriptor instead.
+func (*DirRemote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *DirRemote) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// UploadCopy asks to store a copy in a remote, and then its manifest.
+type UploadCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where to.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the file must be.
+	Manifest *v1.Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// The object to make: its key, compression and recipients.
+	Object        *v1.StoredObject `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadCopy) Reset() {
+	*x = UploadCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadCopy) ProtoMessage() {}
+
+func (x *UploadCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadCopy.ProtoReflect.Descriptor instead.
+func (*UploadCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *UploadCopy) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *UploadCopy) GetManifest() *v1.Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *UploadCopy) GetObject() *v1.StoredObject {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+// DownloadCopy asks to fetch a copy from a remote, and to put it in place only if it is what its manifest says.
+type DownloadCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where from.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the file must be, and as what it is stored.
+	Manifest *v1.Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Text of key files of age, if it is encrypted.
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadCopy) Reset() {
+	*x = DownloadCopy{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadCopy) ProtoMessage() {}
+
+func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadCopy.ProtoReflect.Descriptor instead.
+func (*DownloadCopy) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *DownloadCopy) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *DownloadCopy) GetManifest() *v1.Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *DownloadCopy) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+// DropRemote asks to remove a snapshot from a remote: its manifest first. It leaves a manifest that describes another
+// object.
+type DropRemote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Key of its object.
+	Key           string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropRemote) Reset() {
+	*x = DropRemote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropRemote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropRemote) ProtoMessage() {}
+
+func (x *DropRemote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropRemote.ProtoReflect.Descriptor instead.
+func (*DropRemote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DropRemote) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *DropRemote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DropRemote) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// ListRemote asks for the manifests in a remote.
+type ListRemote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the keys begin with: a cluster's folder.
+	Folder string `protobuf:"bytes,2,opt,name=folder,proto3" json:"folder,omitempty"`
+	// Name of the only snapshot to look for; empty for all.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRemote) Reset() {
+	*x = ListRemote{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRemote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRemote) ProtoMessage() {}
+
+func (x *ListRemote) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRemote.ProtoReflect.Descriptor instead.
+func (*ListRemote) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListRemote) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *ListRemote) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *ListRemote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RemoteList is what a remote holds.
+type RemoteList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Manifests, each with what is stored.
+	Manifests []*v1.Manifest `protobuf:"bytes,1,rep,name=manifests,proto3" json:"manifests,omitempty"`
+	// Objects that no manifest describes, by key.
+	Orphans []string `protobuf:"bytes,2,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// What could not be read, in words.
+	Problems      []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteList) Reset() {
+	*x = RemoteList{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteList) ProtoMessage() {}
+
+func (x *RemoteList) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteList.ProtoReflect.Descriptor instead.
+func (*RemoteList) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *RemoteList) GetManifests() []*v1.Manifest {
+	if x != nil {
+		return x.Manifests
+	}
+	return nil
+}
+
+func (x *RemoteList) GetOrphans() []string {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *RemoteList) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 // Stage asks to restore a copy into a staging directory while the old etcd serves.
 type Stage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3381,7 +4118,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3393,7 +4130,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3406,7 +4143,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -3495,7 +4232,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3507,7 +4244,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3520,7 +4257,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -3583,7 +4320,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3595,7 +4332,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3608,7 +4345,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -3632,7 +4369,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +4381,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +4394,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -3685,7 +4422,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +4434,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +4447,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -3731,7 +4468,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +4480,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +4493,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -3777,7 +4514,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3789,7 +4526,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3802,7 +4539,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -3827,7 +4564,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3839,7 +4576,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3852,7 +4589,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -3903,7 +4640,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3915,7 +4652,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3928,7 +4665,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -4009,7 +4746,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4021,7 +4758,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4034,7 +4771,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -4071,7 +4808,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4083,7 +4820,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4096,7 +4833,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -4124,7 +4861,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4136,7 +4873,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4149,7 +4886,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -4182,7 +4919,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4194,7 +4931,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4207,7 +4944,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -4276,7 +5013,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4288,7 +5025,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4301,7 +5038,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -4347,7 +5084,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4359,7 +5096,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4372,7 +5109,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -4465,7 +5202,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xf2\f\n" +
+	"\x10PushCopyResponse\"\x80\x0f\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -4502,6 +5239,13 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vinspect_old\x18\x1f \x01(\v2\x1d.requorum.agent.v1.InspectOldH\x00R\n" +
 	"inspectOld\x127\n" +
 	"\bsave_old\x18  \x01(\v2\x1a.requorum.agent.v1.SaveOldH\x00R\asaveOld\x12@\n" +
+	"\vupload_copy\x18! \x01(\v2\x1d.requorum.agent.v1.UploadCopyH\x00R\n" +
+	"uploadCopy\x12F\n" +
+	"\rdownload_copy\x18\" \x01(\v2\x1f.requorum.agent.v1.DownloadCopyH\x00R\fdownloadCopy\x12@\n" +
+	"\vdrop_remote\x18# \x01(\v2\x1d.requorum.agent.v1.DropRemoteH\x00R\n" +
+	"dropRemote\x12@\n" +
+	"\vlist_remote\x18$ \x01(\v2\x1d.requorum.agent.v1.ListRemoteH\x00R\n" +
+	"listRemote\x12@\n" +
 	"\vfollow_copy\x18( \x01(\v2\x1d.requorum.agent.v1.FollowCopyH\x00R\n" +
 	"followCopy\x12=\n" +
 	"\n" +
@@ -4522,7 +5266,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\tTaskError\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .requorum.agent.v1.TaskErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\x9b\x05\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\x89\x06\n" +
 	"\n" +
 	"TaskResult\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1c.requorum.agent.v1.NodeFactsH\x00R\x04node\x12:\n" +
@@ -4536,7 +5280,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\afetched\x18\t \x01(\v2\x1a.requorum.agent.v1.FetchedH\x00R\afetched\x125\n" +
 	"\x06copies\x18\n" +
 	" \x01(\v2\x1b.requorum.agent.v1.CopyListH\x00R\x06copies\x12.\n" +
-	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03old\x126\n" +
+	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03old\x123\n" +
+	"\x06stored\x18\f \x01(\v2\x19.requorum.v1.StoredObjectH\x00R\x06stored\x127\n" +
+	"\x06remote\x18\r \x01(\v2\x1d.requorum.agent.v1.RemoteListH\x00R\x06remote\x126\n" +
 	"\adrilled\x18\x0e \x01(\v2\x1a.requorum.agent.v1.DrilledH\x00R\adrilledB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
@@ -4632,7 +5378,59 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"ListCopies\"?\n" +
 	"\bCopyList\x123\n" +
-	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\"\xcc\x02\n" +
+	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\"\x85\x01\n" +
+	"\x06Remote\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
+	"\x02s3\x18\x02 \x01(\v2\x1b.requorum.agent.v1.S3RemoteH\x00R\x02s3\x120\n" +
+	"\x03dir\x18\x03 \x01(\v2\x1c.requorum.agent.v1.DirRemoteH\x00R\x03dirB\x06\n" +
+	"\x04kind\"\xc6\x03\n" +
+	"\bS3Remote\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x16\n" +
+	"\x06bucket\x18\x03 \x01(\tR\x06bucket\x12\x1d\n" +
+	"\n" +
+	"path_style\x18\x04 \x01(\bR\tpathStyle\x12\x0e\n" +
+	"\x02ca\x18\x05 \x01(\fR\x02ca\x12&\n" +
+	"\x0fskip_tls_verify\x18\x06 \x01(\bR\rskipTlsVerify\x12\x19\n" +
+	"\x05proxy\x18\a \x01(\tB\x03\x80\x01\x01R\x05proxy\x12\"\n" +
+	"\n" +
+	"access_key\x18\b \x01(\tB\x03\x80\x01\x01R\taccessKey\x12\"\n" +
+	"\n" +
+	"secret_key\x18\t \x01(\tB\x03\x80\x01\x01R\tsecretKey\x12(\n" +
+	"\rsession_token\x18\n" +
+	" \x01(\tB\x03\x80\x01\x01R\fsessionToken\x12\x1e\n" +
+	"\n" +
+	"encryption\x18\v \x01(\tR\n" +
+	"encryption\x12\x17\n" +
+	"\akms_key\x18\f \x01(\tR\x06kmsKey\x12\x1b\n" +
+	"\tlock_mode\x18\r \x01(\tR\blockMode\x124\n" +
+	"\block_for\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\alockFor\"\x1f\n" +
+	"\tDirRemote\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\xa5\x01\n" +
+	"\n" +
+	"UploadCopy\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x121\n" +
+	"\x06object\x18\x03 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\"\x95\x01\n" +
+	"\fDownloadCopy\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x1f\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"e\n" +
+	"\n" +
+	"DropRemote\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"k\n" +
+	"\n" +
+	"ListRemote\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x16\n" +
+	"\x06folder\x18\x02 \x01(\tR\x06folder\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"w\n" +
+	"\n" +
+	"RemoteList\x123\n" +
+	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\x12\x18\n" +
+	"\aorphans\x18\x02 \x03(\tR\aorphans\x12\x1a\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"\xcc\x02\n" +
 	"\x05Stage\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x121\n" +
@@ -4732,7 +5530,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TASK_STATE_RUNNING\x10\x01\x12\x13\n" +
 	"\x0fTASK_STATE_DONE\x10\x02\x12\x15\n" +
-	"\x11TASK_STATE_FAILED\x10\x03*\xe2\x01\n" +
+	"\x11TASK_STATE_FAILED\x10\x03*\x9a\x02\n" +
 	"\rTaskErrorCode\x12\x1f\n" +
 	"\x1bTASK_ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TASK_ERROR_CODE_FENCED\x10\x01\x12\x1b\n" +
@@ -4740,7 +5538,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x19TASK_ERROR_CODE_CANCELLED\x10\x03\x12\x1c\n" +
 	"\x18TASK_ERROR_CODE_NO_SPACE\x10\x04\x12\x1b\n" +
 	"\x17TASK_ERROR_CODE_CORRUPT\x10\x05\x12\x1d\n" +
-	"\x19TASK_ERROR_CODE_COMPACTED\x10\x062\xaa\x01\n" +
+	"\x19TASK_ERROR_CODE_COMPACTED\x10\x06\x12\x1a\n" +
+	"\x16TASK_ERROR_CODE_REMOTE\x10\a\x12\x1a\n" +
+	"\x16TASK_ERROR_CODE_SEALED\x10\b2\xaa\x01\n" +
 	"\rEnrollService\x12M\n" +
 	"\x06Enroll\x12 .requorum.agent.v1.EnrollRequest\x1a!.requorum.agent.v1.EnrollResponse\x12J\n" +
 	"\x05Renew\x12\x1f.requorum.agent.v1.RenewRequest\x1a .requorum.agent.v1.RenewResponse2\xfc\x02\n" +
@@ -4764,7 +5564,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -4807,36 +5607,45 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*PushCopy)(nil),              // 38: requorum.agent.v1.PushCopy
 	(*ListCopies)(nil),            // 39: requorum.agent.v1.ListCopies
 	(*CopyList)(nil),              // 40: requorum.agent.v1.CopyList
-	(*Stage)(nil),                 // 41: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 42: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 43: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 44: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 45: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 46: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 47: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 48: requorum.agent.v1.Start
-	(*Verify)(nil),                // 49: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 50: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 51: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 52: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 53: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 54: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 55: requorum.agent.v1.Finish
-	nil,                           // 56: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 57: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 58: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 59: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 60: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 61: requorum.v1.Copy
-	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
+	(*Remote)(nil),                // 41: requorum.agent.v1.Remote
+	(*S3Remote)(nil),              // 42: requorum.agent.v1.S3Remote
+	(*DirRemote)(nil),             // 43: requorum.agent.v1.DirRemote
+	(*UploadCopy)(nil),            // 44: requorum.agent.v1.UploadCopy
+	(*DownloadCopy)(nil),          // 45: requorum.agent.v1.DownloadCopy
+	(*DropRemote)(nil),            // 46: requorum.agent.v1.DropRemote
+	(*ListRemote)(nil),            // 47: requorum.agent.v1.ListRemote
+	(*RemoteList)(nil),            // 48: requorum.agent.v1.RemoteList
+	(*Stage)(nil),                 // 49: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 50: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 51: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 52: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 53: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 54: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 55: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 56: requorum.agent.v1.Start
+	(*Verify)(nil),                // 57: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 58: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 59: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 60: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 61: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 62: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 63: requorum.agent.v1.Finish
+	nil,                           // 64: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 65: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 66: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 67: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 68: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 69: requorum.v1.Copy
+	(*v1.StoredObject)(nil),       // 70: requorum.v1.StoredObject
+	(*timestamppb.Timestamp)(nil), // 71: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	58, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	66, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
 	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	59, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	58, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	67, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	66, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
 	22, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
@@ -4848,72 +5657,89 @@ var file_requorum_agent_v1_session_proto_depIdxs = []int32{
 	36, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
 	37, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
 	38, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	41, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	43, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	44, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	45, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	47, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	48, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	49, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	51, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	55, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	49, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	51, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	52, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	53, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	55, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	56, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	57, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	59, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	63, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
 	39, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
 	33, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	52, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	54, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	25, // 30: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
-	28, // 31: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
-	0,  // 32: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 33: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 34: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 35: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 36: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	23, // 37: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	26, // 38: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	60, // 39: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	61, // 40: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	42, // 41: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	50, // 42: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	46, // 43: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	35, // 44: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	40, // 45: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	53, // 46: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	29, // 47: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
-	58, // 48: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	32, // 49: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
-	62, // 50: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	60, // 51: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
-	59, // 52: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
-	59, // 53: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
-	59, // 54: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
-	60, // 55: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	60, // 56: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	32, // 57: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	60, // 58: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	60, // 59: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	60, // 60: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	56, // 61: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	57, // 62: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	58, // 63: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	23, // 64: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	62, // 65: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 66: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 67: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 68: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 69: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 70: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 71: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 72: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 73: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 74: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 75: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 76: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 77: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	72, // [72:78] is the sub-list for method output_type
-	66, // [66:72] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	60, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	62, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	44, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
+	45, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
+	46, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
+	47, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
+	25, // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
+	28, // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
+	0,  // 36: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18, // 37: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19, // 38: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 39: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21, // 40: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	23, // 41: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	26, // 42: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	68, // 43: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	69, // 44: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	50, // 45: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	58, // 46: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	54, // 47: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	35, // 48: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	40, // 49: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	61, // 50: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	70, // 51: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
+	48, // 52: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
+	29, // 53: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
+	66, // 54: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	32, // 55: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	71, // 56: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	68, // 57: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	67, // 58: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	67, // 59: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	67, // 60: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	68, // 61: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	68, // 62: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	32, // 63: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	68, // 64: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	68, // 65: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	42, // 66: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	43, // 67: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	67, // 68: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	41, // 69: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	68, // 70: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	70, // 71: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	41, // 72: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	68, // 73: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	41, // 74: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	41, // 75: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	68, // 76: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	68, // 77: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	64, // 78: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	65, // 79: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	66, // 80: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	23, // 81: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	71, // 82: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 83: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 84: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 85: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 86: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 87: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 88: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 89: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 90: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 91: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 92: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 93: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 94: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	89, // [89:95] is the sub-list for method output_type
+	83, // [83:89] is the sub-list for method input_type
+	83, // [83:83] is the sub-list for extension type_name
+	83, // [83:83] is the sub-list for extension extendee
+	0,  // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -4945,6 +5771,10 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_ServeCopy)(nil),
 		(*Task_InspectOld)(nil),
 		(*Task_SaveOld)(nil),
+		(*Task_UploadCopy)(nil),
+		(*Task_DownloadCopy)(nil),
+		(*Task_DropRemote)(nil),
+		(*Task_ListRemote)(nil),
 		(*Task_FollowCopy)(nil),
 		(*Task_DrillCopy)(nil),
 	}
@@ -4960,7 +5790,13 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*TaskResult_Fetched)(nil),
 		(*TaskResult_Copies)(nil),
 		(*TaskResult_Old)(nil),
+		(*TaskResult_Stored)(nil),
+		(*TaskResult_Remote)(nil),
 		(*TaskResult_Drilled)(nil),
+	}
+	file_requorum_agent_v1_session_proto_msgTypes[39].OneofWrappers = []any{
+		(*Remote_S3)(nil),
+		(*Remote_Dir)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4968,7 +5804,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   56,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -221,6 +221,14 @@ type SnapshotJob struct {
 	Holders []string `protobuf:"bytes,7,rep,name=holders,proto3" json:"holders,omitempty"`
 	// Remove even the last good snapshot.
 	Force bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
+	// Name of the remote that is to store the file; empty for none.
+	Remote string `protobuf:"bytes,9,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What the remote has stored, or is about to: its key is journaled before anything is sent.
+	Stored *v1.StoredObject `protobuf:"bytes,10,opt,name=stored,proto3" json:"stored,omitempty"`
+	// Copies in remotes when the operation begins.
+	Remotes []*v1.RemoteCopy `protobuf:"bytes,11,rep,name=remotes,proto3" json:"remotes,omitempty"`
+	// Whether the remote's failure is only a warning.
+	RemoteOptional bool `protobuf:"varint,12,opt,name=remote_optional,json=remoteOptional,proto3" json:"remote_optional,omitempty"`
 	// Schedule that the snapshot is taken for.
 	Schedule string `protobuf:"bytes,15,opt,name=schedule,proto3" json:"schedule,omitempty"`
 	// When the snapshot is removed by itself; unset if never.
@@ -323,6 +331,34 @@ func (x *SnapshotJob) GetHolders() []string {
 func (x *SnapshotJob) GetForce() bool {
 	if x != nil {
 		return x.Force
+	}
+	return false
+}
+
+func (x *SnapshotJob) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *SnapshotJob) GetStored() *v1.StoredObject {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetRemotes() []*v1.RemoteCopy {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetRemoteOptional() bool {
+	if x != nil {
+		return x.RemoteOptional
 	}
 	return false
 }
@@ -649,7 +685,11 @@ type RestoreJob struct {
 	// The snapshot of the old data that holds what was written after the safety snapshot was taken; nil until one is planned.
 	Late *v1.Manifest `protobuf:"bytes,21,opt,name=late,proto3" json:"late,omitempty"`
 	// Version of the etcd that ran before the restore.
-	EtcdVersion   string `protobuf:"bytes,23,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	EtcdVersion string `protobuf:"bytes,23,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	// Copies in remotes, where no node held a good one when the restore began.
+	Remotes []*v1.RemoteCopy `protobuf:"bytes,40,rep,name=remotes,proto3" json:"remotes,omitempty"`
+	// Node that has fetched the file from a remote.
+	Fetched       string `protobuf:"bytes,41,opt,name=fetched,proto3" json:"fetched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -834,6 +874,20 @@ func (x *RestoreJob) GetLate() *v1.Manifest {
 func (x *RestoreJob) GetEtcdVersion() string {
 	if x != nil {
 		return x.EtcdVersion
+	}
+	return ""
+}
+
+func (x *RestoreJob) GetRemotes() []*v1.RemoteCopy {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetFetched() string {
+	if x != nil {
+		return x.Fetched
 	}
 	return ""
 }
@@ -1529,7 +1583,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xae\x05\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xd5\x06\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1538,7 +1592,12 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05facts\x18\x05 \x01(\v2\x1c.requorum.agent.v1.CopyFactsR\x05facts\x121\n" +
 	"\bmanifest\x18\x06 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x18\n" +
 	"\aholders\x18\a \x03(\tR\aholders\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05force\x12\x1a\n" +
+	"\x05force\x18\b \x01(\bR\x05force\x12\x16\n" +
+	"\x06remote\x18\t \x01(\tR\x06remote\x121\n" +
+	"\x06stored\x18\n" +
+	" \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x121\n" +
+	"\aremotes\x18\v \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12'\n" +
+	"\x0fremote_optional\x18\f \x01(\bR\x0eremoteOptional\x12\x1a\n" +
 	"\bschedule\x18\x0f \x01(\tR\bschedule\x124\n" +
 	"\aexpires\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
 	"\rwanted_copies\x18\x11 \x01(\rR\fwantedCopies\x12\x18\n" +
@@ -1563,7 +1622,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x03run\x18\x01 \x01(\v2\x18.requorum.v1.ScheduleRunR\x03run\x124\n" +
 	"\x04save\x18\x02 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12\x1d\n" +
 	"\n" +
-	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\xb8\a\n" +
+	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\x85\b\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1594,7 +1653,9 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x04gate\x18\x13 \x01(\tR\x04gate\x122\n" +
 	"\x06opened\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x12)\n" +
 	"\x04late\x18\x15 \x01(\v2\x15.requorum.v1.ManifestR\x04late\x12!\n" +
-	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\"\xde\x01\n" +
+	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\x121\n" +
+	"\aremotes\x18( \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x18\n" +
+	"\afetched\x18) \x01(\tR\afetched\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1689,15 +1750,17 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(v1.SnapshotKind)(0),             // 18: requorum.v1.SnapshotKind
 	(*v11.CopyFacts)(nil),            // 19: requorum.agent.v1.CopyFacts
 	(*v1.Manifest)(nil),              // 20: requorum.v1.Manifest
-	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
-	(*v1.VerifySnapshotRequest)(nil), // 22: requorum.v1.VerifySnapshotRequest
-	(*v11.Drilled)(nil),              // 23: requorum.agent.v1.Drilled
-	(*v1.Copy)(nil),                  // 24: requorum.v1.Copy
-	(*v1.Schedule)(nil),              // 25: requorum.v1.Schedule
-	(*v1.ScheduleRun)(nil),           // 26: requorum.v1.ScheduleRun
-	(*v1.RestoreSpec)(nil),           // 27: requorum.v1.RestoreSpec
-	(*v11.Task)(nil),                 // 28: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 29: requorum.agent.v1.TaskReport
+	(*v1.StoredObject)(nil),          // 21: requorum.v1.StoredObject
+	(*v1.RemoteCopy)(nil),            // 22: requorum.v1.RemoteCopy
+	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
+	(*v1.VerifySnapshotRequest)(nil), // 24: requorum.v1.VerifySnapshotRequest
+	(*v11.Drilled)(nil),              // 25: requorum.agent.v1.Drilled
+	(*v1.Copy)(nil),                  // 26: requorum.v1.Copy
+	(*v1.Schedule)(nil),              // 27: requorum.v1.Schedule
+	(*v1.ScheduleRun)(nil),           // 28: requorum.v1.ScheduleRun
+	(*v1.RestoreSpec)(nil),           // 29: requorum.v1.RestoreSpec
+	(*v11.Task)(nil),                 // 30: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 31: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1709,39 +1772,42 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	18, // 6: requorum.journal.v1.SnapshotJob.kind:type_name -> requorum.v1.SnapshotKind
 	19, // 7: requorum.journal.v1.SnapshotJob.facts:type_name -> requorum.agent.v1.CopyFacts
 	20, // 8: requorum.journal.v1.SnapshotJob.manifest:type_name -> requorum.v1.Manifest
-	21, // 9: requorum.journal.v1.SnapshotJob.expires:type_name -> google.protobuf.Timestamp
-	3,  // 10: requorum.journal.v1.SnapshotJob.found:type_name -> requorum.journal.v1.FoundSnapshot
-	22, // 11: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
-	23, // 12: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
-	20, // 13: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
-	24, // 14: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
-	25, // 15: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
-	21, // 16: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
-	21, // 17: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
-	26, // 18: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
-	16, // 19: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
-	27, // 20: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	20, // 21: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	7,  // 22: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	21, // 23: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	21, // 24: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	21, // 25: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	20, // 26: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 27: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	21, // 28: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	20, // 29: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	21, // 30: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	21, // 31: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	21, // 32: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	28, // 33: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	29, // 34: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	21, // 35: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	21, // 36: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	21, // 9: requorum.journal.v1.SnapshotJob.stored:type_name -> requorum.v1.StoredObject
+	22, // 10: requorum.journal.v1.SnapshotJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 11: requorum.journal.v1.SnapshotJob.expires:type_name -> google.protobuf.Timestamp
+	3,  // 12: requorum.journal.v1.SnapshotJob.found:type_name -> requorum.journal.v1.FoundSnapshot
+	24, // 13: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
+	25, // 14: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
+	20, // 15: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
+	26, // 16: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
+	27, // 17: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
+	23, // 18: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
+	23, // 19: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
+	28, // 20: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	16, // 21: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
+	29, // 22: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	20, // 23: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	7,  // 24: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	23, // 25: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	23, // 26: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	23, // 27: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	20, // 28: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 29: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	23, // 30: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	20, // 31: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	22, // 32: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 33: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	23, // 34: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 35: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	30, // 36: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	31, // 37: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	23, // 38: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	23, // 39: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }

@@ -1,0 +1,341 @@
+// Package remote keeps copies of snapshots in object stores.
+//
+// In the folder of a cluster, a snapshot called pre-1.31 is
+//
+//	pre-1.31-5f1c09aa.db.zst.age   the file, compressed and encrypted as the name says
+//	pre-1.31.json                  its manifest, as beside a copy on a node, with what is stored
+//
+// The manifest is stored last and removed first: what has no manifest is not a snapshot. The eight digits are of the
+// file's SHA-256, so that no upload writes over another's object.
+package remote
+
+import (
+	"context"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/requorum/requorum/agent/vault"
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/objectstore"
+	"github.com/requorum/requorum/internal/objectstore/dir"
+	"github.com/requorum/requorum/internal/objectstore/s3"
+	"github.com/requorum/requorum/internal/seal"
+)
+
+const (
+	manifestSuffix = ".json"
+	maxManifest    = 4 << 20
+	readBuffer     = 1 << 20
+)
+
+// Store is an object store that is closed after use.
+type Store interface {
+	objectstore.Store
+	io.Closer
+}
+
+// Open opens the object store that r describes, with patience for what goes away by itself. activity is called whenever
+// something moves.
+func Open(r *agentv1.Remote, activity func()) (Store, error) {
+	var (
+		store Store
+		err   error
+	)
+	switch kind := r.GetKind().(type) {
+	case *agentv1.Remote_S3:
+		store, err = openS3(kind.S3, activity)
+	case *agentv1.Remote_Dir:
+		store, err = dir.Open(kind.Dir.GetPath())
+	default:
+		err = fmt.Errorf("remote %s is of a kind that this agent does not know: upgrade it", r.GetName())
+	}
+	if err != nil {
+		return nil, err
+	}
+	patience := objectstore.Patience{Notify: func(error) { activity() }}
+	return patient{Store: objectstore.Retry(store, patience), Closer: store}, nil
+}
+
+type patient struct {
+	objectstore.Store
+	io.Closer
+}
+
+func openS3(r *agentv1.S3Remote, activity func()) (Store, error) {
+	return s3.Open(s3.Config{
+		Endpoint: r.GetEndpoint(), Region: r.GetRegion(), Bucket: r.GetBucket(), PathStyle: r.GetPathStyle(), CA: r.GetCa(),
+		SkipTLSVerify: r.GetSkipTlsVerify(), Proxy: r.GetProxy(),
+		Credentials: s3.Credentials{AccessKey: r.GetAccessKey(), SecretKey: r.GetSecretKey(), SessionToken: r.GetSessionToken()},
+		Encryption:  r.GetEncryption(), KMSKey: r.GetKmsKey(), LockMode: r.GetLockMode(), LockFor: r.GetLockFor().AsDuration(),
+		Activity: activity,
+	})
+}
+
+// CorruptError says that what is stored, or what was to be, is not what it should be.
+type CorruptError struct{ Key, Detail string }
+
+func (e *CorruptError) Error() string { return fmt.Sprintf("%s: %s", e.Key, e.Detail) }
+
+// TakenError refuses to store a snapshot under a name that the remote has for another one.
+type TakenError struct{ Name, Key string }
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("the remote holds another snapshot named %s (%s)", e.Name, e.Key)
+}
+
+// manifestKey is that of the manifest beside an object.
+func manifestKey(objectKey, name string) string {
+	return path.Join(path.Dir(objectKey), name+manifestSuffix)
+}
+
+func options(o *requorumv1.StoredObject) seal.Options {
+	return seal.Options{Level: int(o.GetZstdLevel()), Recipients: o.GetRecipients()}
+}
+
+// Upload stores the file that open opens, then its manifest, and returns what is stored. It fails with a *CorruptError,
+// and stores nothing, if that is not the file of the manifest, and with a *TakenError for a name that is taken. Of an
+// upload that is done already it only makes sure that it is whole.
+func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, object *requorumv1.StoredObject, open func() (io.ReadCloser, error), progress func(done int64)) (*requorumv1.StoredObject, error) {
+	there, err := manifest(ctx, s, manifestKey(object.GetKey(), m.GetName()))
+	switch {
+	case err == nil && (there.GetSha256() != m.GetSha256() || there.GetStored().GetKey() != object.GetKey()):
+		return nil, &TakenError{Name: m.GetName(), Key: there.GetStored().GetKey()}
+	case err == nil && whole(ctx, s, there.GetStored()):
+		return there.GetStored(), nil
+	case err != nil && !errors.Is(err, objectstore.ErrNotFound) && !isCorrupt(err):
+		return nil, err
+	}
+	stored := proto.CloneOf(object)
+	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
+		out := &meter{w: w, hash: sha256.New()}
+		if err := pack(ctx, out, m, options(object), open, progress); err != nil {
+			return err
+		}
+		stored.Size, stored.Sha256 = out.size, out.sum()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	described := proto.CloneOf(m)
+	described.Stored = stored
+	data, err := vault.EncodeManifest(described)
+	if err != nil {
+		return nil, err
+	}
+	err = s.Put(ctx, manifestKey(object.GetKey(), m.GetName()), func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	return stored, err
+}
+
+func isCorrupt(err error) bool {
+	_, corrupt := errors.AsType[*CorruptError](err)
+	return corrupt
+}
+
+// whole tells whether an object is there in full.
+func whole(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject) bool {
+	info, err := s.Stat(ctx, o.GetKey())
+	return err == nil && info.Size == o.GetSize()
+}
+
+// pack seals the file into w while it makes sure that it is the one that m describes.
+func pack(ctx context.Context, w io.Writer, m *requorumv1.Manifest, o seal.Options, open func() (io.ReadCloser, error), progress func(int64)) error {
+	file, err := open()
+	if err != nil {
+		return err
+	}
+	sealing, err := seal.Writer(w, o)
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	plain := &meter{w: sealing, hash: sha256.New(), moved: progress}
+	_, err = io.CopyBuffer(plain, struct{ io.Reader }{&ending{ctx, file}}, make([]byte, readBuffer))
+	if err == nil {
+		err = sealing.Close()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	if plain.size != m.GetSize() || plain.sum() != m.GetSha256() {
+		return &CorruptError{Key: m.GetName(), Detail: fmt.Sprintf("the copy on this node is not the file of its manifest: %d bytes with the SHA-256 %s", plain.size, plain.sum())}
+	}
+	return nil
+}
+
+// meter counts and hashes what passes.
+type meter struct {
+	w     io.Writer
+	hash  hash.Hash
+	size  int64
+	moved func(done int64)
+}
+
+func (m *meter) Write(p []byte) (int, error) {
+	n, err := m.w.Write(p)
+	m.hash.Write(p[:n])
+	m.size += int64(n)
+	if m.moved != nil {
+		m.moved(m.size)
+	}
+	return n, err
+}
+
+func (m *meter) sum() string { return hex.EncodeToString(m.hash.Sum(nil)) }
+
+// ending ends reading with a context.
+type ending struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	if e.ctx.Err() != nil {
+		return 0, context.Cause(e.ctx)
+	}
+	return e.r.Read(p)
+}
+
+// Download writes the file of a snapshot into w. It fails with a *CorruptError unless both what is stored and what comes
+// out of it are what the manifest says, in size, MD5 and SHA-256. What was written by then is of no use.
+func Download(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, identity string, w io.Writer, progress func(done int64)) (err error) {
+	o := m.GetStored()
+	body, err := s.Get(ctx, o.GetKey(), 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	stored := &meter{w: io.Discard, hash: sha256.New()}
+	in := io.TeeReader(body, stored)
+	opened, err := seal.Reader(in, options(o), identity)
+	if err != nil && !errors.Is(err, seal.ErrNoIdentity) {
+		return unreadable(o, err)
+	}
+	if err != nil {
+		return err
+	}
+	sumMD5 := md5.New()
+	plain := &meter{w: io.MultiWriter(w, sumMD5), hash: sha256.New(), moved: progress}
+	_, err = io.CopyBuffer(plain, io.LimitReader(opened, m.GetSize()+1), make([]byte, readBuffer)) // a bomb does not fill the disk
+	if err = errors.Join(err, opened.Close()); err != nil {
+		return unreadable(o, err)
+	}
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return err
+	}
+	switch {
+	case stored.size != o.GetSize() || stored.sum() != o.GetSha256():
+		return &CorruptError{Key: o.GetKey(), Detail: fmt.Sprintf("what is stored was changed: %d bytes with the SHA-256 %s, %d with %s were stored", stored.size, stored.sum(), o.GetSize(), o.GetSha256())}
+	case plain.size != m.GetSize() || plain.sum() != m.GetSha256() || hex.EncodeToString(sumMD5.Sum(nil)) != m.GetMd5():
+		return &CorruptError{Key: o.GetKey(), Detail: "what came out of it is not the file of its manifest"}
+	}
+	return nil
+}
+
+// unreadable tells a failure of the store or of the disk from an object that cannot be opened.
+func unreadable(o *requorumv1.StoredObject, err error) error {
+	_, ofStore := errors.AsType[*objectstore.Error](err)
+	_, ofDisk := errors.AsType[*vault.NoSpaceError](err)
+	if ofStore || ofDisk || errors.Is(err, context.Canceled) || errors.Is(err, vault.ErrEnded) {
+		return err
+	}
+	return &CorruptError{Key: o.GetKey(), Detail: fmt.Sprintf("it cannot be opened: %v", err)}
+}
+
+// Drop removes a snapshot: its manifest first, unless that describes another object, then the object.
+func Drop(ctx context.Context, s objectstore.Store, name, key string) error {
+	there, err := manifest(ctx, s, manifestKey(key, name))
+	switch {
+	case err == nil && there.GetStored().GetKey() != key: // another snapshot's
+	case err != nil && !errors.Is(err, objectstore.ErrNotFound) && !isCorrupt(err):
+		return err
+	default:
+		if err := s.Delete(ctx, manifestKey(key, name)); err != nil {
+			return err
+		}
+	}
+	return s.Delete(ctx, key)
+}
+
+// manifest reads a manifest. It fails with a *CorruptError if that is none.
+func manifest(ctx context.Context, s objectstore.Store, key string) (*requorumv1.Manifest, error) {
+	body, err := s.Get(ctx, key, 0)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(body, maxManifest))
+	if err = errors.Join(err, body.Close()); err != nil {
+		return nil, err
+	}
+	m, err := vault.DecodeManifest(data)
+	switch {
+	case err != nil:
+		return nil, &CorruptError{Key: key, Detail: err.Error()}
+	case m.GetName()+manifestSuffix != path.Base(key), path.Dir(m.GetStored().GetKey()) != path.Dir(key), objectstore.CheckKey(m.GetStored().GetKey()) != nil:
+		return nil, &CorruptError{Key: key, Detail: fmt.Sprintf("it is the manifest of %s, stored as %q", m.GetName(), m.GetStored().GetKey())}
+	}
+	return m, nil
+}
+
+// List returns what a remote holds in a folder: of one snapshot, or of all if name is empty.
+func List(ctx context.Context, s objectstore.Store, folder, name string) (*agentv1.RemoteList, error) {
+	if name != "" {
+		m, err := manifest(ctx, s, path.Join(folder, name+manifestSuffix))
+		if errors.Is(err, objectstore.ErrNotFound) {
+			return &agentv1.RemoteList{}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &agentv1.RemoteList{Manifests: []*requorumv1.Manifest{m}}, nil
+	}
+	found, objects := &agentv1.RemoteList{}, map[string]bool{}
+	for info, err := range s.List(ctx, strings.TrimSuffix(folder, "/")+"/") {
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasSuffix(info.Key, manifestSuffix) {
+			objects[info.Key] = true
+			continue
+		}
+		m, err := manifest(ctx, s, info.Key)
+		switch {
+		case isCorrupt(err):
+			found.Problems = append(found.Problems, err.Error())
+		case errors.Is(err, objectstore.ErrNotFound): // removed meanwhile
+		case err != nil:
+			return nil, err
+		default:
+			found.Manifests = append(found.Manifests, m)
+		}
+	}
+	compare(found, objects)
+	return found, nil
+}
+
+// compare tells which manifests lack their objects, and which objects no manifest describes.
+func compare(found *agentv1.RemoteList, objects map[string]bool) {
+	found.Manifests = slices.DeleteFunc(found.Manifests, func(m *requorumv1.Manifest) bool {
+		there := objects[m.GetStored().GetKey()]
+		delete(objects, m.GetStored().GetKey())
+		if !there {
+			found.Problems = append(found.Problems, fmt.Sprintf("%s: its object %s is gone", m.GetName(), m.GetStored().GetKey()))
+		}
+		return !there
+	})
+	found.Orphans = slices.Sorted(maps.Keys(objects))
+}

@@ -1,0 +1,114 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/requorum/requorum/agent/remote"
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/objectstore"
+)
+
+// inRemote calls f with an open remote.
+func (n *Node) inRemote(r *agentv1.Remote, p *Progress, f func(objectstore.Store) error) error {
+	store, err := n.Remote(r, p.Tick)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(store), store.Close())
+}
+
+// upload stores a copy in a remote.
+func (n *Node) upload(ctx context.Context, spec *agentv1.UploadCopy, p *Progress) (*agentv1.TaskResult, error) {
+	m := spec.GetManifest()
+	open := func() (io.ReadCloser, error) {
+		path, err := n.Vault.Path(m.GetName())
+		if err != nil {
+			return nil, err
+		}
+		return os.Open(path)
+	}
+	var stored *requorumv1.StoredObject
+	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) (err error) {
+		stored, err = remote.Upload(ctx, s, m, spec.GetObject(), open, func(done int64) { p.Bytes(done, m.GetSize()) })
+		return err
+	})
+	if taken, is := errors.AsType[*remote.TakenError](err); is {
+		return nil, &Refused{Message: taken.Error(), Advice: "choose another name, or see what it is (requorum remote snapshots)"}
+	}
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Stored{Stored: stored}}, err
+}
+
+// download makes the vault hold a copy from a remote, unless it holds a good one. A copy that is not good goes once the
+// remote has shown that it has another.
+func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Progress) error {
+	m := spec.GetManifest()
+	described := withoutStored(m)
+	switch n.hashCopy(ctx, described, p).GetState() {
+	case requorumv1.CopyState_COPY_STATE_GOOD:
+		return nil
+	case requorumv1.CopyState_COPY_STATE_UNKNOWN:
+		return context.Cause(ctx)
+	}
+	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) error {
+		if _, err := s.Stat(ctx, m.GetStored().GetKey()); err != nil {
+			return err
+		}
+		if err := n.Vault.Drop(m.GetName()); err != nil {
+			return err
+		}
+		return n.receive(ctx, s, spec, p)
+	})
+	if err != nil {
+		return err
+	}
+	return n.Vault.WriteManifest(described)
+}
+
+// receive writes a file that is put in place only if it is the right one.
+func (n *Node) receive(ctx context.Context, s objectstore.Store, spec *agentv1.DownloadCopy, p *Progress) error {
+	m := spec.GetManifest()
+	w, err := n.Vault.Create(m.GetName())
+	if err != nil {
+		return err
+	}
+	if err := w.Expect(m.GetSize()); err != nil {
+		return errors.Join(err, w.Discard())
+	}
+	if err := remote.Download(ctx, s, m, spec.GetIdentity(), w, func(done int64) { p.Bytes(done, m.GetSize()) }); err != nil {
+		return errors.Join(err, w.Discard())
+	}
+	facts, err := w.Commit()
+	if err == nil && (facts.GetSha256() != m.GetSha256() || facts.GetMd5() != m.GetMd5()) { // as written to the disk
+		err = errors.Join(&remote.CorruptError{Key: m.GetName(), Detail: "it was not written as it was received"}, n.Vault.Drop(m.GetName()))
+	}
+	return err
+}
+
+// withoutStored is a manifest as it stands beside a copy on a node.
+func withoutStored(m *requorumv1.Manifest) *requorumv1.Manifest {
+	plain := proto.CloneOf(m)
+	plain.Stored = nil
+	return plain
+}
+
+func (n *Node) dropRemote(ctx context.Context, spec *agentv1.DropRemote, p *Progress) error {
+	return n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) error {
+		return remote.Drop(ctx, s, spec.GetName(), spec.GetKey())
+	})
+}
+
+func (n *Node) listRemote(ctx context.Context, spec *agentv1.ListRemote, p *Progress) (*agentv1.TaskResult, error) {
+	var list *agentv1.RemoteList
+	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) (err error) {
+		list, err = remote.List(ctx, s, path.Clean(spec.GetFolder()), spec.GetName())
+		return err
+	})
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Remote{Remote: list}}, err
+}

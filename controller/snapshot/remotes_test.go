@@ -1,0 +1,254 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/catalog"
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/failure"
+	"github.com/requorum/requorum/controller/remote"
+	"github.com/requorum/requorum/controller/store"
+)
+
+// shop is what nodes find in the remote off-site: manifests by the folder and name.
+type shop struct {
+	manifests map[string]*requorumv1.Manifest
+	identity  string         // that a download came with
+	broken    map[string]int // kinds of tasks that fail so many times
+}
+
+// withShop gives a desk a remote.
+func withShop(t *testing.T, test func(*desk, *shop)) {
+	t.Helper()
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, []byte("[default]\naws_access_key_id = a\naws_secret_access_key = very-secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	remotes, err := remote.New([]remote.Config{{Name: "off-site", Kind: "s3", Folder: "etcd", S3: remote.S3{Bucket: "b", Endpoint: "x", CredentialsFile: keys}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	atDesk(t, func(d *desk) {
+		s := &shop{manifests: map[string]*requorumv1.Manifest{}, broken: map[string]int{}}
+		d.Remotes = remotes
+		d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+			return s.answer(d.fleet, node, task)
+		}
+		test(d, s)
+	})
+}
+
+func (s *shop) answer(f *fleet, node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+	kind, _, _ := strings.Cut(f.asked[len(f.asked)-1], " ")
+	if s.broken[kind] > 0 {
+		s.broken[kind]--
+		return nil, &failure.Error{Node: node, Message: "the bucket is on fire", Cause: &dispatch.TaskError{Code: agentv1.TaskErrorCode_TASK_ERROR_CODE_REMOTE}}
+	}
+	switch spec := task.GetSpec().(type) {
+	case *agentv1.Task_UploadCopy:
+		stored := proto.CloneOf(spec.UploadCopy.GetObject())
+		stored.Size, stored.Sha256 = 50, "stored"
+		m := proto.CloneOf(spec.UploadCopy.GetManifest())
+		m.Stored = stored
+		s.manifests["etcd/prod/"+m.GetName()] = m
+		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Stored{Stored: stored}}, nil
+	case *agentv1.Task_DropRemote:
+		delete(s.manifests, filepath.Dir(spec.DropRemote.GetKey())+"/"+spec.DropRemote.GetName())
+	case *agentv1.Task_DownloadCopy:
+		s.identity = spec.DownloadCopy.GetIdentity()
+		m := proto.CloneOf(spec.DownloadCopy.GetManifest())
+		m.Stored = nil
+		f.vaults[node][m.GetName()] = m
+	case *agentv1.Task_ListRemote:
+		list := &agentv1.RemoteList{}
+		for key, m := range s.manifests {
+			if filepath.Dir(key) == spec.ListRemote.GetFolder() && (spec.ListRemote.GetName() == "" || spec.ListRemote.GetName() == m.GetName()) {
+				list.Manifests = append(list.Manifests, m)
+			}
+		}
+		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Remote{Remote: list}}, nil
+	default:
+		return nil, nil
+	}
+	return &agentv1.TaskResult{}, nil
+}
+
+func saveTo(name string) *requorumv1.SaveSnapshotRequest {
+	return &requorumv1.SaveSnapshotRequest{Remote: name}
+}
+
+func TestSaveToARemote(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		e := d.entry("s")
+		if len(e.GetRemotes()) != 1 || e.GetRemotes()[0].GetObject().GetKey() != "etcd/prod/s-sha.db.zst" || e.GetRemotes()[0].GetObject().GetSize() != 50 {
+			t.Errorf("%v", e.GetRemotes())
+		}
+		if n := d.fleet.count("UploadCopy"); n != 1 || !slices.Contains(d.fleet.asked, "UploadCopy b") {
+			t.Errorf("%d uploads, not by the node that saved", n)
+		}
+		if _, err := d.Save(&requorumv1.SaveSnapshotRequest{Cluster: "prod", Remote: "nosuch"}, "alice"); err == nil || !strings.Contains(err.Error(), "it has off-site") {
+			t.Error(err)
+		}
+		// Without the catalog the name is still taken, in the remote.
+		d.forgets("s")
+		for _, vault := range d.fleet.vaults {
+			delete(vault, "s")
+		}
+		d.expect(d.saved(saveTo("off-site")), refused, "remote off-site holds a snapshot s already")
+	})
+}
+
+func (d *desk) forgets(name string) {
+	d.Helper()
+	if err := d.Catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, "prod", name) }); err != nil {
+		d.Fatal(err)
+	}
+}
+
+func TestARemoteThatFails(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		s.broken["ListRemote"] = 1
+		d.expect(d.saved(saveTo("off-site")), refused, "the bucket is on fire")
+
+		s.broken["UploadCopy"] = 1
+		d.expect(d.saved(saveTo("off-site")), reverted, "the bucket is on fire")
+		if d.fleet.holding("s") != "" || len(s.manifests) != 0 || d.fleet.count("DropRemote") != 1 {
+			t.Errorf("left: %q, %v, %d drops", d.fleet.holding("s"), s.manifests, d.fleet.count("DropRemote"))
+		}
+
+		// A remote that stays away keeps nothing from ending.
+		s.broken["UploadCopy"], s.broken["DropRemote"] = 1, 1000
+		op := d.saved(saveTo("off-site"))
+		d.expect(op, reverted, "the bucket is on fire")
+		if w := strings.Join(op.GetWarnings(), " "); !strings.Contains(w, "etcd/prod/s-sha.db.zst may be left in remote off-site") {
+			t.Error(w)
+		}
+
+		s.broken["ListRemote"], s.broken["UploadCopy"], s.broken["DropRemote"] = 1, 1, 0
+		req := saveTo("off-site")
+		req.AllowRemoteFailure = true
+		op = d.saved(req)
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), " "); !strings.Contains(w, "remote off-site has no copy") || len(d.entry("s").GetRemotes()) != 0 {
+			t.Errorf("%s, %v", w, d.entry("s"))
+		}
+	})
+}
+
+func TestUploadOfASnapshotThatIsThere(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.ready("old", "c")
+		for range 2 {
+			op := d.ended(d.Upload(&requorumv1.UploadSnapshotRequest{Cluster: "prod", Name: "old", Remote: "off-site"}, "alice"))
+			d.expect(op, succeeded, "")
+		}
+		if !slices.Contains(d.fleet.asked, "UploadCopy c") || len(d.entry("old").GetRemotes()) != 1 {
+			t.Errorf("%v, %v", d.fleet.asked, d.entry("old"))
+		}
+		d.ready("nowhere")
+		op := d.ended(d.Upload(&requorumv1.UploadSnapshotRequest{Cluster: "prod", Name: "nowhere", Remote: "off-site"}, "alice"))
+		d.expect(op, refused, "no node that is connected holds a good copy")
+	})
+}
+
+func TestDeleteRemovesTheRemoteCopyFirst(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.ready("other", "a")
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		s.broken["DropRemote"] = 1
+		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), reverted, "the bucket is on fire")
+		if d.fleet.holding("s") != "a b c" || !catalog.Good(d.entry("s")) {
+			t.Error("it is gone although the remote failed")
+		}
+		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), succeeded, "")
+		if len(s.manifests) != 0 || d.fleet.holding("s") != "" {
+			t.Errorf("left: %v", s.manifests)
+		}
+	})
+}
+
+// What was found in the folder of another cluster is that one's, and not removed.
+func TestDeleteLeavesWhatIsAnotherClusters(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.ready("other", "a")
+		s.manifests["etcd/live/s"] = &requorumv1.Manifest{Name: "s", Cluster: "live", Sha256: "sha", Created: timestamppb.Now(), Stored: &requorumv1.StoredObject{Key: "etcd/live/s-sha.db.zst"}}
+		d.fleet.answerInspect(t, s.manifests["etcd/live/s"])
+		op := d.ended(d.Import(context.Background(), &requorumv1.ImportSnapshotRequest{Cluster: "prod", From: "off-site:live/s", Identity: "the-key"}, "alice"))
+		d.expect(op, succeeded, "")
+		if s.identity != "the-key" || d.Identities.Get(op.GetId()) != "" {
+			t.Errorf("the node got %q; %q is still kept", s.identity, d.Identities.Get(op.GetId()))
+		}
+		e := d.entry("s")
+		if e.GetKind() != requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED || d.fleet.holding("s") != "a b c" || e.GetManifest().GetStored() != nil || len(e.GetRemotes()) != 1 {
+			t.Errorf("%v held by %s", e, d.fleet.holding("s"))
+		}
+		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), succeeded, "")
+		if len(s.manifests) != 1 {
+			t.Error("another cluster's backup was removed")
+		}
+	})
+}
+
+// answerInspect makes a manifest tell what nodes read from the file.
+func (f *fleet) answerInspect(t *testing.T, m *requorumv1.Manifest) {
+	t.Helper()
+	read := f.do("a", &agentv1.Task{Spec: &agentv1.Task_InspectCopy{InspectCopy: &agentv1.InspectCopy{}}}).GetManifest()
+	m.Revision, m.HashKv, m.Keys = read.GetRevision(), read.GetHashKv(), read.GetKeys()
+}
+
+func TestDistributeFetchesWhatNoNodeHas(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		for _, vault := range d.fleet.vaults {
+			delete(vault, "s")
+		}
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "the-key")), succeeded, "")
+		if d.fleet.holding("s") != "a b c" || d.fleet.count("DownloadCopy") != 1 || s.identity != "the-key" {
+			t.Errorf("held by %s, %d downloads, identity %q", d.fleet.holding("s"), d.fleet.count("DownloadCopy"), s.identity)
+		}
+	})
+}
+
+// Neither keys nor identities are in what the controller stores.
+func TestRemoteSecretsAreNotStored(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		s.broken["DownloadCopy"] = 1
+		for _, vault := range d.fleet.vaults {
+			delete(vault, "s")
+		}
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "the-identity")), reverted, "the bucket is on fire")
+		d.forgets("s")
+		d.ended(d.Import(context.Background(), &requorumv1.ImportSnapshotRequest{Cluster: "prod", From: "off-site:s", Identity: "the-identity"}, "alice"))
+		err := d.Catalog.Write(func(tx store.Tx) error {
+			var errs []error
+			for _, b := range store.Buckets {
+				errs = append(errs, tx.Each(b, "", func(key string, value []byte) error {
+					for _, secret := range []string{"very-secret", "the-identity"} {
+						if strings.Contains(string(value), secret) {
+							t.Errorf("%s is in %s/%s", secret, b, key)
+						}
+					}
+					return nil
+				}))
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
