@@ -47,7 +47,7 @@ func TestPreUpgradeHook(t *testing.T) {
 		labels["pre-upgrade"] != "true" || labels["kubernetes-version"] != "v1.31.0" || labels["etcd-version"] != s.GetManifest().GetEtcdVersion() {
 		t.Errorf("the snapshot: %v", s)
 	}
-	c.Expect(3, "hook", "pre-upgrade", "--cluster", "prod", "--require-remote")
+	c.Expect(3, "hook", "pre-upgrade", "--cluster", "prod", "--require-remote") // this controller has none
 
 	// A node that has lost its copy makes it useless.
 	must(t, os.Remove(c.Copy("etcd-3", name)))

@@ -73,7 +73,8 @@ type fake struct {
 	requests []proto.Message
 	changed  func(req proto.Message) error // what a changing call does; nil for nothing
 	failures int                           // so many changing calls answer Unavailable first
-	refusals []error                       // what the next changing calls answer, one each; then as refuse says
+	remotes  []*requorumv1.Remote
+	refusals []error // what the next changing calls answer, one each; then as refuse says
 }
 
 func newFake(t *testing.T) *fake {
@@ -83,7 +84,7 @@ func newFake(t *testing.T) *fake {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fake{authority: authority, clusters: []*requorumv1.Cluster{prod()}, snapshots: snapshots(), plan: goodPlan()}
+	f := &fake{authority: authority, clusters: []*requorumv1.Cluster{prod()}, snapshots: snapshots(), plan: goodPlan(), remotes: remotes()}
 	f.op = succeeded(requorumv1.OperationKind_OPERATION_KIND_SAVE)
 	f.listen(t)
 	f.config = filepath.Join(dir, "requorum.yaml")
@@ -464,10 +465,14 @@ func storedObject() *requorumv1.StoredObject {
 }
 
 func (f *fake) ListRemotes(context.Context, *requorumv1.ListRemotesRequest) (*requorumv1.ListRemotesResponse, error) {
-	return &requorumv1.ListRemotesResponse{Remotes: []*requorumv1.Remote{
+	return &requorumv1.ListRemotesResponse{Remotes: f.remotes}, nil
+}
+
+func remotes() []*requorumv1.Remote {
+	return []*requorumv1.Remote{
 		{Name: "off-site", Kind: "s3", Where: "bucket backups at s3.example.org", Folder: "etcd", ZstdLevel: 3, Recipients: []string{"age1abc"}},
 		{Name: "nfs", Kind: "dir", Where: "directory /mnt/backups"},
-	}}, nil
+	}
 }
 
 func (f *fake) ListRemoteSnapshots(_ context.Context, req *requorumv1.ListRemoteSnapshotsRequest) (*requorumv1.ListRemoteSnapshotsResponse, error) {

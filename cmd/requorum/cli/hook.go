@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +50,7 @@ type preUpgrade struct {
 	maxAge        config.Duration
 	verify        bool
 	requireRemote bool
+	remote        string // that has to hold a copy; empty for none
 	kubernetes    string
 
 	began time.Time
@@ -73,12 +75,6 @@ func (p *program) hookPreUpgrade() *cobra.Command {
 		Example: "  requorum hook pre-upgrade --cluster prod\n  requorum hook pre-upgrade --cluster prod --max-age 1h --verify --kubernetes-version v1.31.2",
 		Args:    takes(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if h.requireRemote {
-				return &RefusedError{
-					Message: "--require-remote cannot be met: this version of requorum keeps snapshots on the nodes only",
-					Hints:   []string{"nothing was done; leave --require-remote out if copies on every node are enough"},
-				}
-			}
 			h.began = p.now()
 			return p.with(c.Context(), func(ctx context.Context, c *client) error {
 				found, err := p.preUpgrade(ctx, c, h)
@@ -97,7 +93,9 @@ func (p *program) hookPreUpgrade() *cobra.Command {
 	flags := command.Flags()
 	flags.Var(&h.maxAge, "max-age", "how old a snapshot may be that is there already")
 	flags.BoolVar(&h.verify, "verify", false, "also prove that it can be restored, on one node beside the live etcd")
-	flags.BoolVar(&h.requireRemote, "require-remote", false, "also require a copy in an object store")
+	flags.BoolVar(&h.requireRemote, "require-remote", false, "also require a copy in an object store, and store one with what is taken")
+	flags.StringVar(&h.remote, "remote", "", "require it in the remote `NAME`, which implies --require-remote (default: the only one that the controller has)")
+	complete(command, "remote", p.completeRemotes)
 	flags.StringVar(&h.kubernetes, "kubernetes-version", "", "`VERSION` of Kubernetes that runs now, kept with the snapshot")
 	return command
 }
@@ -107,6 +105,11 @@ func (p *program) preUpgrade(ctx context.Context, c *client, h *preUpgrade) (*re
 	var err error
 	if h.cluster, err = c.clusterOr(ctx, h.cluster); err != nil {
 		return nil, err
+	}
+	if h.requireRemote && h.remote == "" {
+		if h.remote, err = onlyRemote(ctx, c); err != nil {
+			return nil, err
+		}
 	}
 	for {
 		cluster, err := insist(ctx, c, c.GetCluster, &requorumv1.GetClusterRequest{Cluster: h.cluster})
@@ -136,6 +139,24 @@ func (p *program) preUpgrade(ctx context.Context, c *client, h *preUpgrade) (*re
 	}
 }
 
+// onlyRemote returns the remote that the controller has.
+func onlyRemote(ctx context.Context, c *client) (string, error) {
+	resp, err := insist(ctx, c, c.ListRemotes, &requorumv1.ListRemotesRequest{})
+	if err != nil {
+		return "", err
+	}
+	switch all := resp.GetRemotes(); len(all) {
+	case 1:
+		return all[0].GetName(), nil
+	case 0:
+		return "", &RefusedError{
+			Message: "--require-remote cannot be met: the controller has no remote",
+			Hints:   []string{"nothing was done; name an object store in the controller's configuration (remotes:), or leave --require-remote out if copies on every node are enough"},
+		}
+	}
+	return "", usagef("the controller has several remotes: say which one with --remote NAME (requorum remote ls)")
+}
+
 // advance takes a snapshot, or proves that the one found can be restored. That another operation was faster is no
 // error: the next round waits for it.
 func (p *program) advance(ctx context.Context, c *client, h *preUpgrade, found *requorumv1.Snapshot, cluster *requorumv1.Cluster) error {
@@ -162,7 +183,7 @@ func (h *preUpgrade) start(ctx context.Context, c *client, requestID string, fou
 		return resp.GetOperation(), err
 	}
 	resp, err := change(ctx, c, c.SaveSnapshot, &requorumv1.SaveSnapshotRequest{
-		RequestId: requestID, Cluster: h.cluster, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE, Labels: h.labels(cluster),
+		RequestId: requestID, Cluster: h.cluster, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE, Labels: h.labels(cluster), Remote: h.remote,
 	})
 	return resp.GetOperation(), err
 }
@@ -226,10 +247,19 @@ func (h *preUpgrade) lacks(s *requorumv1.Snapshot, nodes []*requorumv1.Node) str
 			return "its copy on " + n.GetName() + " is " + copyState(state)
 		}
 	}
+	if h.remote != "" && !storedIn(s, h.remote) {
+		return "remote " + h.remote + " holds no good copy"
+	}
 	if failedSince(s) {
 		return "it could not be restored in a drill: " + s.GetFailedVerification().GetError()
 	}
 	return ""
+}
+
+func storedIn(s *requorumv1.Snapshot, remote string) bool {
+	return slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool {
+		return c.GetRemote() == remote && c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD
+	})
 }
 
 func copyOn(s *requorumv1.Snapshot, node string) requorumv1.CopyState {

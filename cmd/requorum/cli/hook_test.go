@@ -175,6 +175,37 @@ func TestHookVerifies(t *testing.T) {
 	}
 }
 
+func TestHookRequiresARemoteCopy(t *testing.T) {
+	stored := func(name, remote string) *requorumv1.Snapshot {
+		s := fresh(name)
+		s.Remotes = []*requorumv1.RemoteCopy{{Remote: remote, State: requorumv1.CopyState_COPY_STATE_GOOD}}
+		return s
+	}
+	for line, only := range map[string]bool{" --require-remote": true, " --remote nfs": false, " --require-remote --remote nfs": false} {
+		t.Run(line, func(t *testing.T) {
+			f := newFake(t)
+			if only {
+				f.remotes = f.remotes[1:]
+			}
+			f.op = succeeded(requorumv1.OperationKind_OPERATION_KIND_SAVE)
+			f.op.Snapshot = "taken"
+			f.snapshots = []*requorumv1.Snapshot{fresh("on-the-nodes"), stored("elsewhere", "off-site")}
+			f.changed = func(req proto.Message) error {
+				f.snapshots = append([]*requorumv1.Snapshot{stored("taken", req.(*requorumv1.SaveSnapshotRequest).GetRemote())}, f.snapshots...)
+				return nil
+			}
+			for range 2 { // the second time it is there
+				if r := f.command(t, strings.Fields(hook+line)...); r.code != ExitDone || r.out != "taken\n" {
+					t.Fatalf("exit %d, stdout %q\n%s", r.code, r.out, r.err)
+				}
+			}
+			if got := f.got(); len(got) != 1 || got[0].(*requorumv1.SaveSnapshotRequest).GetRemote() != "nfs" {
+				t.Errorf("asked for %v", got)
+			}
+		})
+	}
+}
+
 func TestHookFails(t *testing.T) {
 	outcome := func(state requorumv1.OperationState, attention string) func(*fake) {
 		return func(f *fake) { f.op = failed(state, attention) }
@@ -184,11 +215,12 @@ func TestHookFails(t *testing.T) {
 		given func(*fake)
 		code  int
 	}{
-		"no remote copies yet": {hook + " --require-remote", nil, ExitRefused},
-		"the snapshot fails":   {hook, outcome(requorumv1.OperationState_OPERATION_STATE_REVERTED, ""), ExitReverted},
-		"a node is away":       {hook, outcome(requorumv1.OperationState_OPERATION_STATE_REFUSED, ""), ExitRefused},
-		"not allowed":          {hook, func(f *fake) { f.refuse = status.Error(codes.PermissionDenied, "vera is a viewer") }, ExitRefused},
-		"no such cluster":      {"hook pre-upgrade --cluster nope", nil, ExitRefused},
+		"no remote":          {hook + " --require-remote", func(f *fake) { f.remotes = nil }, ExitRefused},
+		"which remote":       {hook + " --require-remote", nil, ExitUsage},
+		"the snapshot fails": {hook, outcome(requorumv1.OperationState_OPERATION_STATE_REVERTED, ""), ExitReverted},
+		"a node is away":     {hook, outcome(requorumv1.OperationState_OPERATION_STATE_REFUSED, ""), ExitRefused},
+		"not allowed":        {hook, func(f *fake) { f.refuse = status.Error(codes.PermissionDenied, "vera is a viewer") }, ExitRefused},
+		"no such cluster":    {"hook pre-upgrade --cluster nope", nil, ExitRefused},
 		"another one needs a person": {hook, func(f *fake) {
 			f.clusters[0].RunningOperation = opID
 			f.op = failed(requorumv1.OperationState_OPERATION_STATE_REVERTING, "bring etcd-2 back")
