@@ -81,7 +81,7 @@ func (r *Remotes) Describe() ([]*requorumv1.Remote, error) {
 			return nil, k.broken(err)
 		}
 		all = append(all, &requorumv1.Remote{
-			Name: k.cfg.Name, Kind: k.cfg.Kind, Where: k.cfg.where(), Folder: k.cfg.Folder, ZstdLevel: int32(o.Level), Recipients: o.Recipients, //nolint:gosec // up to 19
+			Name: k.cfg.Name, Kind: k.cfg.Kind, Where: k.cfg.where(), Folder: k.cfg.Folder, ZstdLevel: int32(o.Level), Recipients: o.Recipients,
 		})
 	}
 	return all, nil
@@ -124,7 +124,7 @@ func (r *Remote) Object(cluster string, m *requorumv1.Manifest) (*requorumv1.Sto
 		return nil, r.broken(err)
 	}
 	key := path.Join(r.Folder(cluster), m.GetName()+"-"+m.GetSha256()[:min(digits, len(m.GetSha256()))]+".db"+o.Suffix())
-	return &requorumv1.StoredObject{Key: key, ZstdLevel: int32(o.Level), Recipients: o.Recipients}, nil //nolint:gosec // up to 19
+	return &requorumv1.StoredObject{Key: key, ZstdLevel: int32(o.Level), Recipients: o.Recipients}, nil
 }
 
 // From is a snapshot in a remote.

@@ -202,16 +202,17 @@ func (j *Jobs) remoteFree(ctx context.Context, run *operation.Run, node, name st
 	if err != nil {
 		return err
 	}
-	for _, m := range list.GetManifests() {
-		if m.GetSha256() == run.Snapshot().GetManifest().GetSha256() {
-			return nil // it is this one: upload makes sure that it is whole
-		}
-		return &failure.Error{
-			Message: fmt.Sprintf("remote %s holds a snapshot %s already, taken %s", name, m.GetName(), m.GetCreated().AsTime().Format(time.RFC3339)),
-			Advice:  "choose another name",
-		}
+	if len(list.GetManifests()) == 0 {
+		return nil
 	}
-	return nil
+	m := list.GetManifests()[0]
+	if m.GetSha256() == run.Snapshot().GetManifest().GetSha256() {
+		return nil // it is this one: upload makes sure that it is whole
+	}
+	return &failure.Error{
+		Message: fmt.Sprintf("remote %s holds a snapshot %s already, taken %s", name, m.GetName(), m.GetCreated().AsTime().Format(time.RFC3339)),
+		Advice:  "choose another name",
+	}
 }
 
 // within asks nodes as a part of a step.
@@ -360,13 +361,14 @@ func LookAt(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster, no
 	if err != nil {
 		return nil, err
 	}
-	for _, there := range list.GetManifests() {
-		if there.GetSha256() != m.GetSha256() {
-			return nil, fmt.Errorf("it holds another snapshot of that name, with the SHA-256 %s", there.GetSha256())
-		}
-		return there.GetStored(), nil
+	if len(list.GetManifests()) == 0 {
+		return nil, errors.New("it is gone from there")
 	}
-	return nil, errors.New("it is gone from there")
+	there := list.GetManifests()[0]
+	if there.GetSha256() != m.GetSha256() {
+		return nil, fmt.Errorf("it holds another snapshot of that name, with the SHA-256 %s", there.GetSha256())
+	}
+	return there.GetStored(), nil
 }
 
 // Fetch has a node fetch a snapshot from the first of the remotes that gives it a good copy.

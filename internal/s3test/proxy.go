@@ -88,7 +88,7 @@ func (p *Proxy) CutAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		c.Close() //nolint:errcheck // being broken is what it is for
+		c.Close() // being broken is what it is for
 	}
 }
 
@@ -100,7 +100,7 @@ func (p *Proxy) accept() {
 		}
 		server, err := net.Dial("tcp", p.to)
 		if err != nil {
-			client.Close() //nolint:errcheck // the client sees a server that is not there
+			client.Close() // the client sees a server that is not there
 			continue
 		}
 		p.mu.Lock()

@@ -72,7 +72,10 @@ func TestRoundTrip(t *testing.T) {
 	for _, size := range []int{0, 1, 64 << 10, 5<<20 + 3} {
 		data := bytes.Repeat([]byte("requorum "), size/9+1)[:size]
 		for _, o := range []seal.Options{
-			{}, {Level: 1}, {Level: 19}, {Recipients: []string{one.Recipient().String()}},
+			{},
+			{Level: 1},
+			{Level: 19},
+			{Recipients: []string{one.Recipient().String()}},
 			{Level: 3, Recipients: []string{one.Recipient().String(), two.Recipient().String()}},
 		} {
 			keys := "# created: today\n" + one.String() + "\n"

@@ -43,7 +43,7 @@ func Run(t *testing.T, open func(*testing.T) objectstore.Store) {
 func Bytes(n int, seed byte) []byte {
 	data := make([]byte, n)
 	source := rand.NewChaCha8([32]byte{seed})
-	source.Read(data) //nolint:errcheck // it never fails
+	source.Read(data)
 	return data
 }
 

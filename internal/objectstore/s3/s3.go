@@ -157,11 +157,11 @@ func (s *Store) Put(ctx context.Context, key string, write func(io.Writer) error
 	written := make(chan error, 1)
 	go func() {
 		err := write(to)
-		to.CloseWithError(sourceEnd(err)) //nolint:errcheck // it never fails
+		to.CloseWithError(sourceEnd(err))
 		written <- err
 	}()
 	size, err := s.upload(ctx, key, from)
-	from.CloseWithError(errStopped) //nolint:errcheck // it never fails
+	from.CloseWithError(errStopped)
 	source := <-written
 	switch {
 	case source != nil && !errors.Is(source, errStopped) && ctx.Err() == nil:
@@ -175,21 +175,24 @@ func (s *Store) Put(ctx context.Context, key string, write func(io.Writer) error
 // errStopped ends the writing of an object that the server does not take.
 var errStopped = errors.New("the upload has ended")
 
+// errSource tells a source that has failed from one that has ended.
+var errSource = errors.New("source")
+
 // sourceEnd keeps a failure of the source from being taken for its end.
 func sourceEnd(err error) error {
 	if err == nil {
 		return io.EOF
 	}
-	return fmt.Errorf("source: %w", err)
+	return fmt.Errorf("%w: %w", errSource, err)
 }
 
 // upload sends what comes out of from, and tells how many bytes that were. What fits one part is one request.
 func (s *Store) upload(ctx context.Context, key string, from io.Reader) (int64, error) {
 	head := make([]byte, partSize)
 	n, err := io.ReadFull(from, head)
-	switch err { //nolint:errorlint // as io.ReadFull returns them; a source that fails so is wrapped
-	case nil:
-	case io.EOF, io.ErrUnexpectedEOF:
+	switch {
+	case err == nil:
+	case !errors.Is(err, errSource) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
 		_, err := s.client.PutObject(ctx, s.cfg.Bucket, key, bytes.NewReader(head[:n]), int64(n), s.options())
 		return int64(n), err
 	default:
