@@ -167,16 +167,21 @@ func TestRemotesThatFail(t *testing.T) {
 	c.Do("snapshot", "upload", "kept", "--remote", "off-site") // is there already
 
 	// An agent that dies in the middle, and comes back, finishes it.
-	c.Arm("agent/upload-copy/middle", "etcd-2", "kill")
-	c.Arm("agent/upload-copy/middle", "etcd-3", "kill")
-	c.Do("snapshot", "save", "--name", "crashed", "--remote", "off-site", "--detach")
-	must(t, c.Until("no agent died", func() bool { return !c.Node("etcd-2").Agent.Running() || !c.Node("etcd-3").Agent.Running() }))
-	c.Disarm()
-	for _, name := range []string{"etcd-2", "etcd-3"} {
-		if !c.Node(name).Agent.Running() {
-			c.StartAgain(name)
-		}
+	for _, n := range c.NodeNames() { // whichever saves
+		c.Arm("agent/upload-copy/middle", n, "kill")
 	}
+	c.Do("snapshot", "save", "--name", "crashed", "--remote", "off-site", "--detach")
+	died := ""
+	must(t, c.Until("no agent died", func() bool {
+		for _, n := range c.Nodes {
+			if !n.Agent.Running() {
+				died = n.Name
+			}
+		}
+		return died != ""
+	}))
+	c.Disarm()
+	c.StartAgain(died)
 	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		t.Error(format(op))
 	}
