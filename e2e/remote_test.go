@@ -89,6 +89,9 @@ func TestRestoreFromTheBucketAlone(t *testing.T) {
 			t.Errorf("%v", s.GetRemotes())
 		}
 		says(t, c.Do("snapshot", "ls"), "off-site")
+		if r := c.Do("hook", "pre-upgrade", "--cluster", harness.Name, "--remote", "off-site"); r.Stdout != "pre-1.31\n" {
+			t.Errorf("the hook says %q", r.Stdout)
+		}
 		says(t, c.Do("snapshot", "show", "pre-1.31"), "off-site", "zstd 3, age for 1", ".db.zst.age")
 		save(t, c, "later")
 		c.Do("snapshot", "upload", "later", "--remote", "nfs")
