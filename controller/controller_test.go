@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"go.uber.org/goleak"
@@ -274,20 +275,22 @@ func TestRemovedNodesAreRememberedOverARestart(t *testing.T) {
 		op := &requorumv1.Operation{
 			Id: id, Kind: requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, Cluster: "prod", Snapshot: "s", Nodes: []string{"gone"},
 			State: requorumv1.OperationState_OPERATION_STATE_REVERTING,
-			Steps: []*requorumv1.Step{{Name: "locate"}, {Name: "distribute"}, {Name: "agree"}, {Name: "record"}},
+			Steps: []*requorumv1.Step{{Name: "locate"}, {Name: "fetch"}, {Name: "distribute"}, {Name: "agree"}, {Name: "record"}},
 		}
 		return errors.Join(
 			store.Save(tx, store.Nodes, "prod/gone", &journalv1.NodeRecord{Cluster: "prod", Name: "gone", Removed: true}),
-			store.Save(tx, store.Operations, id, &journalv1.OperationRecord{Operation: op, Cursor: 1}),
+			store.Save(tx, store.Operations, id, &journalv1.OperationRecord{Operation: op, Cursor: 2}),
 		)
 	})
 	during(t, cfg, func(address string) {
 		conn := admin(t, cfg, address)
 		defer conn.Close()
 		client := requorumv1.NewOperationServiceClient(conn)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
 		for {
-			resp, err := client.WaitOperation(t.Context(), &requorumv1.WaitOperationRequest{Id: id, OrNeedsAttention: true})
-			if status.Code(err) == codes.Unavailable {
+			resp, err := client.WaitOperation(ctx, &requorumv1.WaitOperationRequest{Id: id, OrNeedsAttention: true})
+			if status.Code(err) == codes.Unavailable && ctx.Err() == nil {
 				continue // the journal is still being read
 			}
 			if err != nil || resp.GetOperation().GetState() != requorumv1.OperationState_OPERATION_STATE_REVERTED {
