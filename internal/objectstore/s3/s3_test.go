@@ -13,11 +13,15 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/requorum/requorum/internal/objectstore"
 	"github.com/requorum/requorum/internal/objectstore/objectstoretest"
 	"github.com/requorum/requorum/internal/objectstore/s3"
 	"github.com/requorum/requorum/internal/s3test"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const bucket = "backups"
 
