@@ -29,7 +29,7 @@ CGO      = CGO_ENABLED=$(if $(CC_WORKS),1,0)
 comma := ,
 
 TEST_TIMEOUT ?= 15m
-E2E_TIMEOUT  ?= 25m
+E2E_TIMEOUT  ?= 40m
 FUZZ_TIME    ?= 5s
 SOAK         ?= 30m
 
