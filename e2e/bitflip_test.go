@@ -74,14 +74,10 @@ func (f flips) inValue(t *testing.T, path string) damaged {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scratch := filepath.Join(t.TempDir(), "scratch.db")
-	for range 10_000 {
-		d := f.choose(t, path)
-		start := bytes.Index(d.whole[d.at:], []byte("value "))
-		if start < 0 {
-			continue
-		}
-		d.at += start
+	scratch, d := filepath.Join(t.TempDir(), "scratch.db"), f.choose(t, path)
+	places := valuesIn(d.whole)
+	f.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
+	for _, d.at = range places {
 		if err := os.WriteFile(scratch, d.bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -92,6 +88,19 @@ func (f flips) inValue(t *testing.T, path string) damaged {
 	}
 	t.Fatalf("%s holds no value", path)
 	return damaged{}
+}
+
+// valuesIn returns where values begin in a file, those in free pages included.
+func valuesIn(whole []byte) (places []int) {
+	value := []byte("value ")
+	for at := 0; ; at++ {
+		next := bytes.Index(whole[at:], value)
+		if next < 0 {
+			return places
+		}
+		at += next
+		places = append(places, at)
+	}
 }
 
 // choose takes any bit of a file.
