@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,10 @@ func TestPreUpgradeHook(t *testing.T) {
 	c.Write(300)
 	saved := c.Now()
 
+	must(t, c.Until("not every member tells its version", func() bool { // with its agent's next heartbeat
+		resp, err := requorumv1.NewClusterServiceClient(c.Conn()).GetCluster(t.Context(), &requorumv1.GetClusterRequest{Cluster: harness.Name})
+		return err == nil && !slices.ContainsFunc(resp.GetCluster().GetNodes(), func(n *requorumv1.Node) bool { return n.GetMember().GetVersion() == "" })
+	}))
 	const hooks = 4
 	var wg sync.WaitGroup
 	results := make([]harness.Result, hooks)
