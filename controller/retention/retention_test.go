@@ -41,13 +41,7 @@ func snap(name string, age time.Duration) *requorumv1.Snapshot {
 	}
 }
 
-func operationAt(at time.Time) string {
-	var id ulid.ULID
-	if err := id.SetTime(ulid.Timestamp(at)); err != nil {
-		panic(err)
-	}
-	return id.String()
-}
+func operationAt(at time.Time) string { return ulid.MustNew(ulid.Timestamp(at), nil).String() }
 
 func with(s *requorumv1.Snapshot, change func(*requorumv1.Snapshot)) *requorumv1.Snapshot {
 	change(s)
