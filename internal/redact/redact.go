@@ -3,6 +3,8 @@
 package redact
 
 import (
+	"fmt"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -10,44 +12,51 @@ import (
 
 // Message returns m without what is secret in it: m itself if nothing is, otherwise a copy.
 func Message[M proto.Message](m M) M {
-	if !m.ProtoReflect().IsValid() || !clearIn(m.ProtoReflect(), false) {
-		return m
-	}
-	clean := proto.CloneOf(m)
-	clearIn(clean.ProtoReflect(), true)
+	clean, _ := Fields(m)
 	return clean
 }
 
-// clearIn tells whether there is something secret in m, and clears it if it is to.
-func clearIn(m protoreflect.Message, clearing bool) (found bool) {
+// Fields is Message that also returns the paths of the fields that were taken out.
+func Fields[M proto.Message](m M) (clean M, paths []string) {
+	if !m.ProtoReflect().IsValid() {
+		return m, nil
+	}
+	clean = proto.CloneOf(m)
+	if paths = clearIn(clean.ProtoReflect(), ""); len(paths) == 0 {
+		return m, nil
+	}
+	return clean, paths
+}
+
+// Secret tells whether a field is marked in its .proto file as one that is never shown.
+func Secret(field protoreflect.FieldDescriptor) bool {
+	options, ok := field.Options().(*descriptorpb.FieldOptions)
+	return ok && options.GetDebugRedact()
+}
+
+// clearIn clears the secret fields of a message, and of those within, and returns their paths.
+func clearIn(m protoreflect.Message, path string) []string {
+	var cleared []string
 	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		name := path + string(field.Name())
 		switch {
-		case secret(field):
-			found = true
-			if clearing {
-				m.Clear(field)
-			}
-		case field.IsMap():
-			if field.MapValue().Message() != nil {
-				value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					found = clearIn(v.Message(), clearing) || found
-					return true
-				})
-			}
-		case field.Message() == nil:
+		case Secret(field):
+			m.Clear(field)
+			cleared = append(cleared, name)
+		case field.IsMap() && field.MapValue().Message() != nil:
+			value.Map().Range(func(key protoreflect.MapKey, v protoreflect.Value) bool {
+				cleared = append(cleared, clearIn(v.Message(), fmt.Sprintf("%s[%s].", name, key))...)
+				return true
+			})
+		case field.IsMap() || field.Message() == nil:
 		case field.IsList():
 			for i := range value.List().Len() {
-				found = clearIn(value.List().Get(i).Message(), clearing) || found
+				cleared = append(cleared, clearIn(value.List().Get(i).Message(), fmt.Sprintf("%s[%d].", name, i))...)
 			}
 		default:
-			found = clearIn(value.Message(), clearing) || found
+			cleared = append(cleared, clearIn(value.Message(), name+".")...)
 		}
 		return true
 	})
-	return found
-}
-
-func secret(field protoreflect.FieldDescriptor) bool {
-	options, ok := field.Options().(*descriptorpb.FieldOptions)
-	return ok && options.GetDebugRedact()
+	return cleared
 }

@@ -1,6 +1,7 @@
 package redact_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,5 +45,19 @@ func TestSecretsAreTakenOutWhereverTheyAre(t *testing.T) {
 	}
 	if got := redact.Message(&agentv1.Task{Spec: &agentv1.Task_UploadCopy{UploadCopy: &agentv1.UploadCopy{Remote: remote}}}); got.GetUploadCopy().GetRemote().GetS3().GetBucket() != "backups" {
 		t.Error("what is not secret is to stay")
+	}
+}
+
+func TestWhatWasTakenOutIsNamedByItsPath(t *testing.T) {
+	s3 := &agentv1.S3Remote{Bucket: "backups", AccessKey: "a", SecretKey: "b"}
+	remote := &agentv1.Remote{Kind: &agentv1.Remote_S3{S3: s3}}
+	m := &agentv1.OpenSessionResponse{Tasks: []*agentv1.Task{{}, {Spec: &agentv1.Task_ListRemote{ListRemote: &agentv1.ListRemote{Remote: remote}}}}}
+	clean, paths := redact.Fields(m)
+	slices.Sort(paths)
+	if want := []string{"tasks[1].list_remote.remote.s3.access_key", "tasks[1].list_remote.remote.s3.secret_key"}; !slices.Equal(paths, want) {
+		t.Errorf("%v", paths)
+	}
+	if got := clean.GetTasks()[1].GetListRemote().GetRemote().GetS3(); got.GetSecretKey() != "" || got.GetBucket() != "backups" || s3.GetSecretKey() != "b" {
+		t.Errorf("left: %v, of %v", got, s3)
 	}
 }
