@@ -16,7 +16,7 @@ type detector struct {
 	err   error
 }
 
-func (d detector) Kind() string                                  { return d.kind }
+func (d detector) Kind() string                                 { return d.kind }
 func (d detector) Detect(context.Context) (detect.Found, error) { return d.found, d.err }
 
 func finds(kind string, places ...string) detector {
