@@ -175,6 +175,11 @@ soak: race-notice ## A schedule every few seconds for SOAK (30m), with its contr
 	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults REQUORUM_SOAK=$(SOAK) \
 		$(CGO) $(GO) test $(RACE) -timeout 0 -run '^TestSoak$$' -v ./e2e
 
+# Its tag is the checksum of the script. Tests that need hosts build it themselves.
+.PHONY: host-image
+host-image: ## The image of the hosts that tests run in Docker; built where it is not there
+	@internal/hosttest/image.sh
+
 .PHONY: race-notice
 race-notice:
 	@$(if $(CC_WORKS),true,echo 'no C compiler that works: testing without the race detector')
