@@ -114,8 +114,9 @@ func (n *Network) run(t testing.TB, o Options, image, name, address string) *Hos
 	t.Helper()
 	args := []string{
 		"run", "--detach", "--tty", "--hostname", name, "--network-alias", name, "--network", n.Name, "--ip", address,
-		// systemd as init needs these, and no more; /tmp can run programs as on a real host.
-		"--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
+		// systemd as init needs the first two. With the third, root sees what other users' processes hold, as on a real
+		// host, and /tmp can run programs.
+		"--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
 		"--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec", "--tmpfs", "/sys/fs/cgroup", "--stop-signal", "SIGRTMIN+3",
 	}
 	out, err := docker(t.Context(), append(append(args, o.Run...), image)...)

@@ -48,9 +48,9 @@ type Options struct {
 
 // Runtime runs etcd as a process.
 type Runtime struct {
-	o       Options
-	version versionCache
-	changed chan struct{} // wakes Run
+	o        Options
+	versions etcdconf.Versions
+	changed  chan struct{} // wakes Run
 }
 
 var (
@@ -95,7 +95,7 @@ func (r *Runtime) Inspect(ctx context.Context) (runtime.Member, error) {
 	if m.UID, m.GID, err = r.owner(m.DataDir); err != nil {
 		return runtime.Member{}, err
 	}
-	m.Version = r.version.get(ctx, r.o)
+	m.Version = r.version(ctx)
 	d, err := r.readDesired()
 	if err != nil {
 		return runtime.Member{}, err
