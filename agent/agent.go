@@ -82,6 +82,9 @@ func Run(ctx context.Context, cfg Config, log hclog.Logger) error {
 	if err := cfg.complete(); err != nil {
 		return err
 	}
+	if err := cfg.detectRuntime(ctx, detectors(), log); err != nil {
+		return err
+	}
 	if err := durable.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -14,6 +15,7 @@ import (
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/process"
+	"github.com/requorum/requorum/agent/runtime/systemd"
 	"github.com/requorum/requorum/agent/task"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/names"
@@ -52,10 +54,32 @@ type Etcd struct {
 	PasswordFile string   `yaml:"password_file"`
 }
 
-// Runtime says how etcd is run on the node: one of its fields is set.
+// Runtime says how etcd is run on the node: one of its fields is set. Where none is, the agent finds out.
 type Runtime struct {
 	Process *Process `yaml:"process"`
 	Exec    *Exec    `yaml:"exec"`
+	Systemd *Systemd `yaml:"systemd"`
+}
+
+// kinds returns the names of the fields that are set.
+func (r Runtime) kinds() []string {
+	var kinds []string
+	for _, k := range []struct {
+		name string
+		set  bool
+	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}} {
+		if k.set {
+			kinds = append(kinds, k.name)
+		}
+	}
+	return kinds
+}
+
+// Systemd makes the agent use the units that run etcd and what writes to it.
+type Systemd struct {
+	Unit         string          `yaml:"unit"`          // etcd.service if empty
+	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; kubeadm's names if left out
+	Grace        config.Duration `yaml:"grace"`         // after which etcd is killed, besides what its unit allows
 }
 
 // Process makes the agent start and supervise etcd.
@@ -123,8 +147,8 @@ func (c *Config) complete() error {
 	if c.Scratch == "" {
 		c.Scratch = c.Snapshots
 	}
-	if (c.Runtime.Process == nil) == (c.Runtime.Exec == nil) {
-		return errors.New("runtime: say how etcd is run on this node, with either \"process\" or \"exec\"")
+	if kinds := c.Runtime.kinds(); len(kinds) > 1 {
+		return fmt.Errorf("runtime: etcd is run in one way on this node; keep one of %s", strings.Join(kinds, ", "))
 	}
 	return c.checkAddresses()
 }
@@ -183,6 +207,9 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 			UID: p.UID, GID: p.GID, Log: log.Named("process"),
 		})
 	}
+	if s := c.Runtime.Systemd; s != nil {
+		return systemd.New(systemd.Options{Unit: s.Unit, ControlPlane: s.ControlPlane, Grace: s.Grace.Std(), Log: log.Named("systemd")})
+	}
 	e := c.Runtime.Exec
 	return exec.New(exec.Options{
 		Member: runtime.Member{
@@ -205,6 +232,9 @@ func (c *Config) runtimeWait() time.Duration {
 	}
 	if e := c.Runtime.Exec; e != nil {
 		wait += e.CommandTimeout.Std()
+	}
+	if s := c.Runtime.Systemd; s != nil {
+		wait += s.Grace.Std()
 	}
 	return wait
 }

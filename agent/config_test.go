@@ -23,8 +23,8 @@ func TestConfigIsCompletedOrRefused(t *testing.T) {
 		"controller no port":  {func(c *Config) { c.Controller = "host" }, "host:port"},
 		"bad node":            {func(c *Config) { c.Node = "../etcd" }, "node"},
 		"no data dir":         {func(c *Config) { c.DataDir = "" }, "data_dir"},
-		"no runtime":          {func(c *Config) { c.Runtime.Exec = nil }, "process"},
-		"two runtimes":        {func(c *Config) { c.Runtime.Process = &Process{} }, "either"},
+		"no runtime":          {func(c *Config) { c.Runtime.Exec = nil }, ""},
+		"two runtimes":        {func(c *Config) { c.Runtime.Systemd = &Systemd{} }, "keep one of exec, systemd"},
 		"listen without port": {func(c *Config) { c.Transfer.Listen = "host" }, "transfer.listen"},
 		"advertise no host":   {func(c *Config) { c.Transfer.Advertise = ":7080" }, "transfer.advertise"},
 	} {

@@ -76,7 +76,8 @@ node for the controller, only one for the node's neighbours.
 
 The first start needs a join token (requorum token create), given by --token,
 --token-file or $REQUORUM_TOKEN. The configuration file says how etcd is run
-on the node; flags come before what it says.`,
+on the node; where it does not, the agent finds out (requorum agent detect).
+Flags come before what the file says.`,
 		Example: "  requorum agent --config /etc/requorum/agent.yaml --token-file /root/join-token",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -108,6 +109,7 @@ on the node; flags come before what it says.`,
 	f.StringVar(&flags.Token, "token", "", "join `TOKEN`; others can see it in the process list, so better give a file")
 	f.StringVar(&flags.TokenFile, "token-file", "", "`FILE` that holds the join token")
 	logFlags(c, &flags.LogLevel, &flags.LogJSON)
+	c.AddCommand(detectCommand())
 	return c
 }
 

@@ -47,6 +47,19 @@ func Message(w io.Writer, f Format, m proto.Message) error {
 	if err != nil {
 		return err
 	}
+	return writeIn(w, f, raw)
+}
+
+// Value writes what is no message of the API's, by the names that it has in JSON. The format must not be Table.
+func Value(w io.Writer, f Format, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return writeIn(w, f, raw)
+}
+
+func writeIn(w io.Writer, f Format, raw []byte) error {
 	if f == YAML {
 		return writeYAML(w, raw)
 	}
@@ -55,7 +68,7 @@ func Message(w io.Writer, f Format, m proto.Message) error {
 		return err
 	}
 	indented.WriteByte('\n')
-	_, err = w.Write(indented.Bytes())
+	_, err := w.Write(indented.Bytes())
 	return err
 }
 
