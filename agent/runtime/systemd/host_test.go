@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/runtimetest"
@@ -138,18 +139,52 @@ func newEtcd(t *testing.T) runtimetest.Etcd {
 
 func TestInsideRuntime(t *testing.T) {
 	hosttest.Inside(t)
-	runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
-		e := newEtcd(t)
-		install(t, "etcd.service", etcdUnit(e))
+	for layout, place := range map[string]func(*testing.T, *runtimetest.Etcd){
+		"one directory":                  func(*testing.T, *runtimetest.Etcd) {},
+		"a mount point behind a symlink": mountBoth,
+	} {
+		t.Run(layout, func(t *testing.T) {
+			runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
+				e := newEtcd(t)
+				place(t, &e)
+				install(t, "etcd.service", etcdUnit(e))
+				t.Cleanup(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+					defer cancel()
+					if err := open(t, systemd.Options{}).Stop(ctx); err != nil {
+						t.Error(err)
+					}
+				})
+				return runtimetest.Subject{Open: func(t *testing.T) runtime.Runtime { return open(t, systemd.Options{}) }}
+			})
+		})
+	}
+}
+
+// mountBoth gives the member two file systems, one for its data and one for its WAL, and a data directory that is a
+// symlink to the first.
+func mountBoth(t *testing.T, e *runtimetest.Etcd) {
+	t.Helper()
+	root := filepath.Dir(e.Member.DataDir)
+	for _, name := range []string{"disk", "wal"} {
+		dir := filepath.Join(root, name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=400m,mode=0700,uid=%d,gid=%d", e.Member.UID, e.Member.GID)); err != nil {
+			t.Fatal(err)
+		}
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			defer cancel()
-			if err := open(t, systemd.Options{}).Stop(ctx); err != nil {
+			if err := unix.Unmount(dir, 0); err != nil {
 				t.Error(err)
 			}
 		})
-		return runtimetest.Subject{Open: func(t *testing.T) runtime.Runtime { return open(t, systemd.Options{}) }}
-	})
+	}
+	if err := os.Symlink("disk", e.Member.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	e.Member.WALDir = filepath.Join(root, "wal", "etcd") // etcd makes its WAL by rename, which a mount point does not allow
+	e.Command = append(e.Command, "--wal-dir="+e.Member.WALDir)
 }
 
 // The steps of a story that reboots the host between them. The member's configuration is in a file, for no temporary
