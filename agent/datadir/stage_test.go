@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"golang.org/x/sys/unix"
 
 	"github.com/requorum/requorum/agent/datadir"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -270,14 +272,57 @@ func TestStageEndsWithItsContextAndLeavesNothing(t *testing.T) {
 }
 
 func TestStageSaysHowMuchSpaceItNeeds(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "etcd")
-	mountTmpfs(t, dir) // 16 MiB
-	snapshot := filepath.Join(t.TempDir(), "snapshot.db")
-	write(t, snapshot, "small")
-	_, err := open(t, member(dir, "")).Stage(t.Context(), datadir.StageSpec{SnapshotPath: snapshot, Task: &agentv1.Stage{RestoreId: id}}, nil)
-	var space *datadir.NoSpaceError
-	if !errors.As(err, &space) || space.Path != dir || space.Needed <= space.Free {
-		t.Fatalf("error %v", err)
+	for _, small := range []string{"etcd", "wal"} { // one of the two file systems has 16 MiB, and the other one enough
+		root := t.TempDir()
+		dir := filepath.Join(root, small)
+		mountTmpfs(t, dir)
+		snapshot := filepath.Join(t.TempDir(), "snapshot.db")
+		write(t, snapshot, "small")
+		d := open(t, member(filepath.Join(root, "etcd"), filepath.Join(root, "wal")))
+		_, err := d.Stage(t.Context(), datadir.StageSpec{SnapshotPath: snapshot, Task: &agentv1.Stage{RestoreId: id}}, nil)
+		var space *datadir.NoSpaceError
+		if !errors.As(err, &space) || space.Path != dir || space.Needed <= space.Free {
+			t.Errorf("%s: error %v", small, err)
+		}
+		expectNothingLeft(t, dir)
+	}
+}
+
+// Without SELinux the kernel keeps labels all the same, where root sets them.
+func TestStagedFilesHaveTheLabelOfTheOldOnes(t *testing.T) {
+	const attr, label = "security.selinux", "system_u:object_r:etcd_var_lib_t:s0\x00"
+	c := etcdtest.Start(t, etcdtest.Options{})
+	root := t.TempDir()
+	dir, wal := filepath.Join(root, "etcd"), filepath.Join(root, "wal")
+	write(t, filepath.Join(dir, "member", "snap", "db"), "old")
+	write(t, filepath.Join(wal, "0.wal"), "old")
+	for _, path := range []string{filepath.Join(dir, "member"), wal} {
+		if err := unix.Setxattr(path, attr, []byte(label), 0); err != nil {
+			t.Skipf("setting a label: %v", err)
+		}
+	}
+	d := open(t, member(dir, wal))
+	if _, err := d.Stage(t.Context(), spec(c, c.SaveSnapshot(t, 0)), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Swap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range append(d.QuarantinePaths(), filepath.Join(dir, "member"), wal) {
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || path != root && slices.Contains(d.QuarantinePaths(), root) {
+				return err // what is in there is as it was
+			}
+			got := make([]byte, 100)
+			n, err := unix.Getxattr(path, attr, got)
+			if err != nil || string(got[:n]) != label {
+				t.Errorf("%s has the label %q, %v", path, got[:max(n, 0)], err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -144,7 +144,7 @@ func (d realDisk) Facts(m runtime.Member, vaultDir string, snapshot int64) (*age
 	if f.DataFreeBytes, f.WalFreeBytes, err = dirs.FreeBytes(); err != nil {
 		return f, err
 	}
-	if f.DataNeededBytes, err = needed(m, snapshot); err != nil {
+	if f.DataNeededBytes, f.WalNeededBytes, err = needed(m, snapshot); err != nil {
 		return f, err
 	}
 	if f.SharedFileSystem, err = durable.SameFileSystem(m.DataDir, vaultDir); err != nil {

@@ -107,20 +107,19 @@ func (n *Node) inspectDirs(conf runtime.Member, size int64, f *agentv1.NodeFacts
 }
 
 // needed returns how many bytes staging a snapshot of size bytes takes on the file system of the data
-// directory: the WAL's too, unless that has a file system of its own.
-func needed(conf runtime.Member, size int64) (int64, error) {
-	data, wal := datadir.NeededBytes(size)
+// directory, and on that of the WAL directory where it has one of its own.
+func needed(conf runtime.Member, size int64) (data, wal int64, err error) {
+	forData, forWAL := datadir.NeededBytes(size)
 	shared := true
 	if conf.WALDir != "" {
-		var err error
 		if shared, err = durable.SameFileSystem(conf.DataDir, conf.WALDir); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	if shared {
-		data += wal
+		return int64(forData + forWAL), 0, nil
 	}
-	return int64(data), nil
+	return int64(forData), int64(forWAL), nil
 }
 
 // hashKV computes HashKV on the running member.

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/oklog/ulid/v2"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
@@ -302,11 +303,35 @@ func TestInspectOfAMemberThatDoesNotRun(t *testing.T) {
 func TestWALOnTheSameFileSystemNeedsSpaceToo(t *testing.T) {
 	rt := stopped(t)
 	n := nodeOf(t, "etcd-1", rt)
-	inside := n.do(inspect()).GetNode().GetDataNeededBytes()
-	rt.set(func(r *fakeRuntime) { r.conf.WALDir = filepath.Join(filepath.Dir(r.conf.DataDir), "wal") })
-	if separate := n.do(inspect()).GetNode().GetDataNeededBytes(); separate != inside {
-		t.Errorf("%d bytes with a WAL directory of its own, %d without", separate, inside)
+	inside := n.do(inspect()).GetNode()
+	wal := filepath.Join(t.TempDir(), "wal")
+	rt.set(func(r *fakeRuntime) { r.conf.WALDir = wal })
+	if separate := n.do(inspect()).GetNode(); separate.GetDataNeededBytes() != inside.GetDataNeededBytes() || separate.GetWalNeededBytes() != 0 {
+		t.Errorf("with a WAL directory of its own: %v, without: %v", separate, inside)
 	}
+	mountTmpfs(t, wal)
+	alone := n.do(inspect()).GetNode()
+	if sum := alone.GetDataNeededBytes() + alone.GetWalNeededBytes(); alone.GetWalNeededBytes() == 0 || sum != inside.GetDataNeededBytes() {
+		t.Errorf("with a WAL on a file system of its own: %v, without: %v", alone, inside)
+	}
+	if free := alone.GetWalFreeBytes(); free == 0 || free > 16<<20 {
+		t.Errorf("%d bytes free on a file system of 16 MiB", free)
+	}
+}
+
+func mountTmpfs(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("requorum-test", dir, "tmpfs", 0, "size=16m,mode=0700"); err != nil {
+		t.Skipf("mounting a tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestSaveInspectHashAndList(t *testing.T) {

@@ -155,6 +155,10 @@ func (p *prepared) checkSpace(node string) {
 		p.fail("space", node, fmt.Sprintf("%s free beside %s, %s needed", humanize.IBytes(free), f.GetMember().GetDataDir(), humanize.IBytes(data)),
 			"free space there, or remove old snapshots (requorum snapshot rm)")
 	}
+	if free, wal := f.GetWalFreeBytes(), uint64(f.GetWalNeededBytes()); free < wal {
+		p.fail("space", node, fmt.Sprintf("%s free beside %s, %s needed", humanize.IBytes(free), f.GetMember().GetWalDir(), humanize.IBytes(wal)),
+			"free space there, or make the file system larger")
+	}
 	if free := f.GetVaultFreeBytes(); free < vault {
 		p.fail("space", node, fmt.Sprintf("%s free where snapshots are kept, %s needed", humanize.IBytes(free), humanize.IBytes(vault)),
 			"free space there, or remove old snapshots (requorum snapshot rm)")

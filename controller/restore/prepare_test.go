@@ -235,6 +235,13 @@ func TestChecksRefuse(t *testing.T) {
 			spec: &requorumv1.RestoreSpec{Nodes: []string{"c"}}, want: "config : no node with a voting member takes part",
 		},
 		"no space for staging": {wrong: func(r *room) { r.facts["b"].DataFreeBytes = gib }, want: "space b: 1.0 GiB free beside /var/lib/etcd, 2.0 GiB needed; free space there"},
+		"no space for a WAL on a file system of its own": {
+			wrong: func(r *room) {
+				r.facts["b"].Member.WalDir = "/wal/etcd"
+				r.facts["b"].WalFreeBytes, r.facts["b"].WalNeededBytes = gib/2, gib
+			},
+			want: "space b: 512 MiB free beside /wal/etcd, 1.0 GiB needed; free space there",
+		},
 		"no space for a copy": {
 			wrong: func(r *room) {
 				r.facts["b"].VaultFreeBytes = gib

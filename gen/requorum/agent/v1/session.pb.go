@@ -2187,8 +2187,11 @@ type NodeFacts struct {
 	ScratchFreeBytes uint64 `protobuf:"varint,20,opt,name=scratch_free_bytes,json=scratchFreeBytes,proto3" json:"scratch_free_bytes,omitempty"`
 	// Bytes that a drill of a snapshot of the size asked about needs there, with what it leaves free.
 	ScratchNeededBytes uint64 `protobuf:"varint,21,opt,name=scratch_needed_bytes,json=scratchNeededBytes,proto3" json:"scratch_needed_bytes,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Bytes that staging needs where a separate WAL directory would be staged; 0 if there is none, or if it shares the
+	// data's file system.
+	WalNeededBytes int64 `protobuf:"varint,82,opt,name=wal_needed_bytes,json=walNeededBytes,proto3" json:"wal_needed_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeFacts) Reset() {
@@ -2350,6 +2353,13 @@ func (x *NodeFacts) GetScratchFreeBytes() uint64 {
 func (x *NodeFacts) GetScratchNeededBytes() uint64 {
 	if x != nil {
 		return x.ScratchNeededBytes
+	}
+	return 0
+}
+
+func (x *NodeFacts) GetWalNeededBytes() int64 {
+	if x != nil {
+		return x.WalNeededBytes
 	}
 	return 0
 }
@@ -5286,7 +5296,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\adrilled\x18\x0e \x01(\v2\x1a.requorum.agent.v1.DrilledH\x00R\adrilledB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
-	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xa3\x05\n" +
+	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xcd\x05\n" +
 	"\tNodeFacts\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -5309,7 +5319,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\arunning\x18\x10 \x01(\bR\arunning\x12\x16\n" +
 	"\x06fenced\x18\x11 \x01(\bR\x06fenced\x12,\n" +
 	"\x12scratch_free_bytes\x18\x14 \x01(\x04R\x10scratchFreeBytes\x120\n" +
-	"\x14scratch_needed_bytes\x18\x15 \x01(\x04R\x12scratchNeededBytes\"$\n" +
+	"\x14scratch_needed_bytes\x18\x15 \x01(\x04R\x12scratchNeededBytes\x12(\n" +
+	"\x10wal_needed_bytes\x18R \x01(\x03R\x0ewalNeededBytes\"$\n" +
 	"\x06HashKV\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"i\n" +
 	"\fHashKVResult\x12\x12\n" +
