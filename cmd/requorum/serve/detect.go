@@ -167,6 +167,6 @@ func showCandidate(w io.Writer, kind string, c detect.Candidate) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "  in the agent's configuration, where there is more than one:\n    %s\n", strings.ReplaceAll(strings.TrimSpace(string(section)), "\n", "\n    "))
+	_, err = fmt.Fprintf(w, "  to choose it in the agent's configuration:\n    %s\n", strings.ReplaceAll(strings.TrimSpace(string(section)), "\n", "\n    "))
 	return err
 }
