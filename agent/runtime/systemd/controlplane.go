@@ -17,17 +17,23 @@ func (r *Runtime) ControlPlane() []string {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	var names []string
-	err := connected(ctx, func(conn *dbus.Conn) error {
-		return r.eachControlPlane(ctx, conn, func(u *unit) error {
-			names = append(names, u.name)
-			return nil
-		})
+	err := connected(ctx, func(conn *dbus.Conn) (err error) {
+		names, err = r.controlPlane(ctx, conn)
+		return err
 	})
 	if err != nil {
 		r.o.Log.Warn("it cannot be told which units of the control plane there are", "error", err)
 		return r.o.ControlPlane
 	}
 	return names
+}
+
+func (r *Runtime) controlPlane(ctx context.Context, conn *dbus.Conn) (names []string, err error) {
+	err = r.eachControlPlane(ctx, conn, func(u *unit) error {
+		names = append(names, u.name)
+		return nil
+	})
+	return names, err
 }
 
 // StopControlPlane stops the units that run or come up at boot, and keeps them stopped.

@@ -95,17 +95,20 @@ func consider(ctx context.Context, conn *dbus.Conn, name string, found *detect.F
 		found.Looked = append(found.Looked, fmt.Sprintf("%s neither runs nor comes up at boot; if it is to be taken, run systemctl enable %s", u.name, u.name))
 		return nil
 	}
-	candidate, err := describe(ctx, u)
+	candidate, err := describe(ctx, conn, u)
 	found.Candidates = append(found.Candidates, candidate)
 	return err
 }
 
-func describe(ctx context.Context, u *unit) (detect.Candidate, error) {
+func describe(ctx context.Context, conn *dbus.Conn, u *unit) (detect.Candidate, error) {
+	c := detect.Candidate{Place: u.name, Config: map[string]any{"unit": u.name}}
 	r, err := New(Options{Unit: u.name})
 	if err != nil {
-		return detect.Candidate{}, err
+		return c, err
 	}
-	c := detect.Candidate{Place: u.name, Config: map[string]any{"unit": u.name}, ControlPlane: r.ControlPlane()}
+	if c.ControlPlane, err = r.controlPlane(ctx, conn); err != nil {
+		return c, err
+	}
 	if c.Member, err = r.inspect(ctx, u); err != nil {
 		c.Missing = []string{err.Error()}
 		return c, nil //nolint:nilerr // it is said what is missing

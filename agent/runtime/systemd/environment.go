@@ -194,13 +194,13 @@ func expand(args, env []string) []string {
 func splitWords(text string) []string {
 	var words []string
 	var word strings.Builder
-	within, any := byte(0), false
+	within, begun := byte(0), false
 	flush := func() {
-		if any {
+		if begun {
 			words = append(words, word.String())
 		}
 		word.Reset()
-		any = false
+		begun = false
 	}
 	for i := 0; i < len(text); i++ {
 		c := text[i]
@@ -218,7 +218,7 @@ func splitWords(text string) []string {
 		default:
 			word.WriteByte(c)
 		}
-		any = true
+		begun = true
 	}
 	flush()
 	return words

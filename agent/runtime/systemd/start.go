@@ -128,7 +128,7 @@ func waitStarted(ctx context.Context, conn *dbus.Conn, before *unit, done <-chan
 		if err != nil {
 			return err
 		}
-		switch ran := u.started != before.started; {
+		switch ran := u.started > before.started; { // a unit that systemd has dropped meanwhile says 0
 		case u.active == "active", u.active == "activating" && u.mainPID != 0 && ran, result != "" && ran:
 			return nil // or it has ended again, which Alive tells
 		case result == "done":

@@ -134,7 +134,7 @@ func (r *Runtime) version(ctx context.Context, u *unit, m runtime.Member) (strin
 	}
 	b := etcdconf.Binary{Path: u.path, Env: env}
 	if m.UID != os.Geteuid() {
-		b.Credential = &syscall.Credential{Uid: uint32(m.UID), Gid: uint32(m.GID)} //nolint:gosec // they were parsed from accounts
+		b.Credential = &syscall.Credential{Uid: uint32(m.UID), Gid: uint32(m.GID)}
 	}
 	version, err := r.versions.Get(ctx, b)
 	switch {
@@ -182,7 +182,7 @@ const journalLines = "12"
 
 // journal returns the unit's last lines, or why they cannot be read.
 func journal(ctx context.Context, unit string) string {
-	out, err := exec.CommandContext(ctx, "journalctl", "--unit", unit, "--lines", journalLines, "--output", "cat", "--no-pager").CombinedOutput() //nolint:gosec // the unit's name was checked
+	out, err := exec.CommandContext(ctx, "journalctl", "--unit", unit, "--lines", journalLines, "--output", "cat", "--no-pager").CombinedOutput()
 	if err != nil {
 		return fmt.Sprintf("(the journal cannot be read: %v: %s)", err, strings.TrimSpace(string(out)))
 	}

@@ -100,7 +100,7 @@ func (u *unit) setCommand(commands [][]any) {
 func get[T any](properties map[string]any, name string) T { return as[T](properties[name]) }
 
 func as[T any](v any) T {
-	t, _ := v.(T) //nolint:errcheck // the zero value is what is wanted otherwise
+	t, _ := v.(T) // the zero value is what is wanted otherwise
 	return t
 }
 
