@@ -44,9 +44,6 @@ func TestEveryNodeAddsItsFiles(t *testing.T) {
 		if written := d.fleet.vaults["c"]["s"]; len(written.GetBundles()) != 3 {
 			t.Errorf("beside the copy: %v", written)
 		}
-		if len(withoutBundles(m).GetBundles()) != 0 || len(m.GetBundles()) != 3 {
-			t.Error("a remote is not told what it stores")
-		}
 	})
 }
 
@@ -79,6 +76,34 @@ func TestWithoutFilesNoNodeIsAskedForAny(t *testing.T) {
 		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{}), succeeded, "")
 		if d.fleet.count("PackFiles")+d.fleet.count("CompareFiles") > 0 {
 			t.Error(d.fleet.asked)
+		}
+	})
+}
+
+// A remote says of itself only what it stores, and whoever saves is told.
+func TestARemoteStoresNoFiles(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		stores := d.fleet.answer
+		keepsFiles(d.fleet, nil)
+		keeps := d.fleet.answer
+		d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+			if result, err := keeps(node, task); result != nil || err != nil {
+				return result, err
+			}
+			return stores(node, task)
+		}
+		op := d.saved(&requorumv1.SaveSnapshotRequest{Files: []string{"pki"}, Remote: "off-site"})
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), "; "); !strings.Contains(w, "remote off-site stores etcd's file alone") {
+			t.Errorf("warnings %q", w)
+		}
+		if len(s.manifests) != 1 || len(d.entry("s").GetManifest().GetBundles()) != 3 {
+			t.Errorf("stored %v", s.manifests)
+		}
+		for key, m := range s.manifests {
+			if len(m.GetBundles()) != 0 {
+				t.Errorf("%s: %v", key, m)
+			}
 		}
 	})
 }
