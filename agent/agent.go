@@ -21,6 +21,7 @@ import (
 
 	"github.com/requorum/requorum/agent/drill"
 	"github.com/requorum/requorum/agent/enroll"
+	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/olddata"
@@ -138,11 +139,13 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: task.OnDisk(v), Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
-		Remote:    remote.Open,
-		Drill:     a.drill,
-		Old:       &olddata.Reader{Runtime: rt, Log: log.Named("olddata")},
-		Fetcher:   transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),
-		StartWait: cfg.StartWait.Std(), StopWait: cfg.runtimeWait(), LaunchWait: cfg.runtimeWait(), Log: log.Named("task"),
+		Remote:     remote.Open,
+		Drill:      a.drill,
+		Files:      &files.Keeper{Sets: cfg.Files, Dir: v.Dir(), Records: filepath.Join(cfg.DataDir, "files")},
+		Kubernetes: task.Kubernetes(cfg.Kubernetes),
+		Old:        &olddata.Reader{Runtime: rt, Log: log.Named("olddata")},
+		Fetcher:    transfer.NewFetcher(v, a.dialNeighbour, log.Named("fetch"), transfer.Options{}),
+		StartWait:  cfg.StartWait.Std(), StopWait: cfg.runtimeWait(), LaunchWait: cfg.runtimeWait(), Log: log.Named("task"),
 	}
 	a.server = transfer.NewServer(v, grants, log.Named("transfer"), transfer.WithPeer(creds.Identity().Cluster, peerNode))
 	return a, nil

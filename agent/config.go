@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/process"
@@ -33,9 +34,17 @@ type Config struct {
 	Transfer   Transfer        `yaml:"transfer"`
 	Etcd       Etcd            `yaml:"etcd"`
 	Runtime    Runtime         `yaml:"runtime"`
+	Files      files.Sets      `yaml:"files"` // what may be kept with snapshots and written back: paths by name of a set
+	Kubernetes Kubernetes      `yaml:"kubernetes"`
 	StartWait  config.Duration `yaml:"start_wait"` // how long a restored member may take to serve, besides 1 min per GiB
 	LogLevel   string          `yaml:"log_level"`  // trace, debug, info, warn, error
 	LogJSON    bool            `yaml:"log_json"`   // one JSON object a line
+}
+
+// Kubernetes says how the version of Kubernetes is found out that the node runs.
+type Kubernetes struct {
+	Version  string `yaml:"version"`            // as v1.31.2, where no manifest tells it
+	Manifest string `yaml:"apiserver_manifest"` // of kube-apiserver's static pod; where kubeadm and RKE2 have it if empty
 }
 
 // Transfer says where the agent serves snapshots to its neighbours.
@@ -149,6 +158,9 @@ func (c *Config) complete() error {
 	}
 	if kinds := c.Runtime.kinds(); len(kinds) > 1 {
 		return fmt.Errorf("runtime: etcd is run in one way on this node; keep one of %s", strings.Join(kinds, ", "))
+	}
+	if err := c.Files.Check(); err != nil {
+		return fmt.Errorf("files: %w", err)
 	}
 	return c.checkAddresses()
 }

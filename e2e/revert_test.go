@@ -208,7 +208,7 @@ func TestSaveLeavesNothingWhereverItFails(t *testing.T) {
 	now := c.Now()
 	id, _ := serving(t, c)
 	points := []place{{"agent/save-copy/before", ""}, {"agent/save-copy/after", ""}, {"agent/inspect-copy/after", ""}, {"agent/fetch-copy/before", ""}, {"agent/fetch-copy/after", ""}, {"agent/hash-copy/before", "etcd-2"}, {"agent/write-manifest/before", ""}}
-	for _, step := range []string{"check", "save", "inspect", "distribute", "agree", "record"} {
+	for _, step := range []string{"check", "save", "files", "inspect", "distribute", "agree", "record"} {
 		points = append(points, place{"controller/save/" + step + "/after-intent", "controller"}, place{"controller/save/" + step + "/before-outcome", "controller"})
 	}
 	for i, p := range points {

@@ -193,7 +193,7 @@ func (n *Node) drop(spec *agentv1.DropCopy) error {
 	if spec.GetPartialOnly() {
 		return n.Vault.DropPartial(spec.GetName())
 	}
-	return n.Vault.Drop(spec.GetName())
+	return errors.Join(n.Vault.Drop(spec.GetName()), n.dropFiles(spec.GetName()))
 }
 
 func (n *Node) list() (*agentv1.TaskResult, error) {

@@ -33,6 +33,8 @@ func touches(task *agentv1.Task) (restoreID string) {
 		return spec.Stop.GetRestoreId()
 	case *agentv1.Task_Swap:
 		return spec.Swap.GetRestoreId()
+	case *agentv1.Task_RestoreFiles:
+		return spec.RestoreFiles.GetRestoreId()
 	case *agentv1.Task_SwapBack:
 		return spec.SwapBack.GetRestoreId()
 	case *agentv1.Task_Start:

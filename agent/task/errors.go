@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/requorum/requorum/agent/datadir"
+	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/remote"
 	"github.com/requorum/requorum/agent/vault"
@@ -61,13 +62,13 @@ func describe(err error) *agentv1.TaskError {
 
 // isRefusal tells whether trying again is of no use until a person has changed something.
 func isRefusal(err error) bool {
-	return is[*Refused](err) || is[*datadir.LayoutError](err) || is[*member.MismatchError](err) ||
+	return is[*Refused](err) || is[*datadir.LayoutError](err) || is[*member.MismatchError](err) || is[*files.RefusedError](err) ||
 		errors.Is(err, vault.ErrExists) || errors.Is(err, datadir.ErrSwapped)
 }
 
 // isDamage tells whether a file is not what it should be.
 func isDamage(err error) bool {
-	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err) || is[*remote.CorruptError](err)
+	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err) || is[*remote.CorruptError](err) || is[*files.CorruptError](err)
 }
 
 // remoteAdvice says what to do about a remote that does not do what is asked.
@@ -92,6 +93,9 @@ func is[T error](err error) bool {
 
 func advice(err error) string {
 	if refused, ok := errors.AsType[*Refused](err); ok {
+		return refused.Advice
+	}
+	if refused, ok := errors.AsType[*files.RefusedError](err); ok {
 		return refused.Advice
 	}
 	return ""

@@ -75,6 +75,7 @@ func (n *Node) inspect(ctx context.Context, spec *agentv1.InspectNode) (*agentv1
 		f.Stops = cp.ControlPlane()
 	}
 	f.Stops = append(f.Stops, "etcd")
+	n.inspectFiles(f)
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Node{Node: f}}, nil
 }
 

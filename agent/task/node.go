@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
+	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/remote"
 	"github.com/requorum/requorum/agent/runtime"
@@ -29,19 +30,21 @@ type Member interface {
 
 // Node does tasks on this node.
 type Node struct {
-	Vault     Vault
-	Runtime   runtime.Runtime
-	Member    func(context.Context) (Member, error) // connects as the member is configured now
-	Disk      Disk                                  // the real one if nil
-	Fetcher   Fetcher
-	Grants    *transfer.Grants
-	Old       OldData
-	Remote    func(r *agentv1.Remote, activity func()) (remote.Store, error)
-	Drill     Driller
-	Journal   *journal.Journal
-	Push      func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
-	StartWait time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
-	Log       hclog.Logger
+	Vault      Vault
+	Runtime    runtime.Runtime
+	Member     func(context.Context) (Member, error) // connects as the member is configured now
+	Disk       Disk                                  // the real one if nil
+	Fetcher    Fetcher
+	Grants     *transfer.Grants
+	Old        OldData
+	Remote     func(r *agentv1.Remote, activity func()) (remote.Store, error)
+	Drill      Driller
+	Files      *files.Keeper // nil for none
+	Kubernetes Kubernetes
+	Journal    *journal.Journal
+	Push       func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)
+	StartWait  time.Duration // how long a started member may take to serve, besides 1 min per GiB; 2 min if 0
+	Log        hclog.Logger
 
 	// How long the runtime may take to stop, or to start, etcd or the control plane; DefaultRuntimeWait
 	// if 0. The tasks tick meanwhile, so that nobody else would notice that they hang.
@@ -107,6 +110,10 @@ func (n *Node) doCopy(ctx context.Context, task *agentv1.Task, p *Progress) (res
 		err = n.push(ctx, spec.PushCopy, p)
 	case *agentv1.Task_ListCopies:
 		result, err = n.list()
+	case *agentv1.Task_PackFiles:
+		result, err = n.packFiles(ctx, spec.PackFiles, p)
+	case *agentv1.Task_CompareFiles:
+		result, err = n.compareFiles(ctx, spec.CompareFiles, p)
 	default:
 		return n.doRemote(ctx, task, p)
 	}
@@ -148,6 +155,8 @@ func (n *Node) doRestore(ctx context.Context, task *agentv1.Task, p *Progress) (
 		return nil, n.swapBack(ctx, spec.SwapBack.GetRestoreId(), p)
 	case *agentv1.Task_Start:
 		return nil, n.start(ctx, spec.Start, p)
+	case *agentv1.Task_RestoreFiles:
+		return nil, n.restoreFiles(ctx, spec.RestoreFiles, p)
 	case *agentv1.Task_Open:
 		return nil, n.open(ctx, spec.Open, p)
 	case *agentv1.Task_InspectOld:

@@ -249,6 +249,10 @@ func lacks(task *agentv1.Task, r *agentv1.TaskResult) bool {
 		return r.GetStored() == nil
 	case *agentv1.Task_ListRemote:
 		return r.GetRemote() == nil
+	case *agentv1.Task_PackFiles:
+		return r.GetBundle() == nil
+	case *agentv1.Task_CompareFiles:
+		return r.GetCompared() == nil
 	case *agentv1.Task_DrillCopy:
 		return r.GetDrilled() == nil
 	}

@@ -21,6 +21,8 @@ func TestWhateverIsToFindSomethingIsNotDoneWithoutIt(t *testing.T) {
 		"stored":   {Spec: &agentv1.Task_UploadCopy{}},
 		"remote":   {Spec: &agentv1.Task_ListRemote{}},
 		"drilled":  {Spec: &agentv1.Task_DrillCopy{}},
+		"bundle":   {Spec: &agentv1.Task_PackFiles{}},
+		"compared": {Spec: &agentv1.Task_CompareFiles{}},
 	}
 	optional := map[string]bool{"fetched": true, "copies": true} // nothing to list is an answer
 	results := new(agentv1.TaskResult).ProtoReflect().Descriptor().Oneofs().ByName("result").Fields()

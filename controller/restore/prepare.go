@@ -39,11 +39,12 @@ type prepared struct {
 	facts          map[string]*agentv1.NodeFacts
 	copies         []*requorumv1.Copy
 	copiesAsKnown  bool
-	remotes        []*requorumv1.RemoteCopy   // that hold a copy, where no node holds a good one
-	leftOutServing string                     // a node that is left out although its member serves
-	highest        int64                      // revision that clients may have seen
-	newest         uint64                     // generation that any node has
-	members        []*requorumv1.ListedMember // of the cluster as it is, or as the snapshot knew it
+	remotes        []*requorumv1.RemoteCopy             // that hold a copy, where no node holds a good one
+	files          map[string][]*requorumv1.PlannedFile // of the snapshot, by node
+	leftOutServing string                               // a node that is left out although its member serves
+	highest        int64                                // revision that clients may have seen
+	newest         uint64                               // generation that any node has
+	members        []*requorumv1.ListedMember           // of the cluster as it is, or as the snapshot knew it
 	nodes          []*journalv1.RestoreNode
 	checks         []*requorumv1.Check
 }
@@ -111,7 +112,7 @@ func (j *Jobs) complete(spec *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, 
 // prepare asks every node and runs every check. It changes nothing. copiesAsKnown spares the nodes from reading
 // their copies.
 func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, snap *requorumv1.Snapshot, copiesAsKnown bool) (*prepared, error) {
-	p := &prepared{spec: spec, snapshot: snap, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts)}
+	p := &prepared{spec: spec, snapshot: snap, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts), files: make(map[string][]*requorumv1.PlannedFile)}
 	var err error
 	if p.cluster, err = j.Catalog.Cluster(spec.GetCluster()); err != nil {
 		return nil, err
@@ -138,6 +139,9 @@ func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreS
 		return nil, err
 	}
 	p.checkCopies()
+	if err := p.checkFiles(ctx, ask); err != nil {
+		return nil, err
+	}
 	p.checkVersions()
 	p.checkLeftOut()
 	p.checkLoss()

@@ -47,7 +47,8 @@ type room struct {
 	seen     int64 // revision that members were last seen with
 	more     []*requorumv1.Snapshot
 
-	hashed atomic.Int32 // copies read
+	compared map[string]*agentv1.ComparedFiles
+	hashed   atomic.Int32 // copies read
 }
 
 func newRoom(t *testing.T) *room {
@@ -114,6 +115,9 @@ func (r *room) AskNode(_ context.Context, _, node string, task *agentv1.Task) (*
 	if task.GetHashCopy() != nil {
 		r.hashed.Add(1)
 		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Hashed{Hashed: &requorumv1.Copy{State: r.copies[node], Detail: "detail"}}}, nil
+	}
+	if task.GetCompareFiles() != nil {
+		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Compared{Compared: r.compared[node]}}, nil
 	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Node{Node: r.facts[node]}}, nil
 }

@@ -91,7 +91,7 @@ func (p *prepared) nodePlan(n *journalv1.RestoreNode) *requorumv1.NodePlan {
 	return &requorumv1.NodePlan{
 		Node: n.GetNode(), Member: n.GetMember(), PeerUrls: n.GetPeerUrls(), Stops: f.GetStops(),
 		DataDir: f.GetMember().GetDataDir(), QuarantinePaths: quarantine,
-		NeededBytes: f.GetDataNeededBytes(), FreeBytes: int64(f.GetDataFreeBytes()),
+		NeededBytes: f.GetDataNeededBytes(), FreeBytes: int64(f.GetDataFreeBytes()), Files: p.files[n.GetNode()],
 	}
 }
 

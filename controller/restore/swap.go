@@ -58,8 +58,12 @@ func (j *Jobs) startOld(ctx context.Context, run *operation.Run, node string) er
 	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_Start{Start: &agentv1.Start{RestoreId: run.ID(), ControlPlane: true}}})
 }
 
-// swap puts the staged data in place of the live data on every node, by rename.
+// swap puts the staged data in place of the live data on every node, by rename, and the files of the snapshot in place
+// of those there, if that is asked for.
 func (j *Jobs) swap(ctx context.Context, run *operation.Run) error {
+	if err := j.writeFiles(ctx, run); err != nil {
+		return err
+	}
 	results, err := run.AskAll(ctx, run.Operation().GetNodes(), func(string) *agentv1.Task {
 		return &agentv1.Task{Spec: &agentv1.Task_Swap{Swap: &agentv1.Swap{RestoreId: run.ID()}}}
 	})
@@ -79,6 +83,9 @@ func (j *Jobs) swap(ctx context.Context, run *operation.Run) error {
 func (j *Jobs) swapBack(ctx context.Context, run *operation.Run, node string) error {
 	err := unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_SwapBack{SwapBack: &agentv1.SwapBack{RestoreId: run.ID()}}})
 	if err != nil {
+		return err
+	}
+	if err := j.putFilesBack(ctx, run, node); err != nil {
 		return err
 	}
 	return run.Journal(func(rec *journalv1.OperationRecord) {

@@ -45,6 +45,9 @@ func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 	if err := compareHashes(ctx, run, facts, compared); err != nil {
 		return err
 	}
+	if err := knowSets(facts, nodes, req.GetFiles()); err != nil {
+		return err
+	}
 	saver := chooseSaver(facts, serving)
 	if err := j.checkRemote(ctx, run, saver); err != nil {
 		return err
@@ -61,6 +64,7 @@ func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 	}
 	return run.Journal(func(rec *journalv1.OperationRecord) {
 		rec.GetSnapshot().Node, rec.GetSnapshot().Targets = saver, targets
+		rec.GetSnapshot().KubernetesVersion = facts[saver].GetKubernetesVersion()
 	})
 }
 

@@ -85,6 +85,7 @@ func (j *Jobs) inspect(ctx context.Context, run *operation.Run) error {
 	}
 	m, err := Describe(ctx, run, job.GetNode(), run.Operation().GetSnapshot(), job.GetFacts(), job.GetKind(), labels, func(m *requorumv1.Manifest) {
 		m.Schedule, m.Expires, m.WantedCopies = job.GetSchedule(), job.GetExpires(), job.GetWantedCopies()
+		m.Bundles, m.KubernetesVersion = job.GetBundles(), job.GetKubernetesVersion()
 	})
 	if err != nil {
 		return err

@@ -53,9 +53,10 @@ func (j *Jobs) save(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "check", Do: j.checkCluster, Check: true},
 		operation.Step{Name: "save", Do: j.saveOnNode, Undo: j.drop},
+		operation.Step{Name: "files", Do: j.packFiles, Undo: j.drop},
 		operation.Step{Name: "inspect", Do: j.inspect},
 		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.drop},
-		operation.Step{Name: "agree", Do: j.agree},
+		operation.Step{Name: "agree", Do: j.agreeWithFiles},
 		operation.Step{Name: "upload", Do: j.upload, Undo: j.dropUpload},
 		operation.Step{Name: "record", Do: j.record},
 	), End: j.ended}
@@ -85,7 +86,7 @@ func (j *Jobs) importing(*operation.Run) operation.Job {
 // check reads every copy back and compares. It changes nothing but what the catalog says of the copies.
 func (j *Jobs) check(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
-		operation.Step{Name: "agree", Do: j.agree, Check: true},
+		operation.Step{Name: "agree", Do: j.agreeWithFiles, Check: true},
 		operation.Step{Name: "record", Do: j.record},
 	)}
 }

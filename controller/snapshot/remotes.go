@@ -98,12 +98,17 @@ func (j *Jobs) store(ctx context.Context, run *operation.Run, job *journalv1.Sna
 		return err
 	}
 	result, err := run.Ask(ctx, job.GetNode(), &agentv1.Task{Spec: &agentv1.Task_UploadCopy{UploadCopy: &agentv1.UploadCopy{
-		Remote: access, Manifest: job.GetManifest(), Object: object,
+		Remote: access, Manifest: withoutBundles(job.GetManifest()), Object: object,
 	}}})
 	if err != nil {
 		return err
 	}
 	stored := result.GetStored()
+	if len(job.GetManifest().GetBundles()) > 0 {
+		if err := run.Warn("remote %s stores etcd's file alone: the files of the nodes stay on the nodes", job.GetRemote()); err != nil {
+			return err
+		}
+	}
 	if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Stored = stored }); err != nil {
 		return err
 	}

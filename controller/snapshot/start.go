@@ -62,6 +62,9 @@ func (j *Jobs) SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose P
 	if err := timetable.CheckTTL(req.GetTtl()); err != nil {
 		return nil, &InvalidError{err.Error()}
 	}
+	if err := checkSetNames(req.GetFiles()); err != nil {
+		return nil, err
+	}
 	digest, err := operation.Digest(req)
 	if err != nil {
 		return nil, err

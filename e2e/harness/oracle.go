@@ -122,7 +122,7 @@ func (c *Cluster) leftNow() []string {
 			return fs.SkipDir
 		case strings.HasSuffix(base, ".part"), strings.HasSuffix(base, ".expected"), strings.HasSuffix(base, ".tmp"):
 			left = append(left, rel)
-		case filepath.Base(filepath.Dir(path)) == "snapshots" && !good[strings.TrimSuffix(strings.TrimSuffix(base, ".db"), ".json")]:
+		case filepath.Base(filepath.Dir(path)) == "snapshots" && !good[strings.TrimSuffix(base, filepath.Ext(base))]:
 			left = append(left, rel)
 		}
 		return nil

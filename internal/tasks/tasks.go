@@ -10,7 +10,7 @@ func Question(task *agentv1.Task) bool {
 	switch task.GetSpec().(type) {
 	case *agentv1.Task_InspectNode, *agentv1.Task_HashKv, *agentv1.Task_InspectCopy, *agentv1.Task_HashCopy,
 		*agentv1.Task_Verify, *agentv1.Task_ListCopies, *agentv1.Task_PushCopy, *agentv1.Task_ServeCopy,
-		*agentv1.Task_InspectOld, *agentv1.Task_ListRemote:
+		*agentv1.Task_InspectOld, *agentv1.Task_ListRemote, *agentv1.Task_CompareFiles:
 		return true
 	}
 	return false

@@ -12,7 +12,7 @@ import (
 // Every kind of task is on this list or changes something. A new kind counts as one that does, which is
 // the safe side: it is journaled and done once.
 func TestQuestion(t *testing.T) {
-	want := []string{"inspect_node", "hash_kv", "inspect_copy", "hash_copy", "push_copy", "verify", "list_copies", "serve_copy", "inspect_old", "list_remote"}
+	want := []string{"inspect_node", "hash_kv", "inspect_copy", "hash_copy", "push_copy", "verify", "list_copies", "serve_copy", "inspect_old", "list_remote", "compare_files"}
 	var got []string
 	fields := new(agentv1.Task).ProtoReflect().Descriptor().Oneofs().ByName("spec").Fields()
 	for i := range fields.Len() {

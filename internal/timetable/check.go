@@ -34,7 +34,7 @@ const (
 
 // Check returns a *FieldError unless the schedule can be meant.
 func Check(s *requorumv1.Schedule) error {
-	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels} {
+	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels, checkFiles} {
 		if err := check(s); err != nil {
 			return err
 		}
@@ -105,6 +105,15 @@ func checkStagger(s *requorumv1.Schedule) error {
 	}
 	if stagger.AsDuration() > 7*24*time.Hour {
 		return wrong("stagger", "%s is more than a week", stagger.AsDuration())
+	}
+	return nil
+}
+
+func checkFiles(s *requorumv1.Schedule) error {
+	for _, set := range s.GetFiles() {
+		if err := names.Check("set", set); err != nil {
+			return wrong("files", "%v", err)
+		}
 	}
 	return nil
 }

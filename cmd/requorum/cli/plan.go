@@ -27,6 +27,7 @@ func (p *program) writePlan(w io.Writer, plan *requorumv1.RestorePlan) error {
 		writeStops(&b, plan, columns)
 		writeQuarantine(&b, plan, columns)
 		writeSpace(&b, plan)
+		writeFiles(&b, plan)
 		if plan.GetRevision() > 0 {
 			fmt.Fprintf(&b, "The revision will be %s\n", p.number(plan.GetRevision()))
 		}
@@ -184,6 +185,17 @@ func writeQuarantine(b *strings.Builder, plan *requorumv1.RestorePlan, columns i
 			on = " on " + strings.Join(nodes[path], ", ")
 		}
 		b.WriteString(folded(output.Clean(fmt.Sprintf("Old data stays at %s%s%s", path, on, quarantineOf(plan.GetSpec()))), columns))
+	}
+}
+
+// writeFiles lists the files of the snapshot that are not as they are on their nodes; the checks count the others.
+func writeFiles(b *strings.Builder, plan *requorumv1.RestorePlan) {
+	for _, node := range plan.GetNodes() {
+		for _, f := range node.GetFiles() {
+			if f.GetState() != requorumv1.FileState_FILE_STATE_SAME {
+				fmt.Fprintf(b, "File on %s: %s %s\n", output.Clean(node.GetNode()), output.Clean(f.GetPath()), word(f.GetState().String(), "FILE_STATE_"))
+			}
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ type policy struct {
 	Copies        copyCount         `yaml:"copies,omitempty"`
 	Stagger       *config.Lifetime  `yaml:"stagger,omitempty"`
 	AllowDegraded bool              `yaml:"allowDegraded,omitempty"`
+	Files         []string          `yaml:"files,omitempty,flow"`
 	LocalStorage  *keeping          `yaml:"localStorage,omitempty"`
 	Status        *policyStatus     `yaml:"status,omitempty"`
 }
@@ -173,7 +174,7 @@ func (p *policy) schedule(doc config.Document[policy]) (*requorumv1.Schedule, er
 	}
 	s := &requorumv1.Schedule{
 		Name: p.Name, Cluster: p.Cluster, Cron: p.Cron + p.Schedule, Timezone: p.Timezone, Every: lasting(p.Every), Paused: p.Paused, Prefix: p.Prefix,
-		Labels: p.Labels, Copies: uint32(p.Copies), Stagger: lasting(p.Stagger), AllowDegraded: p.AllowDegraded, LocalStorage: p.LocalStorage.retention(),
+		Labels: p.Labels, Copies: uint32(p.Copies), Stagger: lasting(p.Stagger), AllowDegraded: p.AllowDegraded, Files: p.Files, LocalStorage: p.LocalStorage.retention(),
 	}
 	var wrong *timetable.FieldError
 	if err := timetable.Check(s); errors.As(err, &wrong) {
@@ -212,7 +213,7 @@ func (k *keeping) retention() *requorumv1.Retention {
 func document(s *requorumv1.Schedule) *policy {
 	p := &policy{
 		Name: s.GetName(), Cluster: s.GetCluster(), Cron: s.GetCron(), Timezone: s.GetTimezone(), Every: lifetime(s.GetEvery()), Paused: s.GetPaused(),
-		Prefix: s.GetPrefix(), Labels: s.GetLabels(), Copies: copyCount(s.GetCopies()), Stagger: lifetime(s.GetStagger()), AllowDegraded: s.GetAllowDegraded(),
+		Prefix: s.GetPrefix(), Labels: s.GetLabels(), Copies: copyCount(s.GetCopies()), Stagger: lifetime(s.GetStagger()), AllowDegraded: s.GetAllowDegraded(), Files: s.GetFiles(),
 	}
 	if r := s.GetLocalStorage(); r != nil {
 		p.LocalStorage = &keeping{TTL: lifetime(r.GetTtl()), Last: r.GetLast(), Hourly: r.GetHourly(), Daily: r.GetDaily(), Weekly: r.GetWeekly(), Monthly: r.GetMonthly()}

@@ -26,7 +26,11 @@ the cluster is put back as it was.
 With --plan it ends after the plan: with 0 if the restore would run, with 3 if
 it would be refused. With --drill the restore is done on all nodes up to and
 including the preparation of the data, which is then removed: nothing stops,
-nothing is swapped. It says how long each part took.`
+nothing is swapped. It says how long each part took.
+
+With --files=list the plan lists the files that nodes added to the snapshot,
+beside what lies there now. With --files=restore they are written back, too,
+while etcd is stopped; what they replace stays beside them.`
 
 type restoreFlags struct {
 	*job
@@ -35,6 +39,7 @@ type restoreFlags struct {
 	plan, yes  bool
 	identity   string // path of a key file
 	drill      bool
+	files      filesMode
 }
 
 func (p *program) restoreCommand() *cobra.Command {
@@ -51,6 +56,8 @@ func (p *program) restoreCommand() *cobra.Command {
 	flags.StringVar(&f.spec.Snapshot, "snapshot", "", "`NAME` of the snapshot, or latest")
 	fromFlag(flags, &f.spec.From)
 	identityFlag(flags, &f.identity)
+	flags.Var(&f.files, "files", "what becomes of the files that nodes added to the snapshot: none, list them in the plan, or restore them")
+	complete(command, "files", cobra.FixedCompletions([]string{"none", "list", "restore"}, cobra.ShellCompDirectiveNoFileComp))
 	flags.BoolVar(&f.plan, "plan", false, "show what would be done, and end")
 	flags.BoolVar(&f.drill, "drill", false, "rehearse it: prepare the data on all nodes while etcd serves, and remove it again")
 	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
@@ -70,6 +77,7 @@ func (p *program) restoreCommand() *cobra.Command {
 				return usagef("--%s and --%s do not go together", pair[0], pair[1])
 			}
 		}
+		f.spec.Files = requorumv1.FilesMode(f.files)
 		if c.Flags().Changed("quarantine") {
 			f.spec.Quarantine = durationpb.New(f.quarantine.Std())
 		}
@@ -77,6 +85,34 @@ func (p *program) restoreCommand() *cobra.Command {
 	}
 	return command
 }
+
+// filesMode says what becomes of the files that nodes added to a snapshot.
+type filesMode requorumv1.FilesMode
+
+var filesModes = map[string]requorumv1.FilesMode{
+	"none": requorumv1.FilesMode_FILES_MODE_NONE, "list": requorumv1.FilesMode_FILES_MODE_LIST, "restore": requorumv1.FilesMode_FILES_MODE_RESTORE,
+}
+
+// Set makes *filesMode usable as a flag.
+func (m *filesMode) Set(s string) error {
+	mode, known := filesModes[s]
+	if !known {
+		return fmt.Errorf("%q is not none, list or restore", s)
+	}
+	*m = filesMode(mode)
+	return nil
+}
+
+// String writes it as it is read.
+func (m *filesMode) String() string {
+	if *m == 0 {
+		return "none"
+	}
+	return word(requorumv1.FilesMode(*m).String(), "FILES_MODE_")
+}
+
+// Type names the kind of value in a flag's help.
+func (m *filesMode) Type() string { return "none|list|restore" }
 
 // restore shows the plan, asks, starts the operation and follows it.
 func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error {

@@ -162,6 +162,7 @@ func (p *program) writeSchedule(s *requorumv1.Schedule) error {
 	fields.Add("Copies", "%s", count.String())
 	fields.Add("Keeps", "%s", keepsOf(s.GetLocalStorage()))
 	fields.Add("Labels", "%s", labelList(s.GetLabels()))
+	fields.Add("Files", "%s", strings.Join(s.GetFiles(), ", "))
 	if s.GetAllowDegraded() {
 		fields.Add("Degraded", "saves although nodes are offline")
 	}

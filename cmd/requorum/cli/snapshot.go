@@ -50,6 +50,7 @@ is.`,
 	flags.BoolVar(&req.HashLeader, "hash-leader", false, "compare the leader's data, too; blocks its writes for about 0.3 s per GiB")
 	flags.BoolVar(&req.AllowDegraded, "allow-degraded", false, "save although nodes are offline or members do not answer")
 	flags.StringToStringVar(&req.Labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
+	flags.StringSliceVar(&req.Files, "files", nil, "`SETS` of files, joined by commas, that every node adds, as its agent's configuration names them")
 	flags.StringVar(&req.Remote, "remote", "", "store it in the remote `NAME`, too (requorum remote ls)")
 	flags.BoolVar(&req.AllowRemoteFailure, "allow-remote-failure", false, "keep the snapshot on the nodes, with a warning, if the remote cannot take it")
 	complete(command, "remote", p.completeRemotes)
@@ -281,6 +282,7 @@ func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
 	fields.Add("Keys", "%s", p.number(m.GetKeys()))
 	fields.Add("HashKV", "%d", m.GetHashKv())
 	fields.Add("etcd", "%s", m.GetEtcdVersion())
+	fields.Add("Kubernetes", "%s", m.GetKubernetesVersion())
 	fields.Add("Cluster ID", "%s", m.GetClusterId())
 	var members, alarms []string
 	for _, member := range m.GetMembers() {
@@ -298,6 +300,9 @@ func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
 		fields.Add("Trailer", "none: the file does not end in etcd's SHA-256")
 	}
 	fields.Add("Labels", "%s", labelList(m.GetLabels()))
+	for _, b := range m.GetBundles() {
+		fields.Add("Files of "+b.GetNode(), "%s: %d files and directories, %s", strings.Join(b.GetSets(), ", "), b.GetFiles(), output.Bytes(b.GetSize()))
+	}
 }
 
 func labelList(labels map[string]string) string {

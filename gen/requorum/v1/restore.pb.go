@@ -22,6 +22,120 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// FilesMode tells what a restore does with the files that nodes added to the snapshot.
+type FilesMode int32
+
+const (
+	// Not set: as NONE.
+	FilesMode_FILES_MODE_UNSPECIFIED FilesMode = 0
+	// Nothing.
+	FilesMode_FILES_MODE_NONE FilesMode = 1
+	// The plan lists them, beside what lies on the nodes. None is written.
+	FilesMode_FILES_MODE_LIST FilesMode = 2
+	// The plan lists them, and the restore writes them back while etcd is stopped.
+	FilesMode_FILES_MODE_RESTORE FilesMode = 3
+)
+
+// Enum value maps for FilesMode.
+var (
+	FilesMode_name = map[int32]string{
+		0: "FILES_MODE_UNSPECIFIED",
+		1: "FILES_MODE_NONE",
+		2: "FILES_MODE_LIST",
+		3: "FILES_MODE_RESTORE",
+	}
+	FilesMode_value = map[string]int32{
+		"FILES_MODE_UNSPECIFIED": 0,
+		"FILES_MODE_NONE":        1,
+		"FILES_MODE_LIST":        2,
+		"FILES_MODE_RESTORE":     3,
+	}
+)
+
+func (x FilesMode) Enum() *FilesMode {
+	p := new(FilesMode)
+	*p = x
+	return p
+}
+
+func (x FilesMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FilesMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_requorum_v1_restore_proto_enumTypes[0].Descriptor()
+}
+
+func (FilesMode) Type() protoreflect.EnumType {
+	return &file_requorum_v1_restore_proto_enumTypes[0]
+}
+
+func (x FilesMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FilesMode.Descriptor instead.
+func (FilesMode) EnumDescriptor() ([]byte, []int) {
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{0}
+}
+
+// FileState tells how a file on a node compares with the one in the snapshot.
+type FileState int32
+
+const (
+	// Not set.
+	FileState_FILE_STATE_UNSPECIFIED FileState = 0
+	// The same content, owner and mode.
+	FileState_FILE_STATE_SAME FileState = 1
+	// Another content, owner or mode.
+	FileState_FILE_STATE_DIFFERENT FileState = 2
+	// It is not there.
+	FileState_FILE_STATE_MISSING FileState = 3
+)
+
+// Enum value maps for FileState.
+var (
+	FileState_name = map[int32]string{
+		0: "FILE_STATE_UNSPECIFIED",
+		1: "FILE_STATE_SAME",
+		2: "FILE_STATE_DIFFERENT",
+		3: "FILE_STATE_MISSING",
+	}
+	FileState_value = map[string]int32{
+		"FILE_STATE_UNSPECIFIED": 0,
+		"FILE_STATE_SAME":        1,
+		"FILE_STATE_DIFFERENT":   2,
+		"FILE_STATE_MISSING":     3,
+	}
+)
+
+func (x FileState) Enum() *FileState {
+	p := new(FileState)
+	*p = x
+	return p
+}
+
+func (x FileState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FileState) Descriptor() protoreflect.EnumDescriptor {
+	return file_requorum_v1_restore_proto_enumTypes[1].Descriptor()
+}
+
+func (FileState) Type() protoreflect.EnumType {
+	return &file_requorum_v1_restore_proto_enumTypes[1]
+}
+
+func (x FileState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FileState.Descriptor instead.
+func (FileState) EnumDescriptor() ([]byte, []int) {
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{1}
+}
+
 // CheckState tells how a check came out.
 type CheckState int32
 
@@ -63,11 +177,11 @@ func (x CheckState) String() string {
 }
 
 func (CheckState) Descriptor() protoreflect.EnumDescriptor {
-	return file_requorum_v1_restore_proto_enumTypes[0].Descriptor()
+	return file_requorum_v1_restore_proto_enumTypes[2].Descriptor()
 }
 
 func (CheckState) Type() protoreflect.EnumType {
-	return &file_requorum_v1_restore_proto_enumTypes[0]
+	return &file_requorum_v1_restore_proto_enumTypes[2]
 }
 
 func (x CheckState) Number() protoreflect.EnumNumber {
@@ -76,7 +190,7 @@ func (x CheckState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CheckState.Descriptor instead.
 func (CheckState) EnumDescriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{0}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{2}
 }
 
 // PlanRestoreRequest carries what is to be restored.
@@ -430,7 +544,9 @@ type RestoreSpec struct {
 	AllowVersionMismatch bool `protobuf:"varint,9,opt,name=allow_version_mismatch,json=allowVersionMismatch,proto3" json:"allow_version_mismatch,omitempty"`
 	// Snapshot in a remote, which the catalog need not know: REMOTE:NAME, REMOTE:CLUSTER/NAME, or
 	// s3://BUCKET/FOLDER/CLUSTER/NAME, where BUCKET is that of a remote, or a remote's name. NAME may be latest.
-	From          string `protobuf:"bytes,40,opt,name=from,proto3" json:"from,omitempty"`
+	From string `protobuf:"bytes,40,opt,name=from,proto3" json:"from,omitempty"`
+	// What becomes of the files that the nodes added to the snapshot.
+	Files         FilesMode `protobuf:"varint,50,opt,name=files,proto3,enum=requorum.v1.FilesMode" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,6 +651,68 @@ func (x *RestoreSpec) GetFrom() string {
 	return ""
 }
 
+func (x *RestoreSpec) GetFiles() FilesMode {
+	if x != nil {
+		return x.Files
+	}
+	return FilesMode_FILES_MODE_UNSPECIFIED
+}
+
+// PlannedFile is a file of the snapshot beside what lies on its node.
+type PlannedFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute path on the node.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// How what lies there compares with it.
+	State         FileState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.FileState" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedFile) Reset() {
+	*x = PlannedFile{}
+	mi := &file_requorum_v1_restore_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedFile) ProtoMessage() {}
+
+func (x *PlannedFile) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_restore_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedFile.ProtoReflect.Descriptor instead.
+func (*PlannedFile) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PlannedFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PlannedFile) GetState() FileState {
+	if x != nil {
+		return x.State
+	}
+	return FileState_FILE_STATE_UNSPECIFIED
+}
+
 // Check is one row of a plan's checks.
 type Check struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -554,7 +732,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_requorum_v1_restore_proto_msgTypes[7]
+	mi := &file_requorum_v1_restore_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +744,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_restore_proto_msgTypes[7]
+	mi := &file_requorum_v1_restore_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +757,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{7}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Check) GetName() string {
@@ -640,7 +818,7 @@ type RestorePlan struct {
 
 func (x *RestorePlan) Reset() {
 	*x = RestorePlan{}
-	mi := &file_requorum_v1_restore_proto_msgTypes[8]
+	mi := &file_requorum_v1_restore_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +830,7 @@ func (x *RestorePlan) String() string {
 func (*RestorePlan) ProtoMessage() {}
 
 func (x *RestorePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_restore_proto_msgTypes[8]
+	mi := &file_requorum_v1_restore_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +843,7 @@ func (x *RestorePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePlan.ProtoReflect.Descriptor instead.
 func (*RestorePlan) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{8}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RestorePlan) GetSpec() *RestoreSpec {
@@ -735,14 +913,16 @@ type NodePlan struct {
 	// Bytes needed on the file system of the data directory.
 	NeededBytes int64 `protobuf:"varint,7,opt,name=needed_bytes,json=neededBytes,proto3" json:"needed_bytes,omitempty"`
 	// Bytes free there.
-	FreeBytes     int64 `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	FreeBytes int64 `protobuf:"varint,8,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// Files that the node added to the snapshot, where the request asks for them.
+	Files         []*PlannedFile `protobuf:"bytes,49,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodePlan) Reset() {
 	*x = NodePlan{}
-	mi := &file_requorum_v1_restore_proto_msgTypes[9]
+	mi := &file_requorum_v1_restore_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +934,7 @@ func (x *NodePlan) String() string {
 func (*NodePlan) ProtoMessage() {}
 
 func (x *NodePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_restore_proto_msgTypes[9]
+	mi := &file_requorum_v1_restore_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +947,7 @@ func (x *NodePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlan.ProtoReflect.Descriptor instead.
 func (*NodePlan) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{9}
+	return file_requorum_v1_restore_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodePlan) GetNode() string {
@@ -826,6 +1006,13 @@ func (x *NodePlan) GetFreeBytes() int64 {
 	return 0
 }
 
+func (x *NodePlan) GetFiles() []*PlannedFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
 var File_requorum_v1_restore_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_restore_proto_rawDesc = "" +
@@ -849,7 +1036,7 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\x04spec\x18\x02 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x12\x1f\n" +
 	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"O\n" +
 	"\x17RehearseRestoreResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xf2\x02\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xa0\x03\n" +
 	"\vRestoreSpec\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x14\n" +
@@ -862,7 +1049,11 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"quarantine\x18\b \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"quarantine\x124\n" +
 	"\x16allow_version_mismatch\x18\t \x01(\bR\x14allowVersionMismatch\x12\x12\n" +
-	"\x04from\x18( \x01(\tR\x04from\"\x90\x01\n" +
+	"\x04from\x18( \x01(\tR\x04from\x12,\n" +
+	"\x05files\x182 \x01(\x0e2\x16.requorum.v1.FilesModeR\x05files\"O\n" +
+	"\vPlannedFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12,\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.FileStateR\x05state\"\x90\x01\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.requorum.v1.CheckStateR\x05state\x12\x18\n" +
@@ -876,7 +1067,7 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\arefused\x18\x04 \x01(\bR\arefused\x12+\n" +
 	"\x05nodes\x18\x05 \x03(\v2\x15.requorum.v1.NodePlanR\x05nodes\x12H\n" +
 	"\x12estimated_downtime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11estimatedDowntime\x12\x1a\n" +
-	"\brevision\x18\a \x01(\x03R\brevision\"\xf1\x01\n" +
+	"\brevision\x18\a \x01(\x03R\brevision\"\xa1\x02\n" +
 	"\bNodePlan\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -886,7 +1077,18 @@ const file_requorum_v1_restore_proto_rawDesc = "" +
 	"\x10quarantine_paths\x18\x06 \x03(\tR\x0fquarantinePaths\x12!\n" +
 	"\fneeded_bytes\x18\a \x01(\x03R\vneededBytes\x12\x1d\n" +
 	"\n" +
-	"free_bytes\x18\b \x01(\x03R\tfreeBytes*r\n" +
+	"free_bytes\x18\b \x01(\x03R\tfreeBytes\x12.\n" +
+	"\x05files\x181 \x03(\v2\x18.requorum.v1.PlannedFileR\x05files*i\n" +
+	"\tFilesMode\x12\x1a\n" +
+	"\x16FILES_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fFILES_MODE_NONE\x10\x01\x12\x13\n" +
+	"\x0fFILES_MODE_LIST\x10\x02\x12\x16\n" +
+	"\x12FILES_MODE_RESTORE\x10\x03*n\n" +
+	"\tFileState\x12\x1a\n" +
+	"\x16FILE_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fFILE_STATE_SAME\x10\x01\x12\x18\n" +
+	"\x14FILE_STATE_DIFFERENT\x10\x02\x12\x16\n" +
+	"\x12FILE_STATE_MISSING\x10\x03*r\n" +
 	"\n" +
 	"CheckState\x12\x1b\n" +
 	"\x17CHECK_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -910,49 +1112,55 @@ func file_requorum_v1_restore_proto_rawDescGZIP() []byte {
 	return file_requorum_v1_restore_proto_rawDescData
 }
 
-var file_requorum_v1_restore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_requorum_v1_restore_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_requorum_v1_restore_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_requorum_v1_restore_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_requorum_v1_restore_proto_goTypes = []any{
-	(CheckState)(0),                 // 0: requorum.v1.CheckState
-	(*PlanRestoreRequest)(nil),      // 1: requorum.v1.PlanRestoreRequest
-	(*PlanRestoreResponse)(nil),     // 2: requorum.v1.PlanRestoreResponse
-	(*StartRestoreRequest)(nil),     // 3: requorum.v1.StartRestoreRequest
-	(*StartRestoreResponse)(nil),    // 4: requorum.v1.StartRestoreResponse
-	(*RehearseRestoreRequest)(nil),  // 5: requorum.v1.RehearseRestoreRequest
-	(*RehearseRestoreResponse)(nil), // 6: requorum.v1.RehearseRestoreResponse
-	(*RestoreSpec)(nil),             // 7: requorum.v1.RestoreSpec
-	(*Check)(nil),                   // 8: requorum.v1.Check
-	(*RestorePlan)(nil),             // 9: requorum.v1.RestorePlan
-	(*NodePlan)(nil),                // 10: requorum.v1.NodePlan
-	(*Operation)(nil),               // 11: requorum.v1.Operation
-	(*durationpb.Duration)(nil),     // 12: google.protobuf.Duration
-	(*Snapshot)(nil),                // 13: requorum.v1.Snapshot
+	(FilesMode)(0),                  // 0: requorum.v1.FilesMode
+	(FileState)(0),                  // 1: requorum.v1.FileState
+	(CheckState)(0),                 // 2: requorum.v1.CheckState
+	(*PlanRestoreRequest)(nil),      // 3: requorum.v1.PlanRestoreRequest
+	(*PlanRestoreResponse)(nil),     // 4: requorum.v1.PlanRestoreResponse
+	(*StartRestoreRequest)(nil),     // 5: requorum.v1.StartRestoreRequest
+	(*StartRestoreResponse)(nil),    // 6: requorum.v1.StartRestoreResponse
+	(*RehearseRestoreRequest)(nil),  // 7: requorum.v1.RehearseRestoreRequest
+	(*RehearseRestoreResponse)(nil), // 8: requorum.v1.RehearseRestoreResponse
+	(*RestoreSpec)(nil),             // 9: requorum.v1.RestoreSpec
+	(*PlannedFile)(nil),             // 10: requorum.v1.PlannedFile
+	(*Check)(nil),                   // 11: requorum.v1.Check
+	(*RestorePlan)(nil),             // 12: requorum.v1.RestorePlan
+	(*NodePlan)(nil),                // 13: requorum.v1.NodePlan
+	(*Operation)(nil),               // 14: requorum.v1.Operation
+	(*durationpb.Duration)(nil),     // 15: google.protobuf.Duration
+	(*Snapshot)(nil),                // 16: requorum.v1.Snapshot
 }
 var file_requorum_v1_restore_proto_depIdxs = []int32{
-	7,  // 0: requorum.v1.PlanRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
-	9,  // 1: requorum.v1.PlanRestoreResponse.plan:type_name -> requorum.v1.RestorePlan
-	7,  // 2: requorum.v1.StartRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
-	11, // 3: requorum.v1.StartRestoreResponse.operation:type_name -> requorum.v1.Operation
-	7,  // 4: requorum.v1.RehearseRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
-	11, // 5: requorum.v1.RehearseRestoreResponse.operation:type_name -> requorum.v1.Operation
-	12, // 6: requorum.v1.RestoreSpec.quarantine:type_name -> google.protobuf.Duration
-	0,  // 7: requorum.v1.Check.state:type_name -> requorum.v1.CheckState
-	7,  // 8: requorum.v1.RestorePlan.spec:type_name -> requorum.v1.RestoreSpec
-	13, // 9: requorum.v1.RestorePlan.snapshot:type_name -> requorum.v1.Snapshot
-	8,  // 10: requorum.v1.RestorePlan.checks:type_name -> requorum.v1.Check
-	10, // 11: requorum.v1.RestorePlan.nodes:type_name -> requorum.v1.NodePlan
-	12, // 12: requorum.v1.RestorePlan.estimated_downtime:type_name -> google.protobuf.Duration
-	1,  // 13: requorum.v1.RestoreService.PlanRestore:input_type -> requorum.v1.PlanRestoreRequest
-	3,  // 14: requorum.v1.RestoreService.StartRestore:input_type -> requorum.v1.StartRestoreRequest
-	5,  // 15: requorum.v1.RestoreService.RehearseRestore:input_type -> requorum.v1.RehearseRestoreRequest
-	2,  // 16: requorum.v1.RestoreService.PlanRestore:output_type -> requorum.v1.PlanRestoreResponse
-	4,  // 17: requorum.v1.RestoreService.StartRestore:output_type -> requorum.v1.StartRestoreResponse
-	6,  // 18: requorum.v1.RestoreService.RehearseRestore:output_type -> requorum.v1.RehearseRestoreResponse
-	16, // [16:19] is the sub-list for method output_type
-	13, // [13:16] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	9,  // 0: requorum.v1.PlanRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
+	12, // 1: requorum.v1.PlanRestoreResponse.plan:type_name -> requorum.v1.RestorePlan
+	9,  // 2: requorum.v1.StartRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
+	14, // 3: requorum.v1.StartRestoreResponse.operation:type_name -> requorum.v1.Operation
+	9,  // 4: requorum.v1.RehearseRestoreRequest.spec:type_name -> requorum.v1.RestoreSpec
+	14, // 5: requorum.v1.RehearseRestoreResponse.operation:type_name -> requorum.v1.Operation
+	15, // 6: requorum.v1.RestoreSpec.quarantine:type_name -> google.protobuf.Duration
+	0,  // 7: requorum.v1.RestoreSpec.files:type_name -> requorum.v1.FilesMode
+	1,  // 8: requorum.v1.PlannedFile.state:type_name -> requorum.v1.FileState
+	2,  // 9: requorum.v1.Check.state:type_name -> requorum.v1.CheckState
+	9,  // 10: requorum.v1.RestorePlan.spec:type_name -> requorum.v1.RestoreSpec
+	16, // 11: requorum.v1.RestorePlan.snapshot:type_name -> requorum.v1.Snapshot
+	11, // 12: requorum.v1.RestorePlan.checks:type_name -> requorum.v1.Check
+	13, // 13: requorum.v1.RestorePlan.nodes:type_name -> requorum.v1.NodePlan
+	15, // 14: requorum.v1.RestorePlan.estimated_downtime:type_name -> google.protobuf.Duration
+	10, // 15: requorum.v1.NodePlan.files:type_name -> requorum.v1.PlannedFile
+	3,  // 16: requorum.v1.RestoreService.PlanRestore:input_type -> requorum.v1.PlanRestoreRequest
+	5,  // 17: requorum.v1.RestoreService.StartRestore:input_type -> requorum.v1.StartRestoreRequest
+	7,  // 18: requorum.v1.RestoreService.RehearseRestore:input_type -> requorum.v1.RehearseRestoreRequest
+	4,  // 19: requorum.v1.RestoreService.PlanRestore:output_type -> requorum.v1.PlanRestoreResponse
+	6,  // 20: requorum.v1.RestoreService.StartRestore:output_type -> requorum.v1.StartRestoreResponse
+	8,  // 21: requorum.v1.RestoreService.RehearseRestore:output_type -> requorum.v1.RehearseRestoreResponse
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_restore_proto_init() }
@@ -967,8 +1175,8 @@ func file_requorum_v1_restore_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_restore_proto_rawDesc), len(file_requorum_v1_restore_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   10,
+			NumEnums:      3,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

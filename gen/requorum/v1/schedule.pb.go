@@ -982,7 +982,9 @@ type Schedule struct {
 	// Save although nodes are offline or members do not answer, as long as the cluster serves.
 	AllowDegraded bool `protobuf:"varint,12,opt,name=allow_degraded,json=allowDegraded,proto3" json:"allow_degraded,omitempty"`
 	// What the controller knows of it. Written by the controller only.
-	Status        *ScheduleStatus `protobuf:"bytes,13,opt,name=status,proto3" json:"status,omitempty"`
+	Status *ScheduleStatus `protobuf:"bytes,13,opt,name=status,proto3" json:"status,omitempty"`
+	// Sets of files that every node adds to its snapshots, by their names in the agents' configurations.
+	Files         []string `protobuf:"bytes,17,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1104,6 +1106,13 @@ func (x *Schedule) GetAllowDegraded() bool {
 func (x *Schedule) GetStatus() *ScheduleStatus {
 	if x != nil {
 		return x.Status
+	}
+	return nil
+}
+
+func (x *Schedule) GetFiles() []string {
+	if x != nil {
+		return x.Files
 	}
 	return nil
 }
@@ -1467,7 +1476,7 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\"H\n" +
 	"\x18ListScheduleRunsResponse\x12,\n" +
-	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\xab\x04\n" +
+	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\xcd\x04\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -1482,10 +1491,11 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\astagger\x12;\n" +
 	"\rlocal_storage\x18\v \x01(\v2\x16.requorum.v1.RetentionR\flocalStorage\x12%\n" +
 	"\x0eallow_degraded\x18\f \x01(\bR\rallowDegraded\x123\n" +
-	"\x06status\x18\r \x01(\v2\x1b.requorum.v1.ScheduleStatusR\x06status\x1a9\n" +
+	"\x06status\x18\r \x01(\v2\x1b.requorum.v1.ScheduleStatusR\x06status\x12\x14\n" +
+	"\x05files\x18\x11 \x03(\tR\x05files\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0e\x10\x14\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0e\x10\x11J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"\xac\x01\n" +
 	"\tRetention\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\x12\x16\n" +

@@ -244,7 +244,9 @@ type SaveSnapshotRequest struct {
 	// On how many nodes it is kept; 0 for all.
 	Copies uint32 `protobuf:"varint,10,opt,name=copies,proto3" json:"copies,omitempty"`
 	// Why it is taken: ON_DEMAND, which is meant if unset, or PRE_UPGRADE. Others are refused.
-	Kind          SnapshotKind `protobuf:"varint,11,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
+	Kind SnapshotKind `protobuf:"varint,11,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
+	// Sets of files that every node adds, by their names in the agents' configurations.
+	Files         []string `protobuf:"bytes,52,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -354,6 +356,13 @@ func (x *SaveSnapshotRequest) GetKind() SnapshotKind {
 		return x.Kind
 	}
 	return SnapshotKind_SNAPSHOT_KIND_UNSPECIFIED
+}
+
+func (x *SaveSnapshotRequest) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
 }
 
 // SaveSnapshotResponse carries the operation that was started, or found by its request ID.
@@ -2545,9 +2554,13 @@ type Manifest struct {
 	// When it is removed by itself; unset if only a person or its schedule's retention removes it.
 	Expires *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=expires,proto3" json:"expires,omitempty"`
 	// On how many nodes it is kept; 0 for all.
-	WantedCopies  uint32 `protobuf:"varint,32,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WantedCopies uint32 `protobuf:"varint,32,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
+	// Files that nodes added, one bundle for each node.
+	Bundles []*Bundle `protobuf:"bytes,73,rep,name=bundles,proto3" json:"bundles,omitempty"`
+	// Version of Kubernetes on the node that saved it, as "v1.31.2"; empty if the node cannot tell.
+	KubernetesVersion string `protobuf:"bytes,74,opt,name=kubernetes_version,json=kubernetesVersion,proto3" json:"kubernetes_version,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
@@ -2783,6 +2796,102 @@ func (x *Manifest) GetWantedCopies() uint32 {
 	return 0
 }
 
+func (x *Manifest) GetBundles() []*Bundle {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+func (x *Manifest) GetKubernetesVersion() string {
+	if x != nil {
+		return x.KubernetesVersion
+	}
+	return ""
+}
+
+// Bundle is what one node added to a snapshot besides etcd's file: a tar beside the copy on that node.
+type Bundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node that the files are of.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Size of the tar in bytes.
+	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of the tar, lower-case hexadecimal.
+	Sha256 string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Sets of the node's configuration that the files belong to.
+	Sets []string `protobuf:"bytes,4,rep,name=sets,proto3" json:"sets,omitempty"`
+	// How many files and directories are in it.
+	Files         uint32 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Bundle) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Bundle) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Bundle) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Bundle) GetSets() []string {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *Bundle) GetFiles() uint32 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
 // Copy is a snapshot's file on one node.
 type Copy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2808,7 +2917,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2929,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2942,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Copy) GetNode() string {
@@ -2896,7 +3005,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xe9\x03\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xff\x03\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -2911,7 +3020,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
 	"\x06copies\x18\n" +
 	" \x01(\rR\x06copies\x12-\n" +
-	"\x04kind\x18\v \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x1a9\n" +
+	"\x04kind\x18\v \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x12\x14\n" +
+	"\x05files\x184 \x03(\tR\x05files\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
@@ -3061,7 +3171,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12!\n" +
 	"\foperation_id\x18\x03 \x01(\tR\voperationId\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12-\n" +
-	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\xc2\b\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\xa0\t\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -3094,10 +3204,18 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x06stored\x18\x1a \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x12\x1a\n" +
 	"\bschedule\x18\x1e \x01(\tR\bschedule\x124\n" +
 	"\aexpires\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
-	"\rwanted_copies\x18  \x01(\rR\fwantedCopies\x1a9\n" +
+	"\rwanted_copies\x18  \x01(\rR\fwantedCopies\x12-\n" +
+	"\abundles\x18I \x03(\v2\x13.requorum.v1.BundleR\abundles\x12-\n" +
+	"\x12kubernetes_version\x18J \x01(\tR\x11kubernetesVersion\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"r\n" +
+	"\x06Bundle\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04sets\x18\x04 \x03(\tR\x04sets\x12\x14\n" +
+	"\x05files\x18\x05 \x01(\rR\x05files\"\xe8\x01\n" +
 	"\x04Copy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x12\x12\n" +
@@ -3157,7 +3275,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -3197,96 +3315,98 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*StoredObject)(nil),               // 35: requorum.v1.StoredObject
 	(*Verification)(nil),               // 36: requorum.v1.Verification
 	(*Manifest)(nil),                   // 37: requorum.v1.Manifest
-	(*Copy)(nil),                       // 38: requorum.v1.Copy
-	nil,                                // 39: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 40: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 41: requorum.v1.Manifest.LabelsEntry
-	(*durationpb.Duration)(nil),        // 42: google.protobuf.Duration
-	(*Operation)(nil),                  // 43: requorum.v1.Operation
-	(*Retention)(nil),                  // 44: requorum.v1.Retention
-	(*timestamppb.Timestamp)(nil),      // 45: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 46: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 47: requorum.v1.Alarm
+	(*Bundle)(nil),                     // 38: requorum.v1.Bundle
+	(*Copy)(nil),                       // 39: requorum.v1.Copy
+	nil,                                // 40: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 41: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 42: requorum.v1.Manifest.LabelsEntry
+	(*durationpb.Duration)(nil),        // 43: google.protobuf.Duration
+	(*Operation)(nil),                  // 44: requorum.v1.Operation
+	(*Retention)(nil),                  // 45: requorum.v1.Retention
+	(*timestamppb.Timestamp)(nil),      // 46: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 47: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 48: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	39, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	42, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
+	40, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	43, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
 	1,  // 2: requorum.v1.SaveSnapshotRequest.kind:type_name -> requorum.v1.SnapshotKind
-	43, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
 	33, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
 	33, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	43, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	43, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	43, // 8: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	43, // 9: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	44, // 10: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
+	44, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 8: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 9: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	45, // 10: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
 	19, // 11: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
 	1,  // 12: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
-	45, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
+	46, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
 	22, // 14: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
 	37, // 15: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
-	43, // 16: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
-	43, // 17: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	40, // 18: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	43, // 19: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	43, // 20: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 16: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	44, // 17: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	41, // 18: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	44, // 19: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 20: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
 	37, // 21: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
 	0,  // 22: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
 	1,  // 23: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	45, // 24: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	46, // 24: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
 	37, // 25: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	38, // 26: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	39, // 26: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
 	34, // 27: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
-	45, // 28: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	46, // 28: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
 	36, // 29: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
 	36, // 30: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
 	2,  // 31: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
-	45, // 32: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
+	46, // 32: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
 	35, // 33: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
-	45, // 34: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
-	42, // 35: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
-	45, // 36: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	46, // 37: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	47, // 38: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	41, // 39: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	46, // 34: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	43, // 35: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	46, // 36: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	47, // 37: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	48, // 38: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	42, // 39: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
 	1,  // 40: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
 	35, // 41: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
-	45, // 42: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
-	2,  // 43: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	45, // 44: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 45: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 46: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 47: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 48: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	29, // 49: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
-	11, // 50: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	15, // 51: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
-	17, // 52: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
-	20, // 53: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
-	23, // 54: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
-	25, // 55: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	13, // 56: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
-	27, // 57: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	31, // 58: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 59: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 60: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 61: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 62: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	30, // 63: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
-	12, // 64: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	16, // 65: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
-	18, // 66: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
-	21, // 67: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
-	24, // 68: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
-	26, // 69: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	14, // 70: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
-	28, // 71: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	32, // 72: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	59, // [59:73] is the sub-list for method output_type
-	45, // [45:59] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	46, // 42: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	38, // 43: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
+	2,  // 44: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	46, // 45: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 46: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 47: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 48: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 49: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	29, // 50: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 51: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 52: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	17, // 53: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	20, // 54: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	23, // 55: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	25, // 56: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 57: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	27, // 58: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	31, // 59: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 60: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 61: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 62: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 63: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	30, // 64: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 65: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 66: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	18, // 67: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	21, // 68: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	24, // 69: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	26, // 70: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 71: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	28, // 72: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	32, // 73: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	60, // [60:74] is the sub-list for method output_type
+	46, // [46:60] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -3307,7 +3427,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1084,6 +1084,9 @@ type Task struct {
 	//	*Task_ListRemote
 	//	*Task_FollowCopy
 	//	*Task_DrillCopy
+	//	*Task_PackFiles
+	//	*Task_CompareFiles
+	//	*Task_RestoreFiles
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1429,6 +1432,33 @@ func (x *Task) GetDrillCopy() *DrillCopy {
 	return nil
 }
 
+func (x *Task) GetPackFiles() *PackFiles {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_PackFiles); ok {
+			return x.PackFiles
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetCompareFiles() *CompareFiles {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_CompareFiles); ok {
+			return x.CompareFiles
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetRestoreFiles() *RestoreFiles {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_RestoreFiles); ok {
+			return x.RestoreFiles
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1578,6 +1608,21 @@ type Task_DrillCopy struct {
 	DrillCopy *DrillCopy `protobuf:"bytes,37,opt,name=drill_copy,json=drillCopy,proto3,oneof"`
 }
 
+type Task_PackFiles struct {
+	// Add files of the node to a copy.
+	PackFiles *PackFiles `protobuf:"bytes,41,opt,name=pack_files,json=packFiles,proto3,oneof"`
+}
+
+type Task_CompareFiles struct {
+	// Compare files of a copy with those on the node.
+	CompareFiles *CompareFiles `protobuf:"bytes,42,opt,name=compare_files,json=compareFiles,proto3,oneof"`
+}
+
+type Task_RestoreFiles struct {
+	// Write files of a copy back to the node, or undo that.
+	RestoreFiles *RestoreFiles `protobuf:"bytes,43,opt,name=restore_files,json=restoreFiles,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1635,6 +1680,12 @@ func (*Task_ListRemote) isTask_Spec() {}
 func (*Task_FollowCopy) isTask_Spec() {}
 
 func (*Task_DrillCopy) isTask_Spec() {}
+
+func (*Task_PackFiles) isTask_Spec() {}
+
+func (*Task_CompareFiles) isTask_Spec() {}
+
+func (*Task_RestoreFiles) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -1830,6 +1881,8 @@ type TaskResult struct {
 	//	*TaskResult_Stored
 	//	*TaskResult_Remote
 	//	*TaskResult_Drilled
+	//	*TaskResult_Bundle
+	//	*TaskResult_Compared
 	Result        isTaskResult_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1998,6 +2051,24 @@ func (x *TaskResult) GetDrilled() *Drilled {
 	return nil
 }
 
+func (x *TaskResult) GetBundle() *v1.Bundle {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Bundle); ok {
+			return x.Bundle
+		}
+	}
+	return nil
+}
+
+func (x *TaskResult) GetCompared() *ComparedFiles {
+	if x != nil {
+		if x, ok := x.Result.(*TaskResult_Compared); ok {
+			return x.Compared
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Result interface {
 	isTaskResult_Result()
 }
@@ -2072,6 +2143,16 @@ type TaskResult_Drilled struct {
 	Drilled *Drilled `protobuf:"bytes,14,opt,name=drilled,proto3,oneof"`
 }
 
+type TaskResult_Bundle struct {
+	// Of PackFiles.
+	Bundle *v1.Bundle `protobuf:"bytes,20,opt,name=bundle,proto3,oneof"`
+}
+
+type TaskResult_Compared struct {
+	// Of CompareFiles.
+	Compared *ComparedFiles `protobuf:"bytes,21,opt,name=compared,proto3,oneof"`
+}
+
 func (*TaskResult_Node) isTaskResult_Result() {}
 
 func (*TaskResult_HashKv) isTaskResult_Result() {}
@@ -2099,6 +2180,10 @@ func (*TaskResult_Stored) isTaskResult_Result() {}
 func (*TaskResult_Remote) isTaskResult_Result() {}
 
 func (*TaskResult_Drilled) isTaskResult_Result() {}
+
+func (*TaskResult_Bundle) isTaskResult_Result() {}
+
+func (*TaskResult_Compared) isTaskResult_Result() {}
 
 // InspectNode asks for the member's configuration and state.
 type InspectNode struct {
@@ -2187,6 +2272,10 @@ type NodeFacts struct {
 	ScratchFreeBytes uint64 `protobuf:"varint,20,opt,name=scratch_free_bytes,json=scratchFreeBytes,proto3" json:"scratch_free_bytes,omitempty"`
 	// Bytes that a drill of a snapshot of the size asked about needs there, with what it leaves free.
 	ScratchNeededBytes uint64 `protobuf:"varint,21,opt,name=scratch_needed_bytes,json=scratchNeededBytes,proto3" json:"scratch_needed_bytes,omitempty"`
+	// Version of Kubernetes that the node runs, as "v1.31.2"; empty if the node cannot tell.
+	KubernetesVersion string `protobuf:"bytes,62,opt,name=kubernetes_version,json=kubernetesVersion,proto3" json:"kubernetes_version,omitempty"`
+	// Sets of files that the node's configuration allows to be added to snapshots.
+	FileSets []string `protobuf:"bytes,63,rep,name=file_sets,json=fileSets,proto3" json:"file_sets,omitempty"`
 	// Bytes that staging needs where a separate WAL directory would be staged; 0 if there is none, or if it shares the
 	// data's file system.
 	WalNeededBytes int64 `protobuf:"varint,82,opt,name=wal_needed_bytes,json=walNeededBytes,proto3" json:"wal_needed_bytes,omitempty"`
@@ -2357,11 +2446,272 @@ func (x *NodeFacts) GetScratchNeededBytes() uint64 {
 	return 0
 }
 
+func (x *NodeFacts) GetKubernetesVersion() string {
+	if x != nil {
+		return x.KubernetesVersion
+	}
+	return ""
+}
+
+func (x *NodeFacts) GetFileSets() []string {
+	if x != nil {
+		return x.FileSets
+	}
+	return nil
+}
+
 func (x *NodeFacts) GetWalNeededBytes() int64 {
 	if x != nil {
 		return x.WalNeededBytes
 	}
 	return 0
+}
+
+// PackFiles asks to put files of the node beside a copy. Which ones a set stands for is the node's own business.
+type PackFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Sets of the node's configuration.
+	Sets          []string `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackFiles) Reset() {
+	*x = PackFiles{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackFiles) ProtoMessage() {}
+
+func (x *PackFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackFiles.ProtoReflect.Descriptor instead.
+func (*PackFiles) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PackFiles) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PackFiles) GetSets() []string {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+// CompareFiles asks to read a bundle back from disk and to compare it with the files on the node.
+type CompareFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What the bundle must be.
+	Bundle        *v1.Bundle `protobuf:"bytes,2,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareFiles) Reset() {
+	*x = CompareFiles{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareFiles) ProtoMessage() {}
+
+func (x *CompareFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareFiles.ProtoReflect.Descriptor instead.
+func (*CompareFiles) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CompareFiles) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CompareFiles) GetBundle() *v1.Bundle {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+// ComparedFiles is what the node found. It changes nothing.
+type ComparedFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why the bundle cannot be used, or not be restored on this node; empty if it can.
+	Problem string `protobuf:"bytes,1,opt,name=problem,proto3" json:"problem,omitempty"`
+	// What to do about it.
+	Advice string `protobuf:"bytes,2,opt,name=advice,proto3" json:"advice,omitempty"`
+	// The files, as they are on the node.
+	Files         []*v1.PlannedFile `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ComparedFiles) Reset() {
+	*x = ComparedFiles{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ComparedFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ComparedFiles) ProtoMessage() {}
+
+func (x *ComparedFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ComparedFiles.ProtoReflect.Descriptor instead.
+func (*ComparedFiles) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ComparedFiles) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *ComparedFiles) GetAdvice() string {
+	if x != nil {
+		return x.Advice
+	}
+	return ""
+}
+
+func (x *ComparedFiles) GetFiles() []*v1.PlannedFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// RestoreFiles asks to write a bundle's files back. What lies in their place is kept beside them.
+type RestoreFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names what is kept.
+	RestoreId string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What the bundle must be.
+	Bundle *v1.Bundle `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// Put back what was there before the restore, instead.
+	Undo          bool `protobuf:"varint,4,opt,name=undo,proto3" json:"undo,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreFiles) Reset() {
+	*x = RestoreFiles{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreFiles) ProtoMessage() {}
+
+func (x *RestoreFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreFiles.ProtoReflect.Descriptor instead.
+func (*RestoreFiles) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RestoreFiles) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *RestoreFiles) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestoreFiles) GetBundle() *v1.Bundle {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+func (x *RestoreFiles) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
 }
 
 // HashKV asks the running member for its HashKV.
@@ -2375,7 +2725,7 @@ type HashKV struct {
 
 func (x *HashKV) Reset() {
 	*x = HashKV{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2737,7 @@ func (x *HashKV) String() string {
 func (*HashKV) ProtoMessage() {}
 
 func (x *HashKV) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2750,7 @@ func (x *HashKV) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKV.ProtoReflect.Descriptor instead.
 func (*HashKV) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HashKV) GetRevision() int64 {
@@ -2425,7 +2775,7 @@ type HashKVResult struct {
 
 func (x *HashKVResult) Reset() {
 	*x = HashKVResult{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2787,7 @@ func (x *HashKVResult) String() string {
 func (*HashKVResult) ProtoMessage() {}
 
 func (x *HashKVResult) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2800,7 @@ func (x *HashKVResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKVResult.ProtoReflect.Descriptor instead.
 func (*HashKVResult) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HashKVResult) GetHash() uint32 {
@@ -2487,7 +2837,7 @@ type SaveCopy struct {
 
 func (x *SaveCopy) Reset() {
 	*x = SaveCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2849,7 @@ func (x *SaveCopy) String() string {
 func (*SaveCopy) ProtoMessage() {}
 
 func (x *SaveCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2862,7 @@ func (x *SaveCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCopy.ProtoReflect.Descriptor instead.
 func (*SaveCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SaveCopy) GetName() string {
@@ -2545,7 +2895,7 @@ type FollowCopy struct {
 
 func (x *FollowCopy) Reset() {
 	*x = FollowCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2557,7 +2907,7 @@ func (x *FollowCopy) String() string {
 func (*FollowCopy) ProtoMessage() {}
 
 func (x *FollowCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2570,7 +2920,7 @@ func (x *FollowCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCopy.ProtoReflect.Descriptor instead.
 func (*FollowCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FollowCopy) GetName() string {
@@ -2615,7 +2965,7 @@ type CopyFacts struct {
 
 func (x *CopyFacts) Reset() {
 	*x = CopyFacts{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2977,7 @@ func (x *CopyFacts) String() string {
 func (*CopyFacts) ProtoMessage() {}
 
 func (x *CopyFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2990,7 @@ func (x *CopyFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFacts.ProtoReflect.Descriptor instead.
 func (*CopyFacts) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CopyFacts) GetSize() int64 {
@@ -2700,7 +3050,7 @@ type ImportCopy struct {
 
 func (x *ImportCopy) Reset() {
 	*x = ImportCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +3062,7 @@ func (x *ImportCopy) String() string {
 func (*ImportCopy) ProtoMessage() {}
 
 func (x *ImportCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +3075,7 @@ func (x *ImportCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCopy.ProtoReflect.Descriptor instead.
 func (*ImportCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImportCopy) GetName() string {
@@ -2762,7 +3112,7 @@ type DrillCopy struct {
 
 func (x *DrillCopy) Reset() {
 	*x = DrillCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +3124,7 @@ func (x *DrillCopy) String() string {
 func (*DrillCopy) ProtoMessage() {}
 
 func (x *DrillCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +3137,7 @@ func (x *DrillCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillCopy.ProtoReflect.Descriptor instead.
 func (*DrillCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DrillCopy) GetManifest() *v1.Manifest {
@@ -2829,7 +3179,7 @@ type Drilled struct {
 
 func (x *Drilled) Reset() {
 	*x = Drilled{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +3191,7 @@ func (x *Drilled) String() string {
 func (*Drilled) ProtoMessage() {}
 
 func (x *Drilled) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +3204,7 @@ func (x *Drilled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drilled.ProtoReflect.Descriptor instead.
 func (*Drilled) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Drilled) GetKeys() int64 {
@@ -2924,7 +3274,7 @@ type InspectCopy struct {
 
 func (x *InspectCopy) Reset() {
 	*x = InspectCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3286,7 @@ func (x *InspectCopy) String() string {
 func (*InspectCopy) ProtoMessage() {}
 
 func (x *InspectCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3299,7 @@ func (x *InspectCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCopy.ProtoReflect.Descriptor instead.
 func (*InspectCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *InspectCopy) GetName() string {
@@ -2970,7 +3320,7 @@ type WriteManifest struct {
 
 func (x *WriteManifest) Reset() {
 	*x = WriteManifest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3332,7 @@ func (x *WriteManifest) String() string {
 func (*WriteManifest) ProtoMessage() {}
 
 func (x *WriteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3345,7 @@ func (x *WriteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteManifest.ProtoReflect.Descriptor instead.
 func (*WriteManifest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WriteManifest) GetManifest() *v1.Manifest {
@@ -3018,7 +3368,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3380,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3393,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Source) GetNode() string {
@@ -3074,7 +3424,7 @@ type ServeCopy struct {
 
 func (x *ServeCopy) Reset() {
 	*x = ServeCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3436,7 @@ func (x *ServeCopy) String() string {
 func (*ServeCopy) ProtoMessage() {}
 
 func (x *ServeCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3449,7 @@ func (x *ServeCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeCopy.ProtoReflect.Descriptor instead.
 func (*ServeCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ServeCopy) GetName() string {
@@ -3131,7 +3481,7 @@ type FetchCopy struct {
 
 func (x *FetchCopy) Reset() {
 	*x = FetchCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3493,7 @@ func (x *FetchCopy) String() string {
 func (*FetchCopy) ProtoMessage() {}
 
 func (x *FetchCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3506,7 @@ func (x *FetchCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCopy.ProtoReflect.Descriptor instead.
 func (*FetchCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FetchCopy) GetManifest() *v1.Manifest {
@@ -3193,7 +3543,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3555,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3568,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Fetched) GetWireBytes() int64 {
@@ -3246,7 +3596,7 @@ type HashCopy struct {
 
 func (x *HashCopy) Reset() {
 	*x = HashCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3608,7 @@ func (x *HashCopy) String() string {
 func (*HashCopy) ProtoMessage() {}
 
 func (x *HashCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3621,7 @@ func (x *HashCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCopy.ProtoReflect.Descriptor instead.
 func (*HashCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *HashCopy) GetManifest() *v1.Manifest {
@@ -3294,7 +3644,7 @@ type DropCopy struct {
 
 func (x *DropCopy) Reset() {
 	*x = DropCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3656,7 @@ func (x *DropCopy) String() string {
 func (*DropCopy) ProtoMessage() {}
 
 func (x *DropCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3669,7 @@ func (x *DropCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCopy.ProtoReflect.Descriptor instead.
 func (*DropCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DropCopy) GetName() string {
@@ -3349,7 +3699,7 @@ type PushCopy struct {
 
 func (x *PushCopy) Reset() {
 	*x = PushCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3711,7 @@ func (x *PushCopy) String() string {
 func (*PushCopy) ProtoMessage() {}
 
 func (x *PushCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3724,7 @@ func (x *PushCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopy.ProtoReflect.Descriptor instead.
 func (*PushCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PushCopy) GetRelayId() string {
@@ -3400,7 +3750,7 @@ type ListCopies struct {
 
 func (x *ListCopies) Reset() {
 	*x = ListCopies{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3762,7 @@ func (x *ListCopies) String() string {
 func (*ListCopies) ProtoMessage() {}
 
 func (x *ListCopies) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3775,7 @@ func (x *ListCopies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopies.ProtoReflect.Descriptor instead.
 func (*ListCopies) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 // CopyList is the vault's content.
@@ -3439,7 +3789,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3801,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3814,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CopyList) GetManifests() []*v1.Manifest {
@@ -3493,7 +3843,7 @@ type Remote struct {
 
 func (x *Remote) Reset() {
 	*x = Remote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3855,7 @@ func (x *Remote) String() string {
 func (*Remote) ProtoMessage() {}
 
 func (x *Remote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3868,7 @@ func (x *Remote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remote.ProtoReflect.Descriptor instead.
 func (*Remote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Remote) GetName() string {
@@ -3608,7 +3958,7 @@ type S3Remote struct {
 
 func (x *S3Remote) Reset() {
 	*x = S3Remote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3970,7 @@ func (x *S3Remote) String() string {
 func (*S3Remote) ProtoMessage() {}
 
 func (x *S3Remote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3983,7 @@ func (x *S3Remote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use S3Remote.ProtoReflect.Descriptor instead.
 func (*S3Remote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *S3Remote) GetEndpoint() string {
@@ -3745,7 +4095,7 @@ type DirRemote struct {
 
 func (x *DirRemote) Reset() {
 	*x = DirRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3757,7 +4107,7 @@ func (x *DirRemote) String() string {
 func (*DirRemote) ProtoMessage() {}
 
 func (x *DirRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3770,7 +4120,7 @@ func (x *DirRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirRemote.ProtoReflect.Descriptor instead.
 func (*DirRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DirRemote) GetPath() string {
@@ -3795,7 +4145,7 @@ type UploadCopy struct {
 
 func (x *UploadCopy) Reset() {
 	*x = UploadCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3807,7 +4157,7 @@ func (x *UploadCopy) String() string {
 func (*UploadCopy) ProtoMessage() {}
 
 func (x *UploadCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +4170,7 @@ func (x *UploadCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadCopy.ProtoReflect.Descriptor instead.
 func (*UploadCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UploadCopy) GetRemote() *Remote {
@@ -3859,7 +4209,7 @@ type DownloadCopy struct {
 
 func (x *DownloadCopy) Reset() {
 	*x = DownloadCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4221,7 @@ func (x *DownloadCopy) String() string {
 func (*DownloadCopy) ProtoMessage() {}
 
 func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4234,7 @@ func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadCopy.ProtoReflect.Descriptor instead.
 func (*DownloadCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DownloadCopy) GetRemote() *Remote {
@@ -3924,7 +4274,7 @@ type DropRemote struct {
 
 func (x *DropRemote) Reset() {
 	*x = DropRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3936,7 +4286,7 @@ func (x *DropRemote) String() string {
 func (*DropRemote) ProtoMessage() {}
 
 func (x *DropRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3949,7 +4299,7 @@ func (x *DropRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRemote.ProtoReflect.Descriptor instead.
 func (*DropRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DropRemote) GetRemote() *Remote {
@@ -3988,7 +4338,7 @@ type ListRemote struct {
 
 func (x *ListRemote) Reset() {
 	*x = ListRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4000,7 +4350,7 @@ func (x *ListRemote) String() string {
 func (*ListRemote) ProtoMessage() {}
 
 func (x *ListRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4013,7 +4363,7 @@ func (x *ListRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemote.ProtoReflect.Descriptor instead.
 func (*ListRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListRemote) GetRemote() *Remote {
@@ -4052,7 +4402,7 @@ type RemoteList struct {
 
 func (x *RemoteList) Reset() {
 	*x = RemoteList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4414,7 @@ func (x *RemoteList) String() string {
 func (*RemoteList) ProtoMessage() {}
 
 func (x *RemoteList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4427,7 @@ func (x *RemoteList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteList.ProtoReflect.Descriptor instead.
 func (*RemoteList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RemoteList) GetManifests() []*v1.Manifest {
@@ -4128,7 +4478,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4140,7 +4490,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4153,7 +4503,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -4242,7 +4592,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4254,7 +4604,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4267,7 +4617,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -4330,7 +4680,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4342,7 +4692,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4355,7 +4705,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -4379,7 +4729,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4391,7 +4741,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4404,7 +4754,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -4432,7 +4782,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4444,7 +4794,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4457,7 +4807,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -4478,7 +4828,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4490,7 +4840,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4503,7 +4853,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -4524,7 +4874,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4536,7 +4886,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4549,7 +4899,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -4574,7 +4924,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4586,7 +4936,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4599,7 +4949,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -4650,7 +5000,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4662,7 +5012,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4675,7 +5025,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -4756,7 +5106,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4768,7 +5118,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4781,7 +5131,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -4818,7 +5168,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4830,7 +5180,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4843,7 +5193,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -4871,7 +5221,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4883,7 +5233,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4896,7 +5246,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -4929,7 +5279,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4941,7 +5291,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4954,7 +5304,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -5023,7 +5373,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5035,7 +5385,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5048,7 +5398,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -5094,7 +5444,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5106,7 +5456,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5119,7 +5469,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -5147,7 +5497,7 @@ var File_requorum_agent_v1_session_proto protoreflect.FileDescriptor
 
 const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1arequorum/v1/snapshot.proto\"x\n" +
+	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x19requorum/v1/restore.proto\x1a\x1arequorum/v1/snapshot.proto\"x\n" +
 	"\rEnrollRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12&\n" +
 	"\ftoken_secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\vtokenSecret\x12\x12\n" +
@@ -5212,7 +5562,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\x80\x0f\n" +
+	"\x10PushCopyResponse\"\xcf\x10\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -5259,7 +5609,11 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vfollow_copy\x18( \x01(\v2\x1d.requorum.agent.v1.FollowCopyH\x00R\n" +
 	"followCopy\x12=\n" +
 	"\n" +
-	"drill_copy\x18% \x01(\v2\x1c.requorum.agent.v1.DrillCopyH\x00R\tdrillCopyB\x06\n" +
+	"drill_copy\x18% \x01(\v2\x1c.requorum.agent.v1.DrillCopyH\x00R\tdrillCopy\x12=\n" +
+	"\n" +
+	"pack_files\x18) \x01(\v2\x1c.requorum.agent.v1.PackFilesH\x00R\tpackFiles\x12F\n" +
+	"\rcompare_files\x18* \x01(\v2\x1f.requorum.agent.v1.CompareFilesH\x00R\fcompareFiles\x12F\n" +
+	"\rrestore_files\x18+ \x01(\v2\x1f.requorum.agent.v1.RestoreFilesH\x00R\frestoreFilesB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -5276,7 +5630,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\tTaskError\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .requorum.agent.v1.TaskErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\x89\x06\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xf8\x06\n" +
 	"\n" +
 	"TaskResult\x122\n" +
 	"\x04node\x18\x01 \x01(\v2\x1c.requorum.agent.v1.NodeFactsH\x00R\x04node\x12:\n" +
@@ -5293,10 +5647,12 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x03old\x18\v \x01(\v2\x1a.requorum.agent.v1.OldDataH\x00R\x03old\x123\n" +
 	"\x06stored\x18\f \x01(\v2\x19.requorum.v1.StoredObjectH\x00R\x06stored\x127\n" +
 	"\x06remote\x18\r \x01(\v2\x1d.requorum.agent.v1.RemoteListH\x00R\x06remote\x126\n" +
-	"\adrilled\x18\x0e \x01(\v2\x1a.requorum.agent.v1.DrilledH\x00R\adrilledB\b\n" +
+	"\adrilled\x18\x0e \x01(\v2\x1a.requorum.agent.v1.DrilledH\x00R\adrilled\x12-\n" +
+	"\x06bundle\x18\x14 \x01(\v2\x13.requorum.v1.BundleH\x00R\x06bundle\x12>\n" +
+	"\bcompared\x18\x15 \x01(\v2 .requorum.agent.v1.ComparedFilesH\x00R\bcomparedB\b\n" +
 	"\x06result\"2\n" +
 	"\vInspectNode\x12#\n" +
-	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\xcd\x05\n" +
+	"\rsnapshot_size\x18\x01 \x01(\x03R\fsnapshotSize\"\x99\x06\n" +
 	"\tNodeFacts\x12+\n" +
 	"\x06member\x18\x01 \x01(\v2\x13.requorum.v1.MemberR\x06member\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\rR\x03uid\x12\x10\n" +
@@ -5319,8 +5675,26 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\arunning\x18\x10 \x01(\bR\arunning\x12\x16\n" +
 	"\x06fenced\x18\x11 \x01(\bR\x06fenced\x12,\n" +
 	"\x12scratch_free_bytes\x18\x14 \x01(\x04R\x10scratchFreeBytes\x120\n" +
-	"\x14scratch_needed_bytes\x18\x15 \x01(\x04R\x12scratchNeededBytes\x12(\n" +
-	"\x10wal_needed_bytes\x18R \x01(\x03R\x0ewalNeededBytes\"$\n" +
+	"\x14scratch_needed_bytes\x18\x15 \x01(\x04R\x12scratchNeededBytes\x12-\n" +
+	"\x12kubernetes_version\x18> \x01(\tR\x11kubernetesVersion\x12\x1b\n" +
+	"\tfile_sets\x18? \x03(\tR\bfileSets\x12(\n" +
+	"\x10wal_needed_bytes\x18R \x01(\x03R\x0ewalNeededBytes\"3\n" +
+	"\tPackFiles\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04sets\x18\x02 \x03(\tR\x04sets\"O\n" +
+	"\fCompareFiles\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
+	"\x06bundle\x18\x02 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\"q\n" +
+	"\rComparedFiles\x12\x18\n" +
+	"\aproblem\x18\x01 \x01(\tR\aproblem\x12\x16\n" +
+	"\x06advice\x18\x02 \x01(\tR\x06advice\x12.\n" +
+	"\x05files\x18\x03 \x03(\v2\x18.requorum.v1.PlannedFileR\x05files\"\x82\x01\n" +
+	"\fRestoreFiles\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\x12\x12\n" +
+	"\x04undo\x18\x04 \x01(\bR\x04undo\"$\n" +
 	"\x06HashKV\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"i\n" +
 	"\fHashKVResult\x12\x12\n" +
@@ -5575,7 +5949,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -5599,158 +5973,172 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*TaskResult)(nil),            // 19: requorum.agent.v1.TaskResult
 	(*InspectNode)(nil),           // 20: requorum.agent.v1.InspectNode
 	(*NodeFacts)(nil),             // 21: requorum.agent.v1.NodeFacts
-	(*HashKV)(nil),                // 22: requorum.agent.v1.HashKV
-	(*HashKVResult)(nil),          // 23: requorum.agent.v1.HashKVResult
-	(*SaveCopy)(nil),              // 24: requorum.agent.v1.SaveCopy
-	(*FollowCopy)(nil),            // 25: requorum.agent.v1.FollowCopy
-	(*CopyFacts)(nil),             // 26: requorum.agent.v1.CopyFacts
-	(*ImportCopy)(nil),            // 27: requorum.agent.v1.ImportCopy
-	(*DrillCopy)(nil),             // 28: requorum.agent.v1.DrillCopy
-	(*Drilled)(nil),               // 29: requorum.agent.v1.Drilled
-	(*InspectCopy)(nil),           // 30: requorum.agent.v1.InspectCopy
-	(*WriteManifest)(nil),         // 31: requorum.agent.v1.WriteManifest
-	(*Source)(nil),                // 32: requorum.agent.v1.Source
-	(*ServeCopy)(nil),             // 33: requorum.agent.v1.ServeCopy
-	(*FetchCopy)(nil),             // 34: requorum.agent.v1.FetchCopy
-	(*Fetched)(nil),               // 35: requorum.agent.v1.Fetched
-	(*HashCopy)(nil),              // 36: requorum.agent.v1.HashCopy
-	(*DropCopy)(nil),              // 37: requorum.agent.v1.DropCopy
-	(*PushCopy)(nil),              // 38: requorum.agent.v1.PushCopy
-	(*ListCopies)(nil),            // 39: requorum.agent.v1.ListCopies
-	(*CopyList)(nil),              // 40: requorum.agent.v1.CopyList
-	(*Remote)(nil),                // 41: requorum.agent.v1.Remote
-	(*S3Remote)(nil),              // 42: requorum.agent.v1.S3Remote
-	(*DirRemote)(nil),             // 43: requorum.agent.v1.DirRemote
-	(*UploadCopy)(nil),            // 44: requorum.agent.v1.UploadCopy
-	(*DownloadCopy)(nil),          // 45: requorum.agent.v1.DownloadCopy
-	(*DropRemote)(nil),            // 46: requorum.agent.v1.DropRemote
-	(*ListRemote)(nil),            // 47: requorum.agent.v1.ListRemote
-	(*RemoteList)(nil),            // 48: requorum.agent.v1.RemoteList
-	(*Stage)(nil),                 // 49: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 50: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 51: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 52: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 53: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 54: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 55: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 56: requorum.agent.v1.Start
-	(*Verify)(nil),                // 57: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 58: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 59: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 60: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 61: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 62: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 63: requorum.agent.v1.Finish
-	nil,                           // 64: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 65: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 66: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 67: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 68: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 69: requorum.v1.Copy
-	(*v1.StoredObject)(nil),       // 70: requorum.v1.StoredObject
-	(*timestamppb.Timestamp)(nil), // 71: google.protobuf.Timestamp
+	(*PackFiles)(nil),             // 22: requorum.agent.v1.PackFiles
+	(*CompareFiles)(nil),          // 23: requorum.agent.v1.CompareFiles
+	(*ComparedFiles)(nil),         // 24: requorum.agent.v1.ComparedFiles
+	(*RestoreFiles)(nil),          // 25: requorum.agent.v1.RestoreFiles
+	(*HashKV)(nil),                // 26: requorum.agent.v1.HashKV
+	(*HashKVResult)(nil),          // 27: requorum.agent.v1.HashKVResult
+	(*SaveCopy)(nil),              // 28: requorum.agent.v1.SaveCopy
+	(*FollowCopy)(nil),            // 29: requorum.agent.v1.FollowCopy
+	(*CopyFacts)(nil),             // 30: requorum.agent.v1.CopyFacts
+	(*ImportCopy)(nil),            // 31: requorum.agent.v1.ImportCopy
+	(*DrillCopy)(nil),             // 32: requorum.agent.v1.DrillCopy
+	(*Drilled)(nil),               // 33: requorum.agent.v1.Drilled
+	(*InspectCopy)(nil),           // 34: requorum.agent.v1.InspectCopy
+	(*WriteManifest)(nil),         // 35: requorum.agent.v1.WriteManifest
+	(*Source)(nil),                // 36: requorum.agent.v1.Source
+	(*ServeCopy)(nil),             // 37: requorum.agent.v1.ServeCopy
+	(*FetchCopy)(nil),             // 38: requorum.agent.v1.FetchCopy
+	(*Fetched)(nil),               // 39: requorum.agent.v1.Fetched
+	(*HashCopy)(nil),              // 40: requorum.agent.v1.HashCopy
+	(*DropCopy)(nil),              // 41: requorum.agent.v1.DropCopy
+	(*PushCopy)(nil),              // 42: requorum.agent.v1.PushCopy
+	(*ListCopies)(nil),            // 43: requorum.agent.v1.ListCopies
+	(*CopyList)(nil),              // 44: requorum.agent.v1.CopyList
+	(*Remote)(nil),                // 45: requorum.agent.v1.Remote
+	(*S3Remote)(nil),              // 46: requorum.agent.v1.S3Remote
+	(*DirRemote)(nil),             // 47: requorum.agent.v1.DirRemote
+	(*UploadCopy)(nil),            // 48: requorum.agent.v1.UploadCopy
+	(*DownloadCopy)(nil),          // 49: requorum.agent.v1.DownloadCopy
+	(*DropRemote)(nil),            // 50: requorum.agent.v1.DropRemote
+	(*ListRemote)(nil),            // 51: requorum.agent.v1.ListRemote
+	(*RemoteList)(nil),            // 52: requorum.agent.v1.RemoteList
+	(*Stage)(nil),                 // 53: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 54: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 55: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 56: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 57: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 58: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 59: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 60: requorum.agent.v1.Start
+	(*Verify)(nil),                // 61: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 62: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 63: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 64: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 65: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 66: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 67: requorum.agent.v1.Finish
+	nil,                           // 68: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 69: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 70: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 71: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 72: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 73: requorum.v1.Copy
+	(*v1.StoredObject)(nil),       // 74: requorum.v1.StoredObject
+	(*v1.Bundle)(nil),             // 75: requorum.v1.Bundle
+	(*v1.PlannedFile)(nil),        // 76: requorum.v1.PlannedFile
+	(*timestamppb.Timestamp)(nil), // 77: google.protobuf.Timestamp
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	66, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	70, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
 	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
 	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	67, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	66, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	71, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	70, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
 	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
 	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
-	22, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
-	24, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
-	27, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	30, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	31, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	34, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	36, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	37, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	38, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	49, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	51, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	52, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	53, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	55, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	56, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	57, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	59, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	63, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	39, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	33, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	60, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	62, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	44, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
-	45, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
-	46, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
-	47, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
-	25, // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
-	28, // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
-	0,  // 36: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 37: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 38: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 39: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 40: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	23, // 41: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	26, // 42: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	68, // 43: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	69, // 44: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	50, // 45: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	58, // 46: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	54, // 47: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	35, // 48: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	40, // 49: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	61, // 50: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	70, // 51: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
-	48, // 52: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
-	29, // 53: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
-	66, // 54: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	32, // 55: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
-	71, // 56: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	68, // 57: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
-	67, // 58: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
-	67, // 59: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
-	67, // 60: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
-	68, // 61: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	68, // 62: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	32, // 63: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	68, // 64: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	68, // 65: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	42, // 66: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
-	43, // 67: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
-	67, // 68: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
-	41, // 69: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
-	68, // 70: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
-	70, // 71: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
-	41, // 72: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
-	68, // 73: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
-	41, // 74: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
-	41, // 75: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
-	68, // 76: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
-	68, // 77: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	64, // 78: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	65, // 79: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	66, // 80: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	23, // 81: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	71, // 82: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 83: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 84: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 85: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 86: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 87: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 88: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 89: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 90: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 91: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 92: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 93: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 94: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	89, // [89:95] is the sub-list for method output_type
-	83, // [83:89] is the sub-list for method input_type
-	83, // [83:83] is the sub-list for extension type_name
-	83, // [83:83] is the sub-list for extension extendee
-	0,  // [0:83] is the sub-list for field type_name
+	26, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
+	28, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
+	31, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
+	34, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	35, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	38, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	40, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	41, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	42, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	53, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	55, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	56, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	57, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	59, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	60, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	61, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	63, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	67, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	43, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	37, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	64, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	66, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	48, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
+	49, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
+	50, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
+	51, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
+	29, // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
+	32, // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
+	22, // 36: requorum.agent.v1.Task.pack_files:type_name -> requorum.agent.v1.PackFiles
+	23, // 37: requorum.agent.v1.Task.compare_files:type_name -> requorum.agent.v1.CompareFiles
+	25, // 38: requorum.agent.v1.Task.restore_files:type_name -> requorum.agent.v1.RestoreFiles
+	0,  // 39: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18, // 40: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19, // 41: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,  // 42: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21, // 43: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	27, // 44: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	30, // 45: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	72, // 46: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	73, // 47: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	54, // 48: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	62, // 49: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	58, // 50: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	39, // 51: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	44, // 52: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	65, // 53: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	74, // 54: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
+	52, // 55: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
+	33, // 56: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
+	75, // 57: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
+	24, // 58: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
+	70, // 59: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	75, // 60: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
+	76, // 61: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
+	75, // 62: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
+	36, // 63: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	77, // 64: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	72, // 65: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	71, // 66: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	71, // 67: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	71, // 68: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	72, // 69: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	72, // 70: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	36, // 71: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	72, // 72: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	72, // 73: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	46, // 74: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	47, // 75: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	71, // 76: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	45, // 77: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	72, // 78: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	74, // 79: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	45, // 80: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	72, // 81: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	45, // 82: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	45, // 83: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	72, // 84: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	72, // 85: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	68, // 86: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	69, // 87: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	70, // 88: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	27, // 89: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	77, // 90: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 91: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 92: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 93: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 94: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 95: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 96: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 97: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 98: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 99: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 100: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 101: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 102: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	97, // [97:103] is the sub-list for method output_type
+	91, // [91:97] is the sub-list for method input_type
+	91, // [91:91] is the sub-list for extension type_name
+	91, // [91:91] is the sub-list for extension extendee
+	0,  // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -5788,6 +6176,9 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_ListRemote)(nil),
 		(*Task_FollowCopy)(nil),
 		(*Task_DrillCopy)(nil),
+		(*Task_PackFiles)(nil),
+		(*Task_CompareFiles)(nil),
+		(*Task_RestoreFiles)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -5804,8 +6195,10 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*TaskResult_Stored)(nil),
 		(*TaskResult_Remote)(nil),
 		(*TaskResult_Drilled)(nil),
+		(*TaskResult_Bundle)(nil),
+		(*TaskResult_Compared)(nil),
 	}
-	file_requorum_agent_v1_session_proto_msgTypes[39].OneofWrappers = []any{
+	file_requorum_agent_v1_session_proto_msgTypes[43].OneofWrappers = []any{
 		(*Remote_S3)(nil),
 		(*Remote_Dir)(nil),
 	}
@@ -5815,7 +6208,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   64,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -244,9 +244,13 @@ type SnapshotJob struct {
 	// The request of a drill.
 	Verify *v1.VerifySnapshotRequest `protobuf:"bytes,20,opt,name=verify,proto3" json:"verify,omitempty"`
 	// What the drill has shown.
-	Drilled       *v11.Drilled `protobuf:"bytes,21,opt,name=drilled,proto3" json:"drilled,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Drilled *v11.Drilled `protobuf:"bytes,21,opt,name=drilled,proto3" json:"drilled,omitempty"`
+	// What the nodes have added, once they have.
+	Bundles []*v1.Bundle `protobuf:"bytes,66,rep,name=bundles,proto3" json:"bundles,omitempty"`
+	// Version of Kubernetes on the node that saves.
+	KubernetesVersion string `protobuf:"bytes,67,opt,name=kubernetes_version,json=kubernetesVersion,proto3" json:"kubernetes_version,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *SnapshotJob) Reset() {
@@ -417,6 +421,20 @@ func (x *SnapshotJob) GetDrilled() *v11.Drilled {
 		return x.Drilled
 	}
 	return nil
+}
+
+func (x *SnapshotJob) GetBundles() []*v1.Bundle {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetKubernetesVersion() string {
+	if x != nil {
+		return x.KubernetesVersion
+	}
+	return ""
 }
 
 // FoundSnapshot is a snapshot that the nodes hold and the catalog does not know.
@@ -1583,7 +1601,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xd5\x06\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xb3\a\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1605,7 +1623,9 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05found\x18\x13 \x03(\v2\".requorum.journal.v1.FoundSnapshotR\x05found\x12\x16\n" +
 	"\x06repair\x18\x19 \x01(\bR\x06repair\x12:\n" +
 	"\x06verify\x18\x14 \x01(\v2\".requorum.v1.VerifySnapshotRequestR\x06verify\x124\n" +
-	"\adrilled\x18\x15 \x01(\v2\x1a.requorum.agent.v1.DrilledR\adrilled\"\x83\x01\n" +
+	"\adrilled\x18\x15 \x01(\v2\x1a.requorum.agent.v1.DrilledR\adrilled\x12-\n" +
+	"\abundles\x18B \x03(\v2\x13.requorum.v1.BundleR\abundles\x12-\n" +
+	"\x12kubernetes_version\x18C \x01(\tR\x11kubernetesVersion\"\x83\x01\n" +
 	"\rFoundSnapshot\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
@@ -1755,12 +1775,13 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
 	(*v1.VerifySnapshotRequest)(nil), // 24: requorum.v1.VerifySnapshotRequest
 	(*v11.Drilled)(nil),              // 25: requorum.agent.v1.Drilled
-	(*v1.Copy)(nil),                  // 26: requorum.v1.Copy
-	(*v1.Schedule)(nil),              // 27: requorum.v1.Schedule
-	(*v1.ScheduleRun)(nil),           // 28: requorum.v1.ScheduleRun
-	(*v1.RestoreSpec)(nil),           // 29: requorum.v1.RestoreSpec
-	(*v11.Task)(nil),                 // 30: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 31: requorum.agent.v1.TaskReport
+	(*v1.Bundle)(nil),                // 26: requorum.v1.Bundle
+	(*v1.Copy)(nil),                  // 27: requorum.v1.Copy
+	(*v1.Schedule)(nil),              // 28: requorum.v1.Schedule
+	(*v1.ScheduleRun)(nil),           // 29: requorum.v1.ScheduleRun
+	(*v1.RestoreSpec)(nil),           // 30: requorum.v1.RestoreSpec
+	(*v11.Task)(nil),                 // 31: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 32: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1778,36 +1799,37 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	3,  // 12: requorum.journal.v1.SnapshotJob.found:type_name -> requorum.journal.v1.FoundSnapshot
 	24, // 13: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
 	25, // 14: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
-	20, // 15: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
-	26, // 16: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
-	27, // 17: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
-	23, // 18: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
-	23, // 19: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
-	28, // 20: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
-	16, // 21: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
-	29, // 22: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	20, // 23: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	7,  // 24: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	23, // 25: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	23, // 26: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	23, // 27: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	20, // 28: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 29: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	23, // 30: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	20, // 31: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	22, // 32: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
-	23, // 33: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	23, // 34: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	23, // 35: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	30, // 36: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	31, // 37: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	23, // 38: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	23, // 39: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	26, // 15: requorum.journal.v1.SnapshotJob.bundles:type_name -> requorum.v1.Bundle
+	20, // 16: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
+	27, // 17: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
+	28, // 18: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
+	23, // 19: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
+	23, // 20: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
+	29, // 21: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	16, // 22: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
+	30, // 23: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	20, // 24: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	7,  // 25: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	23, // 26: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	23, // 27: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	23, // 28: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	20, // 29: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 30: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	23, // 31: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	20, // 32: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	22, // 33: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 34: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	23, // 35: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 36: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	31, // 37: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	32, // 38: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	23, // 39: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	23, // 40: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }

@@ -1,0 +1,95 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/snapshot"
+)
+
+const (
+	listFiles    = requorumv1.FilesMode_FILES_MODE_LIST
+	restoreFiles = requorumv1.FilesMode_FILES_MODE_RESTORE
+)
+
+// bundleOf returns what a node has added to a snapshot, nil if it has nothing.
+func bundleOf(m *requorumv1.Manifest, node string) *requorumv1.Bundle {
+	at := slices.IndexFunc(m.GetBundles(), func(b *requorumv1.Bundle) bool { return b.GetNode() == node })
+	if at < 0 {
+		return nil
+	}
+	return m.GetBundles()[at]
+}
+
+// checkFiles compares the files of the snapshot with those on the nodes, where that is asked for.
+func (p *prepared) checkFiles(ctx context.Context, ask Asker) error {
+	mode, m := p.spec.GetFiles(), p.snapshot.GetManifest()
+	if mode != listFiles && mode != restoreFiles {
+		return nil
+	}
+	if len(m.GetBundles()) == 0 {
+		p.fail("files", "", "the snapshot holds no files of the nodes", "restore without files (--files=none), or choose a snapshot that was saved with --files")
+		return nil
+	}
+	for _, node := range p.spec.GetNodes() {
+		b := bundleOf(m, node)
+		if b == nil {
+			p.warn("files", node, "the snapshot holds no files of this node", "what lies there stays as it is")
+			continue
+		}
+		found, err := snapshot.CompareFiles(ctx, ask, p.spec.GetCluster(), m.GetName(), b)
+		if err != nil {
+			return err
+		}
+		p.judgeFiles(node, found)
+	}
+	return nil
+}
+
+func (p *prepared) judgeFiles(node string, found *agentv1.ComparedFiles) {
+	p.files[node] = found.GetFiles()
+	count := map[requorumv1.FileState]int{}
+	for _, f := range found.GetFiles() {
+		count[f.GetState()]++
+	}
+	text := fmt.Sprintf("files and directories of the snapshot on %s: %d as they are there, %d different, %d missing", node,
+		count[requorumv1.FileState_FILE_STATE_SAME], count[requorumv1.FileState_FILE_STATE_DIFFERENT], count[requorumv1.FileState_FILE_STATE_MISSING])
+	switch {
+	case found.GetProblem() != "" && p.spec.GetFiles() == restoreFiles:
+		p.fail("files", node, found.GetProblem(), found.GetAdvice())
+	case found.GetProblem() != "":
+		p.warn("files", node, found.GetProblem(), found.GetAdvice())
+	case p.spec.GetFiles() == restoreFiles:
+		p.pass("files", "%s; they are written back, and the old ones kept beside them", text)
+	default:
+		p.pass("files", "%s; none is written", text)
+	}
+}
+
+// writeFiles writes the files of the snapshot back on every node that has added some, if that is asked for.
+func (j *Jobs) writeFiles(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	if job.GetSpec().GetFiles() != restoreFiles {
+		return nil
+	}
+	nodes := slices.DeleteFunc(slices.Clone(run.Operation().GetNodes()), func(n string) bool { return bundleOf(job.GetManifest(), n) == nil })
+	_, err := run.AskAll(ctx, nodes, func(node string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_RestoreFiles{RestoreFiles: &agentv1.RestoreFiles{
+			RestoreId: run.ID(), Name: job.GetManifest().GetName(), Bundle: bundleOf(job.GetManifest(), node),
+		}}}
+	})
+	return err
+}
+
+// putFilesBack puts back on a node what writeFiles has replaced there.
+func (j *Jobs) putFilesBack(ctx context.Context, run *operation.Run, node string) error {
+	if run.Restore().GetSpec().GetFiles() != restoreFiles {
+		return nil
+	}
+	return unlessRemoved(ctx, run, node, &agentv1.Task{Spec: &agentv1.Task_RestoreFiles{RestoreFiles: &agentv1.RestoreFiles{RestoreId: run.ID(), Undo: true}}})
+}
