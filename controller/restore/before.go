@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
@@ -28,10 +27,25 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	p, err := j.prepare(ctx, within{run}, spec, snap, false)
+	p, err := j.prepare(ctx, within{run}, spec, snap, stageChecks(spec, snap.GetManifest()))
 	if err != nil {
 		return err
 	}
+	if err := j.conclude(run, p); err != nil {
+		return err
+	}
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		job := rec.GetRestore()
+		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
+		job.HadLeader, job.EtcdVersion = p.hadLeader(), p.etcdVersion()
+		job.Spec, job.Generation, job.Holders = p.spec, p.newest+1, snapshot.GoodOn(p.copies)
+		job.Remotes = p.remotes
+		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
+	})
+}
+
+// conclude notes what was found: the copies in the catalog, the first failed check as an error, the others as warnings.
+func (j *Jobs) conclude(run *operation.Run, p *prepared) error {
 	if err := j.noteCopies(run, p.copies); err != nil {
 		return err
 	}
@@ -45,14 +59,7 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 			}
 		}
 	}
-	return run.Journal(func(rec *journalv1.OperationRecord) {
-		job := rec.GetRestore()
-		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
-		job.HadLeader, job.EtcdVersion = p.hadLeader(), p.etcdVersion()
-		job.Spec, job.Generation, job.Holders = p.spec, p.newest+1, snapshot.GoodOn(p.copies)
-		job.Remotes = p.remotes
-		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
-	})
+	return nil
 }
 
 // fetch has a node fetch the file from a remote, where no node holds a good copy.
@@ -95,15 +102,11 @@ func (j *Jobs) noteCopies(run *operation.Run, copies []*requorumv1.Copy) error {
 	})
 }
 
-// readAgainAfter is for how long agree takes what preflight has read for what is there.
-const readAgainAfter = 10 * time.Minute
-
-// agree makes sure that every node's copy is the same file, by reading it back from disk. What preflight has just
-// read is not read a third time: stage reads it once more, up to its SHA-256 at the end.
+// agree makes sure that every node's copy is the same file: those that were distributed, by reading them back from
+// disk. The others were good when they were last read; stage reads them once more, up to the SHA-256 of the manifest.
 func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
-	unread := unreadNodes(job, preflightEnded(run.Operation()))
-	copies, err := snapshot.HashAll(ctx, run, unread, job.GetManifest())
+	copies, err := snapshot.HashAll(ctx, run, unreadNodes(job), job.GetManifest())
 	if err != nil {
 		return err
 	}
@@ -122,19 +125,11 @@ func (j *Jobs) agree(ctx context.Context, run *operation.Run) error {
 	return run.Warn("the copies agree with each other and not with the manifest; restored on request all the same")
 }
 
-// unreadNodes returns the nodes whose copies are still to be read.
-func unreadNodes(job *journalv1.RestoreJob, preflight time.Time) []string {
-	if job.GetSpec().GetSkipHashCheck() || !job.GetManifest().GetHasTrailer() || time.Since(preflight) > readAgainAfter {
-		return job.GetSpec().GetNodes()
+// unreadNodes returns the nodes whose copies are to be read before they are staged.
+func unreadNodes(job *journalv1.RestoreJob) []string {
+	nodes := slices.Clone(job.GetSpec().GetNodes())
+	if !stageChecks(job.GetSpec(), job.GetManifest()) {
+		return nodes
 	}
-	return slices.DeleteFunc(slices.Clone(job.GetSpec().GetNodes()), func(n string) bool { return slices.Contains(job.GetHolders(), n) })
-}
-
-func preflightEnded(op *requorumv1.Operation) time.Time {
-	for _, s := range op.GetSteps() {
-		if s.GetName() == "preflight" {
-			return s.GetEnded().AsTime()
-		}
-	}
-	return time.Time{}
+	return slices.DeleteFunc(nodes, func(n string) bool { return slices.Contains(job.GetHolders(), n) })
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
@@ -19,16 +18,18 @@ func TestPlanWithCopiesAsKnown(t *testing.T) {
 	for name, tc := range map[string]struct {
 		asKnown bool
 		known   map[string]requorumv1.CopyState
+		gone    string // the node that has lost its copy since
 		reads   int32
 	}{
-		"all good":                {true, map[string]requorumv1.CopyState{"a": good, "b": good, "c": good}, 0},
-		"one is missing":          {true, map[string]requorumv1.CopyState{"a": good, "b": missing, "c": good}, 3},
-		"of one nothing is known": {true, map[string]requorumv1.CopyState{"a": good, "b": good}, 3},
-		"a plan for a person":     {false, map[string]requorumv1.CopyState{"a": good, "b": good, "c": good}, 3},
+		"all good":                {true, map[string]requorumv1.CopyState{"a": good, "b": good, "c": good}, "", 0},
+		"one is missing":          {true, map[string]requorumv1.CopyState{"a": good, "b": missing, "c": good}, "", 3},
+		"one has gone":            {true, map[string]requorumv1.CopyState{"a": good, "b": good, "c": good}, "b", 3},
+		"of one nothing is known": {true, map[string]requorumv1.CopyState{"a": good, "b": good}, "", 3},
+		"a plan for a person":     {false, map[string]requorumv1.CopyState{"a": good, "b": good, "c": good}, "", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRoom(t)
-			r.entry.Copies = nil
+			r.entry.Copies, r.gone = nil, tc.gone
 			for node, state := range tc.known {
 				r.entry.Copies = append(r.entry.Copies, &requorumv1.Copy{Node: node, State: state})
 			}
@@ -46,25 +47,23 @@ func TestPlanWithCopiesAsKnown(t *testing.T) {
 	}
 }
 
-// Agree reads what preflight has not read just now.
-func TestAgreeReadsWhatPreflightHasNot(t *testing.T) {
+// Agree reads what was distributed, and everything that stage does not check.
+func TestAgreeReadsWhatStageCannotCheck(t *testing.T) {
 	all := []string{"a", "b", "c"}
 	for name, tc := range map[string]struct {
 		change func(*journalv1.RestoreJob)
-		ago    time.Duration
 		want   []string
 	}{
-		"preflight read two":       {func(*journalv1.RestoreJob) {}, time.Second, []string{"c"}},
-		"long ago":                 {func(*journalv1.RestoreJob) {}, time.Hour, all},
-		"hash checks are skipped":  {func(j *journalv1.RestoreJob) { j.Spec.SkipHashCheck = true }, time.Second, all},
-		"stage can't check a file": {func(j *journalv1.RestoreJob) { j.Manifest.HasTrailer = false }, time.Second, all},
+		"two held it":              {func(*journalv1.RestoreJob) {}, []string{"c"}},
+		"hash checks are skipped":  {func(j *journalv1.RestoreJob) { j.Spec.SkipHashCheck = true }, all},
+		"stage can't check a file": {func(j *journalv1.RestoreJob) { j.Manifest.HasTrailer = false }, all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			job := &journalv1.RestoreJob{
 				Spec: &requorumv1.RestoreSpec{Nodes: all}, Manifest: &requorumv1.Manifest{HasTrailer: true}, Holders: []string{"a", "b"},
 			}
 			tc.change(job)
-			if got := unreadNodes(job, time.Now().Add(-tc.ago)); !slices.Equal(got, tc.want) {
+			if got := unreadNodes(job); !slices.Equal(got, tc.want) {
 				t.Errorf("reads %s, want %s", fmt.Sprint(got), fmt.Sprint(tc.want))
 			}
 		})

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -110,7 +111,7 @@ func (j *Jobs) complete(spec *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, 
 }
 
 // prepare asks every node and runs every check. It changes nothing. copiesAsKnown spares the nodes from reading
-// their copies.
+// their copies, as long as all were good when they were last read and are still there.
 func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, snap *requorumv1.Snapshot, copiesAsKnown bool) (*prepared, error) {
 	p := &prepared{spec: spec, snapshot: snap, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts), files: make(map[string][]*requorumv1.PlannedFile)}
 	var err error
@@ -172,13 +173,34 @@ func (p *prepared) ask(ctx context.Context, fleet snapshot.Fleet, ask Asker) err
 	for i, node := range connected {
 		p.facts[node] = facts[i].GetNode()
 	}
-	known := knownCopies(p.snapshot, connected)
-	if p.copiesAsKnown = p.copiesAsKnown && len(snapshot.GoodOn(known)) == len(connected); p.copiesAsKnown { // what is bad may have been mended
-		p.copies = known
-		return nil
+	if p.copiesAsKnown { // what is bad may have been mended, and what is good may be gone
+		p.copies = knownCopies(p.snapshot, connected)
+		there, err := stillListed(ctx, ask, p.spec.GetCluster(), connected, m)
+		if err != nil {
+			return err
+		}
+		p.copiesAsKnown = there && len(snapshot.GoodOn(p.copies)) == len(connected)
 	}
-	p.copies, err = readCopies(ctx, ask, p.spec.GetCluster(), connected, m)
+	if !p.copiesAsKnown {
+		p.copies, err = readCopies(ctx, ask, p.spec.GetCluster(), connected, m)
+	}
 	return err
+}
+
+// stillListed tells whether every node still lists its copy, which it does without reading it.
+func stillListed(ctx context.Context, ask Asker, cluster string, nodes []string, m *requorumv1.Manifest) (bool, error) {
+	lists, err := askAll(ctx, ask, cluster, nodes, &agentv1.Task{Spec: &agentv1.Task_ListCopies{ListCopies: &agentv1.ListCopies{}}})
+	if _, answered := errors.AsType[*dispatch.TaskError](err); answered {
+		return false, nil // a manifest that cannot be read, say
+	}
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(lists, func(list *agentv1.TaskResult) bool {
+		return !slices.ContainsFunc(list.GetCopies().GetManifests(), func(have *requorumv1.Manifest) bool {
+			return have.GetName() == m.GetName() && have.GetSha256() == m.GetSha256()
+		})
+	}), nil
 }
 
 // readCopies has every node read its copy in full.

@@ -48,6 +48,7 @@ type room struct {
 	more     []*requorumv1.Snapshot
 
 	compared map[string]*agentv1.ComparedFiles
+	gone     string       // a node whose vault lists no copy
 	hashed   atomic.Int32 // copies read
 }
 
@@ -118,6 +119,13 @@ func (r *room) AskNode(_ context.Context, _, node string, task *agentv1.Task) (*
 	}
 	if task.GetCompareFiles() != nil {
 		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Compared{Compared: r.compared[node]}}, nil
+	}
+	if task.GetListCopies() != nil {
+		list := &agentv1.CopyList{}
+		if node != r.gone {
+			list.Manifests = append(list.Manifests, r.manifest)
+		}
+		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copies{Copies: list}}, nil
 	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Node{Node: r.facts[node]}}, nil
 }

@@ -1,29 +1,33 @@
 package restore
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
+	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/snapshot"
 )
 
 // stage restores the snapshot beside the live data on every node while the old cluster still serves,
-// and makes sure that what is staged is one cluster.
+// and makes sure that what is staged is one cluster. A copy that turns out to be bad is replaced first.
 func (j *Jobs) stage(ctx context.Context, run *operation.Run) error {
-	job := run.Restore()
-	results, err := run.AskAll(ctx, job.GetSpec().GetNodes(), func(node string) *agentv1.Task {
-		return &agentv1.Task{Spec: &agentv1.Task_Stage{Stage: stageSpec(run.ID(), job, node)}}
-	})
+	results, err := j.stageAll(ctx, run)
 	if err != nil {
 		return err
 	}
+	job := run.Restore()
 	if err := oneCluster(job, results); err != nil {
 		return err
 	}
@@ -39,12 +43,82 @@ func (j *Jobs) stage(ctx context.Context, run *operation.Run) error {
 	})
 }
 
+// stageAll makes every node stage its copy, and once more, with copies that were replaced, if one was bad.
+func (j *Jobs) stageAll(ctx context.Context, run *operation.Run) (map[string]*agentv1.TaskResult, error) {
+	if run.Restore().GetCopiesRead() == nil {
+		results, err := askStage(ctx, run)
+		if err == nil || !ofTheCopy(err) {
+			return results, err
+		}
+		if bad, failed := j.findBadCopies(ctx, run); failed != nil || !bad {
+			return nil, cmp.Or(failed, err)
+		}
+	}
+	if err := j.fetch(ctx, run); err != nil {
+		return nil, err
+	}
+	if err := j.distribute(ctx, run); err != nil {
+		return nil, err
+	}
+	return askStage(ctx, run)
+}
+
+func askStage(ctx context.Context, run *operation.Run) (map[string]*agentv1.TaskResult, error) {
+	job := run.Restore()
+	return run.AskAll(ctx, job.GetSpec().GetNodes(), func(node string) *agentv1.Task {
+		return &agentv1.Task{Spec: &agentv1.Task_Stage{Stage: stageSpec(run.ID(), job, node)}}
+	})
+}
+
+// ofTheCopy tells whether a node could not stage for a reason that its copy may have.
+func ofTheCopy(err error) bool {
+	task, answered := errors.AsType[*dispatch.TaskError](err)
+	if !answered {
+		return false // the node is away, or the restore is cancelled
+	}
+	return task.Code == agentv1.TaskErrorCode_TASK_ERROR_CODE_CORRUPT || task.Code == agentv1.TaskErrorCode_TASK_ERROR_CODE_UNSPECIFIED
+}
+
+// findBadCopies reads every copy, and tells whether any is bad. Then the good ones are the holders, as after preflight.
+func (j *Jobs) findBadCopies(ctx context.Context, run *operation.Run) (bool, error) {
+	job := run.Restore()
+	snap, err := j.Catalog.Snapshot(run.Cluster(), run.Operation().GetSnapshot())
+	if err != nil {
+		return false, err
+	}
+	p := &prepared{spec: job.GetSpec(), snapshot: snap}
+	if p.copies, err = snapshot.HashAll(ctx, run, p.spec.GetNodes(), job.GetManifest()); err != nil {
+		return false, err
+	}
+	holders := snapshot.GoodOn(p.copies)
+	if len(holders) == len(p.copies) {
+		return false, nil
+	}
+	if err := j.checkRemotes(ctx, within{run}, p); err != nil {
+		return false, err
+	}
+	p.checkCopies()
+	if err := j.conclude(run, p); err != nil {
+		return false, err
+	}
+	err = run.Journal(func(rec *journalv1.OperationRecord) {
+		job := rec.GetRestore()
+		job.Holders, job.Remotes, job.CopiesRead = holders, p.remotes, timestamppb.Now()
+	})
+	return err == nil, err
+}
+
+// stageChecks tells whether what is staged is compared with the SHA-256 at the snapshot's end and in its manifest.
+func stageChecks(spec *requorumv1.RestoreSpec, m *requorumv1.Manifest) bool {
+	return !spec.GetSkipHashCheck() && m.GetHasTrailer()
+}
+
 func stageSpec(restoreID string, job *journalv1.RestoreJob, node string) *agentv1.Stage {
 	n := nodeOf(job, node)
 	return &agentv1.Stage{
 		RestoreId: restoreID, Manifest: job.GetManifest(), MemberName: n.GetMember(), PeerUrls: n.GetPeerUrls(), Learner: n.GetLearner(),
 		InitialCluster: pairs(voters(job)), ClusterToken: job.GetClusterToken(), BumpRevision: job.GetSpec().GetBumpRevision(),
-		SkipHashCheck: job.GetSpec().GetSkipHashCheck() || !job.GetManifest().GetHasTrailer(),
+		SkipHashCheck: !stageChecks(job.GetSpec(), job.GetManifest()), CopiesRead: job.GetCopiesRead(),
 	}
 }
 

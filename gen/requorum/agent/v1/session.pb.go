@@ -4471,7 +4471,9 @@ type Stage struct {
 	// Restore although the trailing SHA-256 is missing or does not fit.
 	SkipHashCheck bool `protobuf:"varint,8,opt,name=skip_hash_check,json=skipHashCheck,proto3" json:"skip_hash_check,omitempty"`
 	// Restore an empty member that will join as a learner instead of a member of initial_cluster.
-	Learner       bool `protobuf:"varint,9,opt,name=learner,proto3" json:"learner,omitempty"`
+	Learner bool `protobuf:"varint,9,opt,name=learner,proto3" json:"learner,omitempty"`
+	// When every copy was read because staging one of them had failed: what is staged after that is staged anew.
+	CopiesRead    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4567,6 +4569,13 @@ func (x *Stage) GetLearner() bool {
 		return x.Learner
 	}
 	return false
+}
+
+func (x *Stage) GetCopiesRead() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CopiesRead
+	}
+	return nil
 }
 
 // Staged is what the staging directory holds.
@@ -5815,7 +5824,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"RemoteList\x123\n" +
 	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\x12\x18\n" +
 	"\aorphans\x18\x02 \x03(\tR\aorphans\x12\x1a\n" +
-	"\bproblems\x18\x03 \x03(\tR\bproblems\"\xcc\x02\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"\x89\x03\n" +
 	"\x05Stage\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x121\n" +
@@ -5827,7 +5836,10 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\rcluster_token\x18\x06 \x01(\tR\fclusterToken\x12#\n" +
 	"\rbump_revision\x18\a \x01(\x04R\fbumpRevision\x12&\n" +
 	"\x0fskip_hash_check\x18\b \x01(\bR\rskipHashCheck\x12\x18\n" +
-	"\alearner\x18\t \x01(\bR\alearner\"\xef\x01\n" +
+	"\alearner\x18\t \x01(\bR\alearner\x12;\n" +
+	"\vcopies_read\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"copiesRead\"\xef\x01\n" +
 	"\x06Staged\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1d\n" +
 	"\n" +
@@ -6117,28 +6129,29 @@ var file_requorum_agent_v1_session_proto_depIdxs = []int32{
 	45, // 83: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
 	72, // 84: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
 	72, // 85: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	68, // 86: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	69, // 87: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	70, // 88: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	27, // 89: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	77, // 90: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 91: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 92: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 93: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 94: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 95: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 96: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 97: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 98: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 99: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 100: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 101: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 102: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	97, // [97:103] is the sub-list for method output_type
-	91, // [91:97] is the sub-list for method input_type
-	91, // [91:91] is the sub-list for extension type_name
-	91, // [91:91] is the sub-list for extension extendee
-	0,  // [0:91] is the sub-list for field type_name
+	77, // 86: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
+	68, // 87: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	69, // 88: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	70, // 89: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	27, // 90: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	77, // 91: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,  // 92: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,  // 93: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,  // 94: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10, // 95: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12, // 96: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14, // 97: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,  // 98: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,  // 99: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,  // 100: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11, // 101: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13, // 102: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15, // 103: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	98, // [98:104] is the sub-list for method output_type
+	92, // [92:98] is the sub-list for method input_type
+	92, // [92:92] is the sub-list for extension type_name
+	92, // [92:92] is the sub-list for extension extendee
+	0,  // [0:92] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }

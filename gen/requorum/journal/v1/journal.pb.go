@@ -707,7 +707,9 @@ type RestoreJob struct {
 	// Copies in remotes, where no node held a good one when the restore began.
 	Remotes []*v1.RemoteCopy `protobuf:"bytes,40,rep,name=remotes,proto3" json:"remotes,omitempty"`
 	// Node that has fetched the file from a remote.
-	Fetched       string `protobuf:"bytes,41,opt,name=fetched,proto3" json:"fetched,omitempty"`
+	Fetched string `protobuf:"bytes,41,opt,name=fetched,proto3" json:"fetched,omitempty"`
+	// When every copy was read because one that was taken for good could not be staged; nil if that did not happen.
+	CopiesRead    *timestamppb.Timestamp `protobuf:"bytes,42,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -908,6 +910,13 @@ func (x *RestoreJob) GetFetched() string {
 		return x.Fetched
 	}
 	return ""
+}
+
+func (x *RestoreJob) GetCopiesRead() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CopiesRead
+	}
+	return nil
 }
 
 // RestoreNode is one node of a restore.
@@ -1642,7 +1651,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x03run\x18\x01 \x01(\v2\x18.requorum.v1.ScheduleRunR\x03run\x124\n" +
 	"\x04save\x18\x02 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12\x1d\n" +
 	"\n" +
-	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\x85\b\n" +
+	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\xc2\b\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1675,7 +1684,9 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x04late\x18\x15 \x01(\v2\x15.requorum.v1.ManifestR\x04late\x12!\n" +
 	"\fetcd_version\x18\x17 \x01(\tR\vetcdVersion\x121\n" +
 	"\aremotes\x18( \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x18\n" +
-	"\afetched\x18) \x01(\tR\afetched\"\xde\x01\n" +
+	"\afetched\x18) \x01(\tR\afetched\x12;\n" +
+	"\vcopies_read\x18* \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"copiesRead\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1818,18 +1829,19 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	23, // 31: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
 	20, // 32: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
 	22, // 33: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
-	23, // 34: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	23, // 35: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	23, // 36: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	31, // 37: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	32, // 38: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	23, // 39: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	23, // 40: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	23, // 34: requorum.journal.v1.RestoreJob.copies_read:type_name -> google.protobuf.Timestamp
+	23, // 35: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	23, // 36: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 37: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	31, // 38: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	32, // 39: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	23, // 40: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	23, // 41: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
