@@ -56,6 +56,15 @@ fmt: ## Format Go and proto files
 grpcurl: ## bin/grpcurl, to talk to a controller by hand
 	CGO_ENABLED=0 $(GO) build -modfile=internal/tools/buf.mod -trimpath -o bin/grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl
 
+# Servers of other minor versions, each with a module file of its own.
+ETCDS := bin/etcd-3.5 bin/etcd-3.6 bin/etcd-3.7
+
+.PHONY: etcds
+etcds: $(ETCDS) ## bin/etcd-3.5 and so on: the servers that e2e restores
+
+bin/etcd-3.5 bin/etcd-3.6 bin/etcd-3.7: bin/etcd-%: internal/tools/etcd-%.mod
+	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
+
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf bin dist
@@ -147,8 +156,8 @@ unit: race-notice ## Tests beside the code
 .PHONY: e2e
 e2e: race-notice ## Tests with real etcd clusters, real binaries and faults
 ifneq ($(wildcard e2e),)
-	@$(MAKE) build build-faults
-	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults \
+	@$(MAKE) build build-faults etcds
+	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults REQUORUM_ETCDS=$(CURDIR)/bin \
 		$(CGO) $(GO) test $(RACE) -timeout $(E2E_TIMEOUT) ./e2e/...
 else
 	@echo 'e2e: no tests in this tree'

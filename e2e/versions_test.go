@@ -1,0 +1,91 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/requorum/requorum/agent"
+	"github.com/requorum/requorum/e2e/harness"
+)
+
+// A cluster of older etcd servers comes back whole, and works on as a cluster does: it takes writes, its membership changes,
+// and its members come back after they were all killed. REQUORUM_ETCDS names the directory that make etcds fills.
+func TestEtcdVersions(t *testing.T) {
+	dir := os.Getenv("REQUORUM_ETCDS")
+	if dir == "" {
+		t.Skip("REQUORUM_ETCDS is not set; make etcds builds the servers, and make e2e sets it")
+	}
+	for _, minor := range []string{"3.5", "3.6", "3.7"} {
+		t.Run(minor, func(t *testing.T) {
+			t.Parallel()
+			restoresVersion(t, filepath.Join(dir, "etcd-"+minor), minor)
+		})
+	}
+}
+
+func restoresVersion(t *testing.T, binary, minor string) {
+	t.Helper()
+	if _, err := os.Stat(binary); err != nil {
+		t.Fatal(err)
+	}
+	c := harness.Start(t, harness.Options{Configure: func(_ string, a *agent.Config) { a.Runtime.Process.Command[0] = binary }})
+	for _, node := range c.NodeNames() {
+		runsVersion(t, c, node, minor)
+	}
+	c.Write(300)
+	c.Delete(50)
+	snapshot := save(t, c, "before")
+	if have := snapshot.GetManifest().GetEtcdVersion(); !strings.HasPrefix(have, minor+".") {
+		t.Errorf("the manifest says etcd %q", have)
+	}
+	saved := c.Now()
+	c.Write(100)
+
+	restore(t, c, "before")
+	holds(t, c, saved)
+	for _, node := range c.NodeNames() {
+		runsVersion(t, c, node, minor)
+	}
+	c.Write(100)
+	changesMembers(t, c)
+	written := c.Now()
+	for _, node := range c.NodeNames() {
+		c.KillEtcd(node)
+	}
+	holds(t, c, written)
+	nothingLeft(t, c)
+}
+
+// runsVersion makes sure that it is that etcd which is under test.
+func runsVersion(t *testing.T, c *harness.Cluster, node, minor string) {
+	t.Helper()
+	status, err := c.Client(node).Status(t.Context(), c.Endpoint(node))
+	must(t, err)
+	if !strings.HasPrefix(status.Version, minor+".") {
+		t.Fatalf("%s runs etcd %s, not %s", node, status.Version, minor)
+	}
+}
+
+// changesMembers adds a learner, which needs no process to be a member, and removes it. etcd refuses as long as its members
+// have not been connected for some seconds.
+func changesMembers(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	client := c.Client(c.NodeNames()[0])
+	var added *clientv3.MemberAddResponse
+	within(t, "no member can be added", func() (err error) {
+		added, err = client.MemberAddAsLearner(t.Context(), []string{"http://127.0.0.1:1"})
+		return err
+	})
+	if want := len(c.Nodes) + 1; len(added.Members) != want {
+		t.Errorf("after one was added there are %d members, not %d", len(added.Members), want)
+	}
+	removed, err := client.MemberRemove(t.Context(), added.Member.ID)
+	must(t, err)
+	if len(removed.Members) != len(c.Nodes) {
+		t.Errorf("after it was removed there are %d members, not %d", len(removed.Members), len(c.Nodes))
+	}
+}
