@@ -216,3 +216,28 @@ func TestRemotesThatFail(t *testing.T) {
 	says(t, r, "bucket")
 	nothingLeft(t, c)
 }
+
+// Copies that turn out to be bad while they are staged, on every node, are replaced from a remote.
+func TestARestoreReplacesBadCopiesFromARemote(t *testing.T) {
+	t.Parallel()
+	shared := t.TempDir()
+	c := harness.Start(t, harness.Options{Control: func(c *controller.Config) {
+		c.Remotes = []remote.Config{{Name: "nfs", Kind: "dir", Dir: remote.Dir{Path: shared}}}
+	}})
+	c.Write(200)
+	saved := c.Now()
+	save(t, c, "before", "--remote", "nfs")
+	good, err := os.ReadFile(c.Copy("etcd-1", "before"))
+	must(t, err)
+	c.Write(50)
+	for _, node := range c.NodeNames() {
+		must(t, flip(c.Copy(node, "before"), 20_000))
+	}
+	warnings := strings.Join(restore(t, c, "before").GetWarnings(), "\n")
+	if strings.Count(warnings, "it gets the file that is fetched from remote nfs") != len(c.Nodes) {
+		t.Errorf("the restore warns of\n%s", warnings)
+	}
+	holds(t, c, saved)
+	sameFile(t, c, good)
+	nothingLeft(t, c)
+}
