@@ -109,7 +109,16 @@ func (n *Node) inspectCopy(ctx context.Context, spec *agentv1.InspectCopy, p *Pr
 	if err != nil {
 		return nil, err
 	}
+	n.dropCache(path)
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Manifest{Manifest: m}}, nil
+}
+
+// dropCache leaves the memory that a copy takes in the page cache to etcd, which serves beside the agent and may be about
+// to start on staged data.
+func (n *Node) dropCache(path string) {
+	if err := n.disk().DropCache(path); err != nil {
+		n.Log.Warn("a copy stays in the page cache", "path", path, "error", err)
+	}
 }
 
 // read counts bytes of a file that is read several times, so that a total would say nothing.

@@ -89,6 +89,8 @@ type Databases interface {
 	Hashes(ctx context.Context, path string, revision, compactRevision int64, tick func(n int64)) (uint32, etcdfile.Started, error)
 	// Size returns the size of the member's live database, 0 if there is none.
 	Size(m runtime.Member) int64
+	// DropCache asks the kernel to forget what it keeps of a file in memory.
+	DropCache(path string) error
 }
 
 // Dirs are the directories of one restore of one member, as datadir.Dirs has them.
@@ -133,6 +135,8 @@ func (realDisk) Inspect(ctx context.Context, path string, tick func(n int64)) (*
 func (realDisk) Hashes(ctx context.Context, path string, revision, compactRevision int64, tick func(n int64)) (uint32, etcdfile.Started, error) {
 	return etcdfile.Hashes(ctx, path, revision, compactRevision, tick)
 }
+
+func (realDisk) DropCache(path string) error { return durable.DropCacheOf(path) }
 
 // Facts leaves out what cannot be told once something fails.
 func (d realDisk) Facts(m runtime.Member, vaultDir string, snapshot int64) (*agentv1.NodeFacts, error) {

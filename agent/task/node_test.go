@@ -32,6 +32,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/durable/durabletest"
 	"github.com/requorum/requorum/internal/etcdtest"
 )
 
@@ -359,6 +360,26 @@ func TestSaveInspectHashAndList(t *testing.T) {
 	n.do(drop("s1", false))
 	if left := n.vaultFiles(); len(left) != 0 {
 		t.Errorf("left %v", left)
+	}
+}
+
+// What was read of a copy does not take the memory that etcd needs: neither once it is inspected nor once it is staged.
+func TestACopyDoesNotStayInThePageCache(t *testing.T) {
+	rt := serving(t)
+	n := nodeOf(t, "etcd-1", rt)
+	m := n.saved("s1")
+	path, err := n.Vault.Path("s1")
+	must(t, err)
+	isForgotten := func(after string) {
+		if part := durabletest.Cached(t, path); part > 0.1 {
+			t.Errorf("after it was %s, %.0f %% of the copy are in memory", after, 100*part)
+		}
+	}
+	isForgotten("inspected")
+	staged := n.do(stageTask(rt, m)).GetStaged()
+	isForgotten("staged")
+	if staged.GetHashKv() != m.GetHashKv() {
+		t.Errorf("staged %v", staged)
 	}
 }
 

@@ -49,6 +49,7 @@ func (n *Node) stage(ctx context.Context, spec *agentv1.Stage, p *Progress) (*ag
 		return nil, err
 	}
 	if !spec.GetLearner() {
+		n.dropCache(path)
 		p.Detail("comparing")
 		if err := n.hashStaged(ctx, d.StagedDB(), spec.GetManifest(), staged, p); err != nil {
 			return nil, err

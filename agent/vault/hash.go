@@ -8,11 +8,11 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/durable"
 	"github.com/requorum/requorum/internal/names"
 )
 
@@ -81,7 +81,7 @@ func readFacts(ctx context.Context, f *os.File, tick func(done, total int64)) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := dropCache(f); err != nil {
+	if err := durable.DropCache(f); err != nil {
 		return nil, err
 	}
 	d := newDigest()
@@ -100,18 +100,6 @@ func readFacts(ctx context.Context, f *os.File, tick func(done, total int64)) (*
 	facts := d.facts()
 	facts.Created = timestamppb.New(info.ModTime())
 	return facts, nil
-}
-
-// dropCache makes the next read of a file go to the disk, as far as the kernel lets it.
-func dropCache(f *os.File) error {
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	if err == nil || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil // not every file system can
-	}
-	return fmt.Errorf("drop cached pages of %s: %w", f.Name(), err)
 }
 
 // readAll hands a file to take, piece by piece, from its present position to its end.

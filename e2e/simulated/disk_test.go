@@ -318,6 +318,8 @@ func (m *mounted) RemoveQuarantine(_ context.Context, path string) error {
 	})
 }
 
+func (m *mounted) DropCache(string) error { return nil }
+
 func (m *mounted) Size(runtime.Member) (size int64) {
 	if m.access(func(d *disk) error {
 		if d.live != nil {

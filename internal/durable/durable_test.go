@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/durable/durabletest"
 )
 
 func TestWriteFileReplacesWholeFile(t *testing.T) {
@@ -84,5 +85,21 @@ func TestJSONComesBackAsItWasWritten(t *testing.T) {
 	}
 	if _, err := durable.ReadJSON(path, &got); err == nil {
 		t.Error("a file that was cut off is taken for whole")
+	}
+}
+
+func TestDropCacheForgetsAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := durabletest.Cached(t, path); got < 0.9 {
+		t.Fatalf("of what was just written %.0f %% are in memory: nothing is tested", 100*got)
+	}
+	if err := durable.DropCacheOf(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := durabletest.Cached(t, path); got > 0.1 {
+		t.Errorf("%.0f %% are still in memory", 100*got)
 	}
 }
