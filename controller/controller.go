@@ -161,7 +161,7 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))
 	snapshots.Engine, restores.Engine = engine, engine
 	schedules := &schedule.Scheduler{
-		Store: db, Catalog: records, Engine: engine, Snapshots: snapshots, Fleet: dispatcher, Log: log.Named("schedule"),
+		Store: db, Catalog: records, Engine: engine, Snapshots: snapshots, Fleet: dispatcher, Remotes: remotes, Log: log.Named("schedule"),
 	}
 	audited, err := audit.Open(db, cfg.auditOptions(), log.Named("audit"))
 	if err != nil {

@@ -87,6 +87,7 @@ func TestFilesComeBackWithTheCluster(t *testing.T) {
 	c.Arm("agent/restore-files/middle", "etcd-3", "kill")
 	c.Do("restore", "--snapshot", "a", "--files", "restore", "--yes", "--detach")
 	c.WaitFired("agent/restore-files/middle", "etcd-3")
+	<-c.Process("etcd-3").Done()
 	c.Disarm()
 	c.StartAgain("etcd-3")
 	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {

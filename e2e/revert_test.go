@@ -98,7 +98,7 @@ func safetyStaysFromStopOn(t *testing.T, c *harness.Cluster, op *requorumv1.Oper
 
 // pointsBeforePivot makes every point tell that it was passed, restores once and returns those that were passed before the
 // pivot. Of a point on several nodes it takes one, another for each point. A neighbour that does not serve its copy fails
-// nothing: it is waited for, then another is asked.
+// nothing: it is waited for, then another is asked. A node that does not list its copies has them read instead.
 func pointsBeforePivot(t *testing.T, c *harness.Cluster) []place {
 	t.Helper()
 	var all []string
@@ -109,7 +109,9 @@ func pointsBeforePivot(t *testing.T, c *harness.Cluster) []place {
 			pivot = all[len(all)-2]
 		}
 	}
-	all = append(all, slices.DeleteFunc(slices.Clone(task.Points()), func(point string) bool { return strings.HasPrefix(point, "agent/serve-copy/") })...)
+	all = append(all, slices.DeleteFunc(slices.Clone(task.Points()), func(point string) bool {
+		return strings.HasPrefix(point, "agent/serve-copy/") || strings.HasPrefix(point, "agent/list-copies/")
+	})...)
 	for _, point := range all {
 		c.Arm(point, "", "delay 0s")
 	}

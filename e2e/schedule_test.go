@@ -28,10 +28,13 @@ prefix: often
 labels: {purpose: soak}
 localStorage:
   last: 3
+remoteStorage:
+  remote: off-site
+  last: 5
 `
 
-// A schedule that runs every few seconds, with its controller and an agent killed in the middle, ends with exactly the
-// snapshots, files and records that its policy says.
+// A schedule that runs every few seconds, with its controller and an agent killed in the middle and its bucket away for a
+// while, ends with exactly the snapshots, files, objects and records that its policy says.
 func TestScheduleKeepsItsPolicy(t *testing.T) {
 	t.Parallel()
 	runSchedule(t, time.Minute)
@@ -47,8 +50,10 @@ func TestSoak(t *testing.T) {
 }
 
 func runSchedule(t *testing.T, long time.Duration) {
+	b := newBucket(t)
 	c := harness.Start(t, harness.Options{Patience: long + 2*time.Minute, Control: func(cc *controller.Config) {
 		cc.ReconcileEvery = config.Duration(time.Second)
+		b.configure(cc)
 	}})
 	c.Write(200)
 	save(t, c, "kept")
@@ -58,14 +63,45 @@ func runSchedule(t *testing.T, long time.Duration) {
 	for round := 0; time.Since(began) < long || round < 2; round++ {
 		hold(t, c, 3)
 		reborn(t, c, "controller")
-		hold(t, c, 3)
+		if round == 0 {
+			b.server.Stop()
+			hold(t, c, 1) // a run does not fail for it
+			saysOfTheRemote(t, c)
+			b.server.Run()
+		}
 		reborn(t, c, c.NodeNames()[round%len(c.NodeNames())])
 		c.Write(20)
 	}
 	hold(t, c, 3)
+	long = time.Since(began)
+	apply(t, c, strings.Replace(frequent, "4s", "1h", 1)) // no run comes any more; the rest goes on
+	must(t, c.Until("the policy does not come to hold", func() bool {
+		wanted := scheduledNames(t, c)
+		return len(wanted) == 5 && len(vaultFiles(t, c, "etcd-1")) == len(files(wanted[:4])) && len(b.objects(t)) == len(files(wanted))
+	}))
 	c.Do("schedule", "pause", "frequent")
 	c.Settle()
-	policyHolds(t, c, time.Since(began))
+	policyHolds(t, c, b, long)
+}
+
+// saysOfTheRemote makes sure that the newest run which succeeded says what its remote lacks.
+func saysOfTheRemote(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	for _, r := range runs(t, c) {
+		if r.GetResult() != requorumv1.RunResult_RUN_RESULT_SUCCEEDED {
+			continue
+		}
+		if !strings.Contains(r.GetReason(), "remote off-site has no copy") {
+			t.Errorf("the bucket is away, and a run says %v", r)
+		}
+		return
+	}
+}
+
+// scheduledNames are the names of the READY snapshots of the schedule.
+func scheduledNames(t *testing.T, c *harness.Cluster) []string {
+	t.Helper()
+	return slices.DeleteFunc(catalogNames(t, c), func(name string) bool { return !strings.HasPrefix(name, "often-") })
 }
 
 // apply applies a schedule that stands in text.
@@ -116,14 +152,22 @@ func hold(t *testing.T, c *harness.Cluster, more int) {
 }
 
 // policyHolds compares records, catalog and files with what the policy says.
-func policyHolds(t *testing.T, c *harness.Cluster, long time.Duration) {
+func policyHolds(t *testing.T, c *harness.Cluster, b *bucket, long time.Duration) {
 	t.Helper()
 	succeeded := recordsHold(t, c, long)
-	want := append(slices.Clone(succeeded[:min(3, len(succeeded))]), "kept")
-	slices.Sort(want)
-	if got := catalogNames(t, c); !slices.Equal(got, want) {
-		t.Errorf("the catalog holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	if len(succeeded) < 5 {
+		t.Fatalf("only %d runs have succeeded", len(succeeded))
 	}
+	stored := slices.Sorted(slices.Values(succeeded[:5]))
+	want := append(slices.Clone(succeeded[:3]), "kept")
+	slices.Sort(want)
+	known := slices.Sorted(slices.Values(append(slices.Clone(stored), "kept")))
+	if got := catalogNames(t, c); !slices.Equal(got, known) {
+		t.Errorf("the catalog holds\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(known, "\n"))
+	}
+	bucketHolds(t, b, stored)
+	onlyRemote := c.Expect(3, "snapshot", "check", stored[0])
+	says(t, onlyRemote, "no node holds snapshot "+stored[0]+" any more, remote off-site does")
 	for _, node := range c.NodeNames() {
 		if got := vaultFiles(t, c, node); !slices.Equal(got, files(want)) {
 			t.Errorf("%s holds\n%s\nwant\n%s", node, strings.Join(got, "\n"), strings.Join(files(want), "\n"))
@@ -135,8 +179,23 @@ func policyHolds(t *testing.T, c *harness.Cluster, long time.Duration) {
 		}
 		c.Do("snapshot", "check", name)
 	}
-	says(t, c.Do("snapshot", "prune", "--dry-run"), "0 of 4 go")
+	says(t, c.Do("snapshot", "prune", "--dry-run"), "0 of 11 go", "only remotes hold it")
 	says(t, c.Do("snapshot", "show", want[len(want)-1]), "often-prod-", "purpose=soak")
+}
+
+// bucketHolds makes sure that there are two objects of each snapshot, and no others.
+func bucketHolds(t *testing.T, b *bucket, names []string) {
+	t.Helper()
+	objects := b.objects(t)
+	for _, name := range names {
+		of := slices.DeleteFunc(slices.Clone(objects), func(key string) bool { return !strings.Contains(key, name) })
+		if len(of) != 2 {
+			t.Errorf("of %s the bucket holds %v", name, of)
+		}
+	}
+	if len(objects) != 2*len(names) {
+		t.Errorf("the bucket holds\n%s\nwant two objects each of\n%s", strings.Join(objects, "\n"), strings.Join(names, "\n"))
+	}
 }
 
 // recordsHold compares the records of the runs with the operations, and returns the snapshots that they made, the newest

@@ -8,6 +8,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/retention"
+	"github.com/requorum/requorum/controller/schedule"
 )
 
 type schedules struct {
@@ -89,7 +90,11 @@ func (s snapshots) PlanPrune(_ context.Context, req *requorumv1.PlanPruneRequest
 	}
 	resp := &requorumv1.PlanPruneResponse{}
 	for _, v := range verdicts {
-		resp.Verdicts = append(resp.Verdicts, verdict(v))
+		told := verdict(v)
+		if v.Remove {
+			told.Removal = schedule.Removal(&v, verdicts)
+		}
+		resp.Verdicts = append(resp.Verdicts, told)
 	}
 	return resp, nil
 }
@@ -97,7 +102,7 @@ func (s snapshots) PlanPrune(_ context.Context, req *requorumv1.PlanPruneRequest
 func verdict(v retention.Verdict) *requorumv1.PruneVerdict {
 	return &requorumv1.PruneVerdict{
 		Name: v.Snapshot.GetName(), Schedule: v.Snapshot.GetSchedule(), Kind: v.Snapshot.GetKind(), Size: v.Snapshot.GetManifest().GetSize(),
-		Created: timestamppb.New(retention.Taken(v.Snapshot)), Remove: v.Remove, Reason: v.Reason,
+		Created: timestamppb.New(retention.Taken(v.Snapshot)), Remove: v.Remove, Reason: v.Reason, Remote: v.Remote,
 	}
 }
 

@@ -77,7 +77,7 @@ func (s snapshots) DeleteSnapshot(ctx context.Context, req *requorumv1.DeleteSna
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Snapshots.Delete(req.GetCluster(), req.GetName(), req.GetRequestId(), by, req.GetForce())
+	op, err := s.Snapshots.Delete(req, by)
 	return &requorumv1.DeleteSnapshotResponse{Operation: op}, toStatus(err)
 }
 

@@ -18,14 +18,18 @@ import (
 
 // Policy is what a schedule says of its snapshots.
 type Policy struct {
-	Retention *requorumv1.Retention // nil keeps everything
+	Retention *requorumv1.Retention // on the nodes; nil keeps everything
 	Zone      *time.Location        // of days, weeks and months
 	Paused    bool                  // removes nothing
+
+	Remote string                // that stores them, too; empty for none
+	Stored *requorumv1.Retention // in the remote; nil keeps everything
 }
 
-// Verdict says what becomes of a snapshot.
+// Verdict says what becomes of a snapshot in one place.
 type Verdict struct {
 	Snapshot *requorumv1.Snapshot
+	Remote   string // the place; empty for the nodes
 	Remove   bool
 	Reason   string
 }
@@ -49,8 +53,72 @@ func Judge(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now tim
 		policy, known := policies[schedule]
 		judgeGroup(group, schedule, policy, known, now)
 	}
+	keepUnstored(verdicts, policies, now)
 	keepLastGood(verdicts)
 	return verdicts
+}
+
+// JudgeRemotes returns a verdict for every good copy in a remote that a schedule stores its snapshots in, newest first.
+// Copies that a person has stored elsewhere are nobody's to judge.
+func JudgeRemotes(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time) []Verdict {
+	return judgeStored(snapshots, policies, now, stored)
+}
+
+// Unstored returns the snapshots, newest first, that nodes hold and that are to be in their schedule's remote but are not.
+func Unstored(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time) []Verdict {
+	all := judgeStored(snapshots, policies, now, func(s *requorumv1.Snapshot, remote string) bool { return held(s) || stored(s, remote) })
+	return slices.DeleteFunc(all, func(v Verdict) bool {
+		return v.Remove || stored(v.Snapshot, v.Remote) || policies[v.Snapshot.GetSchedule()].Paused
+	})
+}
+
+// judgeStored judges the scheduled snapshots that count as being in their schedule's remote.
+func judgeStored(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time, counts func(*requorumv1.Snapshot, string) bool) []Verdict {
+	sorted := slices.Clone(snapshots)
+	slices.SortStableFunc(sorted, catalog.NewestFirst)
+	groups := make(map[string][]*Verdict) // by schedule
+	verdicts := make([]Verdict, 0, len(sorted))
+	for _, s := range sorted {
+		policy := policies[s.GetSchedule()]
+		if !catalog.Good(s) || !scheduled(s) || policy.Remote == "" || !counts(s, policy.Remote) {
+			continue
+		}
+		verdicts = append(verdicts, Verdict{Snapshot: s, Remote: policy.Remote})
+		groups[s.GetSchedule()] = append(groups[s.GetSchedule()], &verdicts[len(verdicts)-1])
+	}
+	for schedule, group := range groups {
+		policy := policies[schedule]
+		policy.Retention = policy.Stored
+		judgeGroup(group, schedule, policy, true, now)
+		if !slices.ContainsFunc(group, func(v *Verdict) bool { return !v.Remove }) {
+			group[0].keep("it is the last good one of schedule " + schedule + " in remote " + policy.Remote)
+		}
+	}
+	return verdicts
+}
+
+// stored tells whether a remote has a good copy, as far as is known.
+func stored(s *requorumv1.Snapshot, remote string) bool {
+	return slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool {
+		return c.GetRemote() == remote && c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD
+	})
+}
+
+// keepUnstored keeps on the nodes what their schedule's remote is still to get.
+func keepUnstored(verdicts []Verdict, policies map[string]Policy, now time.Time) {
+	snapshots := make([]*requorumv1.Snapshot, len(verdicts))
+	for i, v := range verdicts {
+		snapshots[i] = v.Snapshot
+	}
+	waiting := make(map[string]string) // remotes, by name of the snapshot
+	for _, v := range Unstored(snapshots, policies, now) {
+		waiting[v.Snapshot.GetName()] = v.Remote
+	}
+	for i := range verdicts {
+		if v := &verdicts[i]; v.Remove && waiting[v.Snapshot.GetName()] != "" {
+			v.keep("it waits to be stored in remote " + waiting[v.Snapshot.GetName()])
+		}
+	}
 }
 
 func scheduled(s *requorumv1.Snapshot) bool {
@@ -117,9 +185,11 @@ func counts(r *requorumv1.Retention) bool {
 func judgeOne(v *Verdict, schedule string, r *requorumv1.Retention, reasons []string, now time.Time) {
 	age := now.Sub(Taken(v.Snapshot))
 	switch ttl := r.GetTtl(); {
+	case v.Remote == "" && len(v.Snapshot.GetCopies()) == 0 && len(v.Snapshot.GetRemotes()) > 0:
+		v.keep("only remotes hold it")
 	case ttl != nil && age >= ttl.AsDuration():
 		v.remove(fmt.Sprintf("it is older than the %s that schedule %s keeps snapshots", ttl.AsDuration(), schedule))
-	case !held(v.Snapshot):
+	case !v.held():
 		v.keep("no node has a good copy: it does not count")
 	case len(reasons) > 0:
 		v.keep(strings.Join(reasons, ", ") + " of schedule " + schedule)
@@ -129,6 +199,9 @@ func judgeOne(v *Verdict, schedule string, r *requorumv1.Retention, reasons []st
 		v.keep("it is younger than the " + r.GetTtl().AsDuration().String() + " that schedule " + schedule + " keeps snapshots")
 	}
 }
+
+// held tells whether a good copy is in the place that the verdict is about. Those of a remote are chosen by that.
+func (v *Verdict) held() bool { return v.Remote != "" || held(v.Snapshot) }
 
 // held tells whether a node has a good copy, as far as is known.
 func held(s *requorumv1.Snapshot) bool {
@@ -167,7 +240,7 @@ func keptBy(group []*Verdict, policy Policy) [][]string {
 	for _, rule := range rules(policy) {
 		kept, seen := uint32(0), make(map[string]bool)
 		for i, v := range group {
-			if kept == rule.most || !held(v.Snapshot) {
+			if kept == rule.most || !v.held() {
 				continue
 			}
 			if rule.period != nil {
@@ -249,8 +322,17 @@ func endOf(s *requorumv1.Snapshot, policies map[string]Policy) time.Time {
 		return s.GetExpires().AsTime()
 	}
 	policy := policies[s.GetSchedule()]
-	if ttl := policy.Retention.GetTtl(); ttl != nil && !policy.Paused {
-		return Taken(s).Add(ttl.AsDuration())
+	var end time.Time
+	if policy.Paused {
+		return end
 	}
-	return time.Time{}
+	if ttl := policy.Retention.GetTtl(); ttl != nil && len(s.GetCopies()) > 0 {
+		end = Taken(s).Add(ttl.AsDuration())
+	}
+	if ttl := policy.Stored.GetTtl(); ttl != nil && stored(s, policy.Remote) {
+		if at := Taken(s).Add(ttl.AsDuration()); end.IsZero() || at.Before(end) {
+			end = at
+		}
+	}
+	return end
 }

@@ -199,3 +199,65 @@ func TestEveryVerdictSaysWhy(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// stored is a snapshot that the remote off-site has, too.
+func stored(s *requorumv1.Snapshot) *requorumv1.Snapshot {
+	s.Remotes = append(s.Remotes, &requorumv1.RemoteCopy{Remote: "off-site", State: good})
+	return s
+}
+
+// Nodes and remote are judged each for itself.
+func TestRetentionInARemote(t *testing.T) {
+	const day = 24 * time.Hour
+	gone := func(s *requorumv1.Snapshot) *requorumv1.Snapshot { s.Copies = nil; return s }
+	policies := func(local, remote *requorumv1.Retention) map[string]retention.Policy {
+		return map[string]retention.Policy{"nightly": {Retention: local, Zone: time.UTC, Remote: "off-site", Stored: remote}}
+	}
+	last := func(n uint32) *requorumv1.Retention { return &requorumv1.Retention{Last: n} }
+	for name, c := range map[string]struct {
+		snapshots               []*requorumv1.Snapshot
+		policies                map[string]retention.Policy
+		local, remote, unstored string
+	}{
+		"longer in the remote": {
+			[]*requorumv1.Snapshot{stored(snap("d", 0)), stored(snap("c", day)), stored(snap("b", 2*day)), stored(gone(snap("a", 3*day)))},
+			policies(last(1), last(3)), "c b", "a", "",
+		},
+		"all is kept in the remote": {
+			[]*requorumv1.Snapshot{stored(snap("b", day)), stored(snap("a", 2*day))}, policies(last(1), nil), "a", "", "",
+		},
+		"the last one in the remote stays": {
+			[]*requorumv1.Snapshot{stored(snap("b", 2*day)), stored(snap("a", 3*day))}, policies(nil, ttl(day)), "", "a", "",
+		},
+		"what is to be stored waits on the nodes": {
+			[]*requorumv1.Snapshot{snap("d", 0), snap("c", day), snap("b", 2*day), snap("a", 3*day)}, policies(last(1), last(2)), "b a", "", "d c",
+		},
+		"of a copy that was lost nothing is expected": {
+			[]*requorumv1.Snapshot{stored(snap("b", day)), gone(snap("a", 2*day))}, policies(nil, nil), "", "", "",
+		},
+		"paused": {
+			[]*requorumv1.Snapshot{snap("b", day), stored(snap("a", 2*day))},
+			map[string]retention.Policy{"nightly": {Retention: last(1), Zone: time.UTC, Paused: true, Remote: "off-site", Stored: last(1)}}, "", "", "",
+		},
+		"stored by a person elsewhere": {
+			[]*requorumv1.Snapshot{snap("b", day), with(snap("a", 2*day), func(s *requorumv1.Snapshot) { s.Remotes = []*requorumv1.RemoteCopy{{Remote: "nfs", State: good}} })},
+			nightly(last(1)), "a", "", "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := removed(retention.Judge(c.snapshots, c.policies, now)); got != c.local {
+				t.Errorf("from the nodes go %q, want %q", got, c.local)
+			}
+			if got := removed(retention.JudgeRemotes(c.snapshots, c.policies, now)); got != c.remote {
+				t.Errorf("from the remote go %q, want %q", got, c.remote)
+			}
+			var lacking []string
+			for _, v := range retention.Unstored(c.snapshots, c.policies, now) {
+				lacking = append(lacking, v.Snapshot.GetName())
+			}
+			if got := strings.Join(lacking, " "); got != c.unstored {
+				t.Errorf("to be stored are %q, want %q", got, c.unstored)
+			}
+		})
+	}
+}

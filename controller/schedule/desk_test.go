@@ -23,6 +23,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/controller/store/bolt"
@@ -51,6 +52,7 @@ type desk struct {
 	fails   error         // why a save fails; nil if it does not
 	offline map[string]bool
 	removed []string // names, in order
+	down    error    // why nothing can be stored; nil if it can
 }
 
 func (d *desk) AskNode(context.Context, string, string, *agentv1.Task) (*agentv1.TaskResult, error) {
@@ -110,11 +112,17 @@ func (d *desk) start(db store.Store) {
 	jobs := &snapshot.Jobs{Catalog: records, Fleet: d, Log: quiet}
 	d.engine = operation.NewEngine(db, noNodes{}, d.epoch, map[requorumv1.OperationKind]operation.Builder{
 		requorumv1.OperationKind_OPERATION_KIND_SAVE:    d.saving,
+		requorumv1.OperationKind_OPERATION_KIND_UPLOAD:  d.storing,
 		requorumv1.OperationKind_OPERATION_KIND_DELETE:  d.deleting,
 		requorumv1.OperationKind_OPERATION_KIND_RESTORE: d.restoring,
 	}, quiet)
 	jobs.Engine = d.engine
-	d.Scheduler = &Scheduler{Store: db, Catalog: records, Engine: d.engine, Snapshots: jobs, Fleet: d, Log: quiet}
+	remotes, err := remote.New([]remote.Config{{Name: "off-site", Kind: "dir", Dir: remote.Dir{Path: "/mnt/backups"}}})
+	if err != nil {
+		d.Fatal(err)
+	}
+	jobs.Remotes = remotes
+	d.Scheduler = &Scheduler{Store: db, Catalog: records, Engine: d.engine, Snapshots: jobs, Fleet: d, Remotes: remotes, Log: quiet}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	scheduler, engine := d.Scheduler, d.engine
@@ -161,10 +169,37 @@ func (d *desk) saving(run *operation.Run) operation.Job {
 
 func (d *desk) deleting(run *operation.Run) operation.Job {
 	return operation.Job{Plan: phase(operation.Step{Name: "remove", Pivot: true, Do: func(_ context.Context, run *operation.Run) error {
-		d.mu.Lock()
-		d.removed = append(d.removed, run.Operation().GetSnapshot())
-		d.mu.Unlock()
+		name, job := run.Operation().GetSnapshot(), run.Snapshot()
+		switch {
+		case job.GetKeepRemotes():
+			d.note(name + " from the nodes")
+			return catalog.New(d.Store).Update(run.Cluster(), name, func(s *requorumv1.Snapshot) { s.Copies = nil })
+		case job.GetOnlyRemote() != "":
+			d.note(name + " from " + job.GetOnlyRemote())
+			return catalog.New(d.Store).Update(run.Cluster(), name, func(s *requorumv1.Snapshot) { s.Remotes = nil })
+		}
+		d.note(name)
 		return d.Store.Update(func(tx store.Tx) error { return catalog.Remove(tx, run.Cluster(), run.Operation().GetSnapshot()) })
+	}})}
+}
+
+func (d *desk) note(removed string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.removed = append(d.removed, removed)
+}
+
+// storing stores a snapshot in its remote, unless that is down.
+func (d *desk) storing(*operation.Run) operation.Job {
+	return operation.Job{Plan: phase(operation.Step{Name: "upload", Do: func(_ context.Context, run *operation.Run) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.down != nil {
+			return d.down
+		}
+		return catalog.New(d.Store).Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+			s.Remotes = []*requorumv1.RemoteCopy{{Remote: run.Snapshot().GetRemote(), State: requorumv1.CopyState_COPY_STATE_GOOD}}
+		})
 	}})}
 }
 

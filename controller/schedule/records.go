@@ -122,6 +122,11 @@ func (s *Scheduler) Apply(wanted *requorumv1.Schedule, by string) (*requorumv1.S
 	if _, err := s.Catalog.Cluster(wanted.GetCluster()); err != nil {
 		return nil, 0, err
 	}
+	if stored := wanted.GetRemoteStorage(); stored != nil {
+		if _, err := s.Remotes.Get(stored.GetRemote()); err != nil {
+			return nil, 0, err
+		}
+	}
 	outcome := requorumv1.ApplyOutcome_APPLY_OUTCOME_CREATED
 	err := s.Store.Update(func(tx store.Tx) error {
 		rec, err := load(tx, wanted.GetName())

@@ -128,7 +128,7 @@ func newRun(tx store.Tx, rec *journalv1.ScheduleRecord, due time.Time) (*journal
 		Run: &requorumv1.ScheduleRun{Id: id, Schedule: sched.GetName(), Cluster: sched.GetCluster(), Due: timestamppb.New(due), Result: pending},
 		Save: &requorumv1.SaveSnapshotRequest{
 			Cluster: sched.GetCluster(), Labels: sched.GetLabels(), Copies: sched.GetCopies(), AllowDegraded: sched.GetAllowDegraded(),
-			Files: sched.GetFiles(),
+			Files: sched.GetFiles(), Remote: sched.GetRemoteStorage().GetRemote(), AllowRemoteFailure: sched.GetRemoteStorage() != nil,
 		},
 	}, err
 }
@@ -269,9 +269,16 @@ func (s *Scheduler) conclude(ctx context.Context, run *journalv1.RunRecord, id s
 	case err != nil || op == nil:
 		return err
 	case op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED:
-		return s.finish(run, succeeded, run.GetRun().GetReason(), op)
+		return s.finish(run, succeeded, strings.Join(append(nonempty(run.GetRun().GetReason()), op.GetWarnings()...), "; "), op)
 	}
 	return s.finish(run, failed, why(op), op)
+}
+
+func nonempty(reason string) []string {
+	if reason == "" {
+		return nil
+	}
+	return []string{reason}
 }
 
 // why says in one line why an operation did not succeed.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
 )
@@ -41,7 +42,8 @@ type Engine interface {
 // Snapshots starts operations.
 type Snapshots interface {
 	SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose snapshot.Purpose) (*requorumv1.Operation, error)
-	Delete(cluster, name, requestID, by string, force bool) (*requorumv1.Operation, error)
+	Delete(req *requorumv1.DeleteSnapshotRequest, by string) (*requorumv1.Operation, error)
+	Upload(req *requorumv1.UploadSnapshotRequest, by string) (*requorumv1.Operation, error)
 }
 
 // Fleet tells which nodes are connected.
@@ -57,6 +59,7 @@ type Scheduler struct {
 	Engine    Engine
 	Snapshots Snapshots
 	Fleet     Fleet
+	Remotes   *remote.Remotes
 	Log       hclog.Logger
 
 	runners, sweepers workers

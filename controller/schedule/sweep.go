@@ -20,8 +20,10 @@ const (
 	sweepEvery = time.Minute
 	// awayEvery is how often is looked whether a node that was away is back.
 	awayEvery = 5 * time.Second
-	// A removal that was refused or failed is tried again after so long, and then after twice as long each time.
+	// What was refused or failed is tried again after so long, and then after twice as long each time.
 	firstAgain, longestAgain = time.Minute, time.Hour
+	// The same for what is stored in a remote: one that was out of reach may be back soon.
+	firstStore, longestStore = 10 * time.Second, 10 * time.Minute
 )
 
 // Judge says what becomes of the snapshots of a cluster, by the schedules as they are. Where schedule is not empty,
@@ -41,15 +43,23 @@ func (s *Scheduler) Judge(cluster, schedule string, override *requorumv1.Retenti
 		if override != nil {
 			return nil, &InvalidError{"say which schedule's snapshots the retention is for (--schedule)"}
 		}
-		return retention.Judge(snapshots, policies, time.Now()), nil
+		return judge(snapshots, policies), nil
 	}
 	if override != nil {
-		policies[schedule] = retention.Policy{Retention: override, Zone: zoneOf(policies[schedule])}
+		policy := policies[schedule]
+		policy.Retention, policy.Zone, policy.Paused = override, zoneOf(policy), false
+		policies[schedule] = policy
 	} else if _, known := policies[schedule]; !known {
 		return nil, &NotFoundError{Name: schedule}
 	}
-	verdicts := retention.Judge(snapshots, policies, time.Now())
+	verdicts := judge(snapshots, policies)
 	return slices.DeleteFunc(verdicts, func(v retention.Verdict) bool { return v.Snapshot.GetSchedule() != schedule }), nil
+}
+
+// judge says what becomes of the copies on the nodes, and then of those in remotes.
+func judge(snapshots []*requorumv1.Snapshot, policies map[string]retention.Policy) []retention.Verdict {
+	now := time.Now()
+	return slices.Concat(retention.Judge(snapshots, policies, now), retention.JudgeRemotes(snapshots, policies, now))
 }
 
 func zoneOf(p retention.Policy) *time.Location {
@@ -75,7 +85,10 @@ func (s *Scheduler) facts(cluster string) ([]*requorumv1.Snapshot, map[string]re
 		if err != nil {
 			return nil, nil, err
 		}
-		policies[sched.GetName()] = retention.Policy{Retention: sched.GetLocalStorage(), Zone: table.Zone(), Paused: sched.GetPaused()}
+		policies[sched.GetName()] = retention.Policy{
+			Retention: sched.GetLocalStorage(), Zone: table.Zone(), Paused: sched.GetPaused(),
+			Remote: sched.GetRemoteStorage().GetRemote(), Stored: sched.GetRemoteStorage().GetRetention(),
+		}
 	}
 	snapshots, err := s.present(cluster)
 	return snapshots, policies, err
@@ -97,9 +110,12 @@ func (s *Scheduler) present(cluster string) ([]*requorumv1.Snapshot, error) {
 
 // sweepAgain removes what has to go from a cluster, whenever it may be time to. It returns when ctx has ended.
 func (s *Scheduler) sweepAgain(ctx context.Context, cluster string, woken <-chan struct{}) error {
-	sweep := &sweep{Scheduler: s, cluster: cluster, again: make(map[string]attempt)}
+	sweep := &sweep{Scheduler: s, cluster: cluster, again: make(map[string]attempt), stores: make(map[string]attempt)}
 	for {
 		if err := sweep.all(ctx); err != nil {
+			return err
+		}
+		if err := sweep.store(ctx); err != nil {
 			return err
 		}
 		snapshots, policies, err := s.facts(cluster)
@@ -109,6 +125,9 @@ func (s *Scheduler) sweepAgain(ctx context.Context, cluster string, woken <-chan
 		long := sweepEvery
 		if sweep.waiting != "" {
 			long = awayEvery
+		}
+		for _, again := range sweep.stores {
+			long = min(long, max(time.Until(again.at), 10*time.Millisecond))
 		}
 		if next := retention.Next(snapshots, policies, time.Now()); !next.IsZero() {
 			long = min(long, max(time.Until(next.Round(0)), 10*time.Millisecond))
@@ -129,7 +148,8 @@ type attempt struct {
 type sweep struct {
 	*Scheduler
 	cluster string
-	again   map[string]attempt // by snapshot
+	again   map[string]attempt // by snapshot and remote
+	stores  map[string]attempt // the same of what is to be stored
 	waiting string             // node that was last said to be away
 }
 
@@ -140,12 +160,127 @@ func (w *sweep) all(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		next := w.next(retention.Judge(snapshots, policies, time.Now()))
+		verdicts := judge(snapshots, policies)
+		next := w.next(verdicts)
 		if next == nil || w.away() {
 			return nil
 		}
-		if err := w.remove(ctx, next); err != nil {
+		if err := w.remove(ctx, next, Removal(next, verdicts)); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// Removal is how one of the verdicts on a cluster's snapshots is carried out: only in its place, as long as the snapshot
+// stays in another. A copy in a remote that is nobody's to judge stays.
+func Removal(v *retention.Verdict, verdicts []retention.Verdict) *requorumv1.DeleteSnapshotRequest {
+	req := &requorumv1.DeleteSnapshotRequest{Cluster: v.Snapshot.GetCluster(), Name: v.Snapshot.GetName()}
+	if v.Snapshot.GetSchedule() == "" {
+		return req // it goes from everywhere when its own time is over
+	}
+	goes := make(map[string]bool) // remotes
+	onNodes := len(v.Snapshot.GetCopies()) > 0
+	for _, other := range verdicts {
+		if !other.Remove || other.Snapshot.GetName() != v.Snapshot.GetName() {
+			continue
+		}
+		if other.Remote == "" {
+			onNodes = false
+		} else {
+			goes[other.Remote] = true
+		}
+	}
+	inRemote := slices.ContainsFunc(v.Snapshot.GetRemotes(), func(c *requorumv1.RemoteCopy) bool {
+		return c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD && !goes[c.GetRemote()]
+	})
+	switch {
+	case !onNodes && !inRemote:
+	case v.Remote == "":
+		req.KeepRemotes = inRemote
+	default:
+		req.OnlyRemote = v.Remote
+	}
+	return req
+}
+
+// store stores what is not yet in the remote of its schedule, the oldest first.
+func (w *sweep) store(ctx context.Context) error {
+	for ctx.Err() == nil {
+		snapshots, policies, err := w.facts(w.cluster)
+		if err != nil {
+			return err
+		}
+		lacking := retention.Unstored(snapshots, policies, time.Now())
+		w.forgetStored(lacking)
+		next := dueFor(lacking, w.stores)
+		if next == nil {
+			return nil
+		}
+		if err := w.storeOne(ctx, next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetStored forgets the failures of what is not lacking any more.
+func (w *sweep) forgetStored(lacking []retention.Verdict) {
+	for key := range w.stores {
+		if !slices.ContainsFunc(lacking, func(v retention.Verdict) bool { return keyOf(&v) == key }) {
+			delete(w.stores, key)
+		}
+	}
+}
+
+func (w *sweep) storeOne(ctx context.Context, v *retention.Verdict) error {
+	name := v.Snapshot.GetName()
+	op, err := w.Snapshots.Upload(&requorumv1.UploadSnapshotRequest{Cluster: w.cluster, Name: name, Remote: v.Remote}, "schedule "+v.Snapshot.GetSchedule())
+	var (
+		busy *operation.BusyError
+		gone *catalog.NotFoundError
+	)
+	switch {
+	case errors.As(err, &busy):
+		_, err := w.follow(ctx, busy.Running)
+		return ignoreForgotten(err)
+	case errors.As(err, &gone):
+		return nil
+	case errors.Is(err, operation.ErrNotDriving):
+		wait(ctx, nil, notDriving)
+		return nil
+	case err != nil: // the remote is not configured any more, say
+		w.stores[keyOf(v)] = later(w.stores[keyOf(v)], firstStore, longestStore)
+		w.Log.Warn("snapshot cannot be stored", "cluster", w.cluster, "snapshot", name, "remote", v.Remote, "error", err)
+		return nil
+	}
+	op, err = w.follow(ctx, op.GetId())
+	if err != nil || op == nil {
+		return ignoreForgotten(err)
+	}
+	if op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		return nil
+	}
+	again := later(w.stores[keyOf(v)], firstStore, longestStore)
+	w.stores[keyOf(v)] = again
+	w.Log.Warn("snapshot was not stored", "cluster", w.cluster, "snapshot", name, "remote", v.Remote, "reason", why(op), "again_in", again.long)
+	return nil
+}
+
+// keyOf names a snapshot in one place.
+func keyOf(v *retention.Verdict) string { return v.Remote + "/" + v.Snapshot.GetName() }
+
+// later is the next attempt at what has failed again.
+func later(before attempt, first, longest time.Duration) attempt {
+	long := min(longest, max(first, 2*before.long))
+	return attempt{at: time.Now().Add(long), long: long}
+}
+
+// dueFor returns the oldest that is to be tried now, nil if there is none.
+func dueFor(verdicts []retention.Verdict, tried map[string]attempt) *retention.Verdict {
+	for i := range slices.Backward(verdicts) {
+		if again := tried[keyOf(&verdicts[i])]; !again.at.After(time.Now()) {
+			return &verdicts[i]
 		}
 	}
 	return nil
@@ -153,13 +288,7 @@ func (w *sweep) all(ctx context.Context) error {
 
 // next returns the oldest snapshot that has to go and may be tried, nil if there is none.
 func (w *sweep) next(verdicts []retention.Verdict) *retention.Verdict {
-	for i := range slices.Backward(verdicts) {
-		v := &verdicts[i]
-		if again, tried := w.again[v.Snapshot.GetName()]; v.Remove && (!tried || !again.at.After(time.Now())) {
-			return v
-		}
-	}
-	return nil
+	return dueFor(slices.DeleteFunc(slices.Clone(verdicts), func(v retention.Verdict) bool { return !v.Remove }), w.again)
 }
 
 // away tells whether a node is not connected. A removal would be refused: the node may hold a copy.
@@ -183,9 +312,9 @@ func (w *sweep) away() bool {
 }
 
 // remove removes one snapshot by an operation, and waits for its end.
-func (w *sweep) remove(ctx context.Context, v *retention.Verdict) error {
+func (w *sweep) remove(ctx context.Context, v *retention.Verdict, req *requorumv1.DeleteSnapshotRequest) error {
 	name := v.Snapshot.GetName()
-	op, err := w.Snapshots.Delete(w.cluster, name, "", "retention", false)
+	op, err := w.Snapshots.Delete(req, "retention")
 	var (
 		busy *operation.BusyError
 		gone *catalog.NotFoundError
@@ -208,12 +337,12 @@ func (w *sweep) remove(ctx context.Context, v *retention.Verdict) error {
 		return ignoreForgotten(err)
 	}
 	if op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
-		delete(w.again, name)
+		delete(w.again, keyOf(v))
 		return nil
 	}
-	long := min(longestAgain, max(firstAgain, 2*w.again[name].long))
-	w.again[name] = attempt{at: time.Now().Add(long), long: long}
-	w.Log.Warn("snapshot was not removed", "cluster", w.cluster, "snapshot", name, "reason", why(op), "again_in", long)
+	again := later(w.again[keyOf(v)], firstAgain, longestAgain)
+	w.again[keyOf(v)] = again
+	w.Log.Warn("snapshot was not removed", "cluster", w.cluster, "snapshot", name, "remote", v.Remote, "reason", why(op), "again_in", again.long)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
@@ -336,6 +337,33 @@ func goodRemotely(s *requorumv1.Snapshot) bool {
 	})
 }
 
+// partial tells whether only some copies of a snapshot are removed, and it stays in the catalog.
+func partial(job *journalv1.SnapshotJob) bool {
+	return job.GetKeepRemotes() || job.GetOnlyRemote() != ""
+}
+
+// checkPartial makes sure that a good copy is left where none is removed.
+func (j *Jobs) checkPartial(run *operation.Run) error {
+	job := run.Snapshot()
+	snap, err := j.Catalog.Snapshot(run.Cluster(), run.Operation().GetSnapshot())
+	if err != nil {
+		return err
+	}
+	left := proto.CloneOf(snap)
+	if removed := job.GetOnlyRemote(); removed != "" {
+		left.Remotes = withoutRemote(left.GetRemotes(), removed)
+		if len(left.GetRemotes()) == len(snap.GetRemotes()) {
+			return &failure.Error{Message: fmt.Sprintf("remote %s has no copy of %s", removed, snap.GetName()), Advice: "see where there are copies (requorum snapshot show " + snap.GetName() + ")"}
+		}
+	} else {
+		left.Copies = nil
+	}
+	if len(GoodOn(left.GetCopies())) == 0 && !goodRemotely(left) {
+		return &failure.Error{Message: "no good copy of " + snap.GetName() + " would be left", Advice: "to remove it for good: requorum snapshot rm " + snap.GetName()}
+	}
+	return nil
+}
+
 // checkImport makes sure that the nodes can take part.
 func (j *Jobs) checkImport(ctx context.Context, run *operation.Run) error {
 	nodes := run.Operation().GetNodes()
@@ -355,6 +383,9 @@ func (j *Jobs) checkDelete(ctx context.Context, run *operation.Run) error {
 	}
 	if err := j.allConnected(ctx, run.Cluster(), op.GetNodes()); err != nil {
 		return err
+	}
+	if partial(run.Snapshot()) {
+		return j.checkPartial(run)
 	}
 	all, err := j.Catalog.Snapshots(run.Cluster())
 	if err != nil {

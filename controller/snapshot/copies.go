@@ -408,9 +408,14 @@ func Drop(ctx context.Context, run *operation.Run, node string, spec *agentv1.Dr
 // removeCopies removes the snapshot's file from every node that is there.
 func (j *Jobs) removeCopies(ctx context.Context, run *operation.Run) error {
 	op := run.Operation()
-	err := j.Catalog.Update(run.Cluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) { s.State = requorumv1.SnapshotState_SNAPSHOT_STATE_DELETING })
-	if err != nil {
-		return err
+	switch job := run.Snapshot(); {
+	case job.GetOnlyRemote() != "":
+		return nil
+	case !partial(job):
+		err := j.Catalog.Update(run.Cluster(), op.GetSnapshot(), func(s *requorumv1.Snapshot) { s.State = requorumv1.SnapshotState_SNAPSHOT_STATE_DELETING })
+		if err != nil {
+			return err
+		}
 	}
 	if job := run.Snapshot(); job.GetForce() {
 		return dropWhere(ctx, run, job.GetHolders(), func(node string, err error) error {
@@ -441,6 +446,15 @@ func dropWhere(ctx context.Context, run *operation.Run, nodes []string, failed f
 	return errors.Join(errs...)
 }
 
+// forget removes the catalog's entry, or what it says of the copies that are gone.
 func (j *Jobs) forget(_ context.Context, run *operation.Run) error {
+	if job := run.Snapshot(); partial(job) {
+		return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+			if job.GetKeepRemotes() {
+				s.Copies, s.Manifest = nil, withoutBundles(s.GetManifest())
+			}
+			s.Remotes = withoutRemote(s.GetRemotes(), job.GetOnlyRemote())
+		})
+	}
 	return j.Catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, run.Cluster(), run.Operation().GetSnapshot()) })
 }

@@ -191,21 +191,25 @@ func TestOnlyReadySnapshotsAreCheckedOrDistributed(t *testing.T) {
 	})
 }
 
+func (d *desk) remove(name, requestID string, force bool) (*requorumv1.Operation, error) {
+	return d.Delete(&requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: name, RequestId: requestID, Force: force}, "alice")
+}
+
 func TestDeleteKeepsTheLastGoodSnapshot(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.ready("s", "a", "b", "c")
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), refused, "s is the last good snapshot of cluster prod|save another one first, or give --force")
+		d.expect(d.ended(d.remove("s", "", false)), refused, "s is the last good snapshot of cluster prod|save another one first, or give --force")
 		d.ready("damaged")
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), refused, "s is the last good snapshot of cluster prod")
+		d.expect(d.ended(d.remove("s", "", false)), refused, "s is the last good snapshot of cluster prod")
 		d.ready("t", "a")
-		d.expect(d.ended(d.Delete("prod", "s", "r1", "alice", false)), succeeded, "")
+		d.expect(d.ended(d.remove("s", "r1", false)), succeeded, "")
 		if held := d.fleet.holding("s"); held != "" {
 			t.Errorf("held by %s", held)
 		}
-		if op, err := d.Delete("prod", "s", "r1", "alice", false); err != nil || op.GetState() != succeeded {
+		if op, err := d.remove("s", "r1", false); err != nil || op.GetState() != succeeded {
 			t.Errorf("repeated: %v, %v", op, err)
 		}
-		d.expect(d.ended(d.Delete("prod", "t", "", "alice", true)), succeeded, "")
+		d.expect(d.ended(d.remove("t", "", true)), succeeded, "")
 		if _, err := d.Catalog.Snapshot("prod", "t"); !errors.As(err, new(*catalog.NotFoundError)) {
 			t.Errorf("by force: %v", err)
 		}
@@ -219,7 +223,7 @@ func TestSafetySnapshotIsNotTheLastGoodOne(t *testing.T) {
 		if err := d.Catalog.Update("prod", "kept", func(s *requorumv1.Snapshot) { s.Kind = requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY }); err != nil {
 			t.Fatal(err)
 		}
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), refused, "last good snapshot")
+		d.expect(d.ended(d.remove("s", "", false)), refused, "last good snapshot")
 	})
 }
 
@@ -228,8 +232,8 @@ func TestDeleteWhileANodeIsAway(t *testing.T) {
 		d.ready("s", "a", "b", "c")
 		d.ready("t")
 		d.fleet.offline["c"] = true
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), refused, "c|its agent is not connected")
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", true)), succeeded, "")
+		d.expect(d.ended(d.remove("s", "", false)), refused, "c|its agent is not connected")
+		d.expect(d.ended(d.remove("s", "", true)), succeeded, "")
 		if held := d.fleet.holding("s"); held != "c" {
 			t.Errorf("held by %q, want only the node that was away", held)
 		}
@@ -256,7 +260,7 @@ func TestDeleteEndsWhateverANodeSays(t *testing.T) {
 					}
 					return nil, nil
 				}
-				op := d.ended(d.Delete("prod", "s", "", "alice", c.force))
+				op := d.ended(d.remove("s", "", c.force))
 				d.expect(op, succeeded, "")
 				if len(op.GetWarnings()) != c.warnings || d.fleet.holding("s") != "b" {
 					t.Errorf("warnings %q, held by %q", op.GetWarnings(), d.fleet.holding("s"))

@@ -423,6 +423,9 @@ func (j *Jobs) removeRemote(ctx context.Context, run *operation.Run) error {
 	nodes := j.connected(run.Cluster(), run.Operation().GetNodes())
 	var failures []error
 	for _, c := range job.GetRemotes() {
+		if job.GetKeepRemotes() || job.GetOnlyRemote() != "" && job.GetOnlyRemote() != c.GetRemote() {
+			continue
+		}
 		err := j.removeFrom(ctx, run, nodes, c)
 		switch {
 		case ctx.Err() != nil:

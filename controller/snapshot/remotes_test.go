@@ -169,11 +169,11 @@ func TestDeleteRemovesTheRemoteCopyFirst(t *testing.T) {
 		d.ready("other", "a")
 		d.expect(d.saved(saveTo("off-site")), succeeded, "")
 		s.broken["DropRemote"] = 1
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), reverted, "the bucket is on fire")
+		d.expect(d.ended(d.remove("s", "", false)), reverted, "the bucket is on fire")
 		if d.fleet.holding("s") != "a b c" || !catalog.Good(d.entry("s")) {
 			t.Error("it is gone although the remote failed")
 		}
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), succeeded, "")
+		d.expect(d.ended(d.remove("s", "", false)), succeeded, "")
 		if len(s.manifests) != 0 || d.fleet.holding("s") != "" {
 			t.Errorf("left: %v", s.manifests)
 		}
@@ -195,7 +195,7 @@ func TestDeleteLeavesWhatIsAnotherClusters(t *testing.T) {
 		if e.GetKind() != requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED || d.fleet.holding("s") != "a b c" || e.GetManifest().GetStored() != nil || len(e.GetRemotes()) != 1 {
 			t.Errorf("%v held by %s", e, d.fleet.holding("s"))
 		}
-		d.expect(d.ended(d.Delete("prod", "s", "", "alice", false)), succeeded, "")
+		d.expect(d.ended(d.remove("s", "", false)), succeeded, "")
 		if len(s.manifests) != 1 {
 			t.Error("another cluster's backup was removed")
 		}
@@ -249,6 +249,33 @@ func TestRemoteSecretsAreNotStored(t *testing.T) {
 		})
 		if err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A snapshot can be removed from one place and stay in another, but not from the last one.
+func TestDeleteFromOnePlace(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.ready("s", "a", "b", "c")
+		d.expect(d.ended(d.Delete(&requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "s", KeepRemotes: true}, "alice")), refused, "no good copy of s would be left")
+		d.expect(d.ended(d.Delete(&requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "s", OnlyRemote: "off-site"}, "alice")), refused, "remote off-site has no copy of s")
+		upload := &requorumv1.UploadSnapshotRequest{Cluster: "prod", Name: "s", Remote: "off-site"}
+		d.expect(d.ended(d.Upload(upload, "alice")), succeeded, "")
+		d.expect(d.ended(d.Delete(&requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "s", OnlyRemote: "off-site"}, "alice")), succeeded, "")
+		if e := d.entry("s"); len(e.GetRemotes()) != 0 || len(e.GetCopies()) != 3 || !catalog.Good(e) || len(s.manifests) != 0 {
+			t.Errorf("%v, in the remote %v", e, s.manifests)
+		}
+		d.expect(d.ended(d.Upload(upload, "alice")), succeeded, "")
+		d.expect(d.ended(d.Delete(&requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "s", KeepRemotes: true}, "alice")), succeeded, "")
+		if e := d.entry("s"); len(e.GetRemotes()) != 1 || len(e.GetCopies()) != 0 || !catalog.Good(e) || d.fleet.holding("s") != "" || len(s.manifests) != 1 {
+			t.Errorf("%v, on the nodes %s, in the remote %v", e, d.fleet.holding("s"), s.manifests)
+		}
+		d.expect(d.ended(d.Delete(&requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "s", OnlyRemote: "off-site"}, "alice")), refused, "no good copy of s would be left")
+		for _, req := range []*requorumv1.DeleteSnapshotRequest{{KeepRemotes: true, OnlyRemote: "off-site"}, {Force: true, KeepRemotes: true}} {
+			req.Cluster, req.Name = "prod", "s"
+			if _, err := d.Delete(req, "alice"); !errors.As(err, new(*InvalidError)) {
+				t.Errorf("%v: %v", req, err)
+			}
 		}
 	})
 }

@@ -212,7 +212,7 @@ func TestNamesThatCannotBeMeant(t *testing.T) {
 				t.Errorf("%q was accepted", name)
 			}
 		}
-		if _, err := d.Delete("prod", "latest", "", "alice", false); err == nil {
+		if _, err := d.remove("latest", "", false); err == nil {
 			t.Error("latest was removed")
 		}
 		d.ready("s")

@@ -72,7 +72,7 @@ func (j *Jobs) SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose P
 	if known, err := j.Engine.Repeated(req.GetRequestId(), requorumv1.OperationKind_OPERATION_KIND_SAVE, req.GetCluster(), digest); known != nil || err != nil {
 		return known, err
 	}
-	if req.GetRemote() != "" {
+	if req.GetRemote() != "" && purpose.Schedule == "" { // what a schedule takes is not lost for it
 		if _, err := j.Remotes.Get(req.GetRemote()); err != nil {
 			return nil, err
 		}
@@ -221,15 +221,23 @@ func (j *Jobs) Repair(cluster, name, requestID, by string) (*requorumv1.Operatio
 }
 
 // Delete starts the operation that removes a snapshot.
-func (j *Jobs) Delete(cluster, name, requestID, by string, force bool) (*requorumv1.Operation, error) {
-	if name == catalog.Latest {
+func (j *Jobs) Delete(req *requorumv1.DeleteSnapshotRequest, by string) (*requorumv1.Operation, error) {
+	switch {
+	case req.GetName() == catalog.Latest:
 		return nil, &InvalidError{"a snapshot is removed by its own name, not as \"latest\""}
+	case req.GetKeepRemotes() && req.GetOnlyRemote() != "":
+		return nil, &InvalidError{"keep_remotes and only_remote exclude each other"}
+	case req.GetForce() && (req.GetKeepRemotes() || req.GetOnlyRemote() != ""):
+		return nil, &InvalidError{"force is for a snapshot that goes from everywhere"}
 	}
-	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DELETE, cluster, name, requestID, by, &journalv1.SnapshotJob{Force: force}, "")
+	job := &journalv1.SnapshotJob{Force: req.GetForce(), KeepRemotes: req.GetKeepRemotes(), OnlyRemote: req.GetOnlyRemote()}
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DELETE, req.GetCluster(), req.GetName(), req.GetRequestId(), by, job, "")
 }
 
 func (j *Jobs) onExisting(kind requorumv1.OperationKind, cluster, name, requestID, by string, job *journalv1.SnapshotJob, identity string) (*requorumv1.Operation, error) {
-	digest, err := operation.Digest(&requorumv1.DeleteSnapshotRequest{Name: name, Force: job.GetForce()})
+	digest, err := operation.Digest(&requorumv1.DeleteSnapshotRequest{
+		Name: name, Force: job.GetForce(), KeepRemotes: job.GetKeepRemotes(), OnlyRemote: job.GetOnlyRemote(),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -253,6 +261,10 @@ func (j *Jobs) startOnExisting(kind requorumv1.OperationKind, cluster, name, dig
 	}
 	if kind != requorumv1.OperationKind_OPERATION_KIND_DELETE && !catalog.Good(snap) {
 		return nil, &InvalidError{fmt.Sprintf("snapshot %s is %s, not READY", snap.GetName(), StateName(snap.GetState()))}
+	}
+	if kind == requorumv1.OperationKind_OPERATION_KIND_CHECK && len(snap.GetCopies()) == 0 && len(snap.GetRemotes()) > 0 {
+		return nil, &InvalidError{fmt.Sprintf("no node holds snapshot %s any more, remote %s does; requorum snapshot distribute %s brings it back to the nodes",
+			snap.GetName(), snap.GetRemotes()[0].GetRemote(), snap.GetName())}
 	}
 	rec, err := j.newRecord(kind, cluster, snap.GetName(), asked.GetRequestId(), asked.GetRequestedBy())
 	if err != nil {

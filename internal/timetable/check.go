@@ -39,7 +39,20 @@ func Check(s *requorumv1.Schedule) error {
 			return err
 		}
 	}
+	if err := checkRemoteStorage(s.GetRemoteStorage()); err != nil {
+		return err
+	}
 	return CheckRetention(s.GetLocalStorage(), "localStorage.")
+}
+
+func checkRemoteStorage(r *requorumv1.RemoteStorage) error {
+	if r == nil {
+		return nil
+	}
+	if r.GetRemote() == "" {
+		return wrong("remoteStorage", "remote is missing: name one that the controller has (requorum remote ls shows them)")
+	}
+	return CheckRetention(r.GetRetention(), "remoteStorage.")
 }
 
 func wrong(field, format string, args ...any) error {
@@ -74,7 +87,7 @@ func checkTime(s *requorumv1.Schedule) error {
 		return wrong("", `neither cron nor every is given: say when, as cron: "0 */12 * * *" or every: 12h`)
 	case s.GetCron() != "" && every != nil:
 		return wrong("every", "cron and every do not go together: remove one of them")
-	case every != nil && s.GetTimezone() != "" && s.GetLocalStorage() == nil:
+	case every != nil && s.GetTimezone() != "" && s.GetLocalStorage() == nil && s.GetRemoteStorage() == nil:
 		return wrong("timezone", "it is of no use with every: remove it, or use cron")
 	case every != nil && (every.CheckValid() != nil || every.AsDuration() < shortestEvery):
 		return wrong("every", "%s is too short; at least %s has to pass", every.AsDuration(), shortestEvery)

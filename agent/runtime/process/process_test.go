@@ -445,6 +445,24 @@ func TestRunKeepsEtcdRunning(t *testing.T) {
 	wantedIs(t, r, false)
 }
 
+// On a full disk etcd runs although it could not be written down. It is, once that can be done again.
+func TestAnEtcdThatCouldNotBeWrittenDownIsLater(t *testing.T) {
+	o := script(t, sleep)
+	r := open(t, o)
+	start(t, r)
+	first := recorded(t, o)
+	if err := os.Remove(filepath.Join(o.Dir, "etcd.pid.json")); err != nil {
+		t.Fatal(err)
+	}
+	end := run(t, r)
+	wait(t, func() bool { return hasRecord(o) })
+	end()
+	if now := recorded(t, o); now.PID != first.PID {
+		t.Errorf("process %d is written down, it is %d", now.PID, first.PID)
+	}
+	stop(t, r)
+}
+
 func wantedIs(t *testing.T, r *process.Runtime, want bool) {
 	t.Helper()
 	if m, err := r.Inspect(t.Context()); err != nil || m.Wanted != want {

@@ -79,8 +79,11 @@ func (r *Runtime) wanted(ctx context.Context) (*record, error) {
 		if err != nil || d.State == stopped {
 			return err
 		}
-		if rec, err = r.find(); err != nil || rec != nil {
+		if rec, err = r.find(); err != nil {
 			return err
+		}
+		if rec != nil {
+			return r.noteAgain(rec)
 		}
 		restarts, err := r.restarts()
 		if err != nil {
@@ -93,6 +96,15 @@ func (r *Runtime) wanted(ctx context.Context) (*record, error) {
 		return err
 	})
 	return rec, err
+}
+
+// noteAgain writes a process down that could not be written down when it was started, as on a full disk.
+func (r *Runtime) noteAgain(rec *record) error {
+	noted, err := r.readRecord()
+	if err != nil || noted != nil && *noted == *rec {
+		return err
+	}
+	return r.writeRecord(*rec)
 }
 
 // restarts returns how often etcd will have been restarted once it is started now. A reboot is no fault of etcd's.

@@ -35,7 +35,14 @@ type policy struct {
 	AllowDegraded bool              `yaml:"allowDegraded,omitempty"`
 	Files         []string          `yaml:"files,omitempty,flow"`
 	LocalStorage  *keeping          `yaml:"localStorage,omitempty"`
+	RemoteStorage *storing          `yaml:"remoteStorage,omitempty"`
 	Status        *policyStatus     `yaml:"status,omitempty"`
+}
+
+// storing says in which remote snapshots are stored, and its retention there.
+type storing struct {
+	Remote  string `yaml:"remote"`
+	keeping `yaml:",inline"`
 }
 
 // keeping is a retention.
@@ -176,6 +183,12 @@ func (p *policy) schedule(doc config.Document[policy]) (*requorumv1.Schedule, er
 		Name: p.Name, Cluster: p.Cluster, Cron: p.Cron + p.Schedule, Timezone: p.Timezone, Every: lasting(p.Every), Paused: p.Paused, Prefix: p.Prefix,
 		Labels: p.Labels, Copies: uint32(p.Copies), Stagger: lasting(p.Stagger), AllowDegraded: p.AllowDegraded, Files: p.Files, LocalStorage: p.LocalStorage.retention(),
 	}
+	if r := p.RemoteStorage; r != nil {
+		s.RemoteStorage = &requorumv1.RemoteStorage{Remote: r.Remote}
+		if r.keeping != (keeping{}) {
+			s.RemoteStorage.Retention = r.keeping.retention()
+		}
+	}
 	var wrong *timetable.FieldError
 	if err := timetable.Check(s); errors.As(err, &wrong) {
 		field := wrong.Field
@@ -216,7 +229,10 @@ func document(s *requorumv1.Schedule) *policy {
 		Prefix: s.GetPrefix(), Labels: s.GetLabels(), Copies: copyCount(s.GetCopies()), Stagger: lifetime(s.GetStagger()), AllowDegraded: s.GetAllowDegraded(), Files: s.GetFiles(),
 	}
 	if r := s.GetLocalStorage(); r != nil {
-		p.LocalStorage = &keeping{TTL: lifetime(r.GetTtl()), Last: r.GetLast(), Hourly: r.GetHourly(), Daily: r.GetDaily(), Weekly: r.GetWeekly(), Monthly: r.GetMonthly()}
+		p.LocalStorage = kept(r)
+	}
+	if r := s.GetRemoteStorage(); r != nil {
+		p.RemoteStorage = &storing{Remote: r.GetRemote(), keeping: *kept(r.GetRetention())}
 	}
 	status := s.GetStatus()
 	p.Status = &policyStatus{Applied: rfc3339(status.GetApplied()), AppliedBy: status.GetAppliedBy(), Next: rfc3339(status.GetNext())}
@@ -224,6 +240,10 @@ func document(s *requorumv1.Schedule) *policy {
 		p.Status.Records = append(p.Status.Records, record(r))
 	}
 	return p
+}
+
+func kept(r *requorumv1.Retention) *keeping {
+	return &keeping{TTL: lifetime(r.GetTtl()), Last: r.GetLast(), Hourly: r.GetHourly(), Daily: r.GetDaily(), Weekly: r.GetWeekly(), Monthly: r.GetMonthly()}
 }
 
 func record(r *requorumv1.ScheduleRun) policyRecord {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -71,12 +72,12 @@ func (p *program) prune(ctx context.Context, c *client, cluster string, plan *re
 		return err
 	}
 	if !yes {
-		if err := p.confirm(ctx, fmt.Sprintf("Remove %s of %s from every node?", snapshotCount(len(goes)), cluster)); err != nil {
+		if err := p.confirm(ctx, fmt.Sprintf("Remove %s of %s?", snapshotCount(len(goes)), cluster)); err != nil {
 			return err
 		}
 	}
-	for i := range goes {
-		if err := p.removeOne(ctx, c, cluster, goes[len(goes)-1-i].GetName()); err != nil { // the oldest first
+	for i := range goes { // the oldest first
+		if err := p.removeOne(ctx, c, goes[len(goes)-1-i].GetRemoval()); err != nil {
 			return err
 		}
 	}
@@ -94,13 +95,16 @@ func (p *program) writeVerdicts(plan *requorumv1.PlanPruneResponse) error {
 	if p.settings.format != output.Table {
 		return output.Message(p.out, p.settings.format, plan)
 	}
-	table, goes, size := output.NewTable("NAME", "KIND", "AGE", "SIZE", "VERDICT", "WHY"), 0, int64(0)
+	table, goes, size := output.NewTable("NAME", "KIND", "AGE", "SIZE", "WHERE", "VERDICT", "WHY"), 0, int64(0)
 	for _, v := range plan.GetVerdicts() {
 		verdict := "keep"
 		if v.GetRemove() {
-			verdict, goes, size = "remove", goes+1, size+v.GetSize()
+			verdict, goes = "remove", goes+1
+			if v.GetRemote() == "" {
+				size += v.GetSize()
+			}
 		}
-		table.Row(v.GetName(), snapshotKind(v.GetKind()), output.Ago(v.GetCreated(), p.now()), output.Bytes(v.GetSize()), verdict, v.GetReason())
+		table.Row(v.GetName(), snapshotKind(v.GetKind()), output.Ago(v.GetCreated(), p.now()), output.Bytes(v.GetSize()), cmp.Or(v.GetRemote(), "nodes"), verdict, v.GetReason())
 	}
 	if _, err := table.WriteTo(p.out); err != nil {
 		return err
@@ -111,8 +115,8 @@ func (p *program) writeVerdicts(plan *requorumv1.PlanPruneResponse) error {
 
 // removeOne removes a snapshot by an operation. It waits for one that is changing the cluster, as the controller's own
 // removal may be; what is gone already is no error.
-func (p *program) removeOne(ctx context.Context, c *client, cluster, name string) error {
-	req := &requorumv1.DeleteSnapshotRequest{RequestId: p.newID(), Cluster: cluster, Name: name}
+func (p *program) removeOne(ctx context.Context, c *client, req *requorumv1.DeleteSnapshotRequest) error {
+	req.RequestId = p.newID()
 	for {
 		resp, err := change(ctx, c, c.DeleteSnapshot, req)
 		if status.Code(err) == codes.NotFound {

@@ -74,8 +74,8 @@ func (f *fake) PlanPrune(_ context.Context, req *requorumv1.PlanPruneRequest) (*
 	scheduled := requorumv1.SnapshotKind_SNAPSHOT_KIND_SCHEDULED
 	return &requorumv1.PlanPruneResponse{Verdicts: []*requorumv1.PruneVerdict{
 		{Name: "nightly-2", Schedule: "nightly", Kind: scheduled, Created: before(time.Hour), Size: 1 << 30, Reason: "last 1 of 1 of schedule nightly"},
-		{Name: "nightly-1", Schedule: "nightly", Kind: scheduled, Created: before(25 * time.Hour), Size: 1 << 30, Remove: true, Reason: "schedule nightly keeps last 1"},
-		{Name: "nightly-0", Schedule: "nightly", Kind: scheduled, Created: before(49 * time.Hour), Size: 1 << 29, Remove: true, Reason: "schedule nightly keeps last 1"},
+		{Name: "nightly-1", Schedule: "nightly", Kind: scheduled, Created: before(25 * time.Hour), Size: 1 << 30, Remove: true, Reason: "schedule nightly keeps last 1", Removal: &requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "nightly-1"}},
+		{Name: "nightly-0", Schedule: "nightly", Kind: scheduled, Created: before(49 * time.Hour), Size: 1 << 29, Remove: true, Reason: "schedule nightly keeps last 1", Removal: &requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "nightly-0"}},
 	}}, nil
 }
 
@@ -253,7 +253,7 @@ func TestPruneAsksFirst(t *testing.T) {
 		t.Errorf("nobody to ask: %d, %s", r.code, r.err)
 	}
 	r := inTest().onTerminal("n\n").command(t.Context(), f, "snapshot", "prune")
-	if r.code != ExitError || !strings.Contains(r.err, "Remove 2 snapshots of prod from every node? [y/N]") {
+	if r.code != ExitError || !strings.Contains(r.err, "Remove 2 snapshots of prod? [y/N]") {
 		t.Errorf("a no: %d, %s", r.code, r.err)
 	}
 	for _, req := range f.got() {

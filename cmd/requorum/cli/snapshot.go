@@ -490,31 +490,52 @@ with its manifest first. What the catalog knows already stays as it is.`,
 }
 
 func (p *program) snapshotRm() *cobra.Command {
-	var force, yes bool
+	var yes bool
+	req := &requorumv1.DeleteSnapshotRequest{}
 	command := &cobra.Command{
-		Use:               "rm NAME",
-		Aliases:           []string{"delete"},
-		Short:             "Remove a snapshot and all of its copies",
-		Long:              "Remove every copy of a snapshot, also in remotes, and its entry in the\ncatalog. The last good snapshot of a cluster is kept unless --force is given.\nNeeds the role admin.",
-		Example:           "  requorum snapshot rm pre-1.30 --yes",
+		Use:     "rm NAME",
+		Aliases: []string{"delete"},
+		Short:   "Remove a snapshot and all of its copies",
+		Long: `Remove every copy of a snapshot, also in remotes, and its entry in the
+catalog. The last good snapshot of a cluster is kept unless --force is given.
+With --keep-remotes it goes from the nodes only, with --only-remote from one
+remote only; both are refused where no good copy would be left. Needs the role
+admin.`,
+		Example:           "  requorum snapshot rm pre-1.30 --yes\n  requorum snapshot rm pre-1.30 --keep-remotes --yes",
 		Args:              takes("NAME"),
 		ValidArgsFunction: firstArgument(p.completeSnapshots),
 	}
 	j := p.jobFlags(command)
-	command.Flags().BoolVar(&force, "force", false, "remove it even if it is the cluster's last good snapshot")
+	command.Flags().BoolVar(&req.Force, "force", false, "remove it even if it is the cluster's last good snapshot")
+	command.Flags().BoolVar(&req.KeepRemotes, "keep-remotes", false, "remove it from the nodes only")
+	command.Flags().StringVar(&req.OnlyRemote, "only-remote", "", "remove it from the remote `NAME` only")
+	complete(command, "only-remote", p.completeRemotes)
+	command.MarkFlagsMutuallyExclusive("force", "keep-remotes", "only-remote")
 	command.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	command.RunE = func(c *cobra.Command, args []string) error {
 		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
 			if !yes {
-				if err := p.confirm(ctx, fmt.Sprintf("Remove snapshot %s of %s from every node and remote?", args[0], cluster)); err != nil {
+				if err := p.confirm(ctx, fmt.Sprintf("Remove snapshot %s of %s from %s?", args[0], cluster, places(req))); err != nil {
 					return nil, err
 				}
 			}
-			resp, err := change(ctx, c, c.DeleteSnapshot, &requorumv1.DeleteSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0], Force: force})
+			req.RequestId, req.Cluster, req.Name = p.request(j.requestID), cluster, args[0]
+			resp, err := change(ctx, c, c.DeleteSnapshot, req)
 			return resp.GetOperation(), err
 		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.DeleteSnapshotResponse{Operation: op} })(c, args)
 	}
 	return command
+}
+
+// places says where a snapshot is removed.
+func places(req *requorumv1.DeleteSnapshotRequest) string {
+	switch {
+	case req.GetKeepRemotes():
+		return "every node"
+	case req.GetOnlyRemote() != "":
+		return "remote " + req.GetOnlyRemote()
+	}
+	return "every node and remote"
 }
 
 func (p *program) snapshotImport() *cobra.Command {

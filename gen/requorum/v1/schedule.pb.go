@@ -983,6 +983,8 @@ type Schedule struct {
 	AllowDegraded bool `protobuf:"varint,12,opt,name=allow_degraded,json=allowDegraded,proto3" json:"allow_degraded,omitempty"`
 	// What the controller knows of it. Written by the controller only.
 	Status *ScheduleStatus `protobuf:"bytes,13,opt,name=status,proto3" json:"status,omitempty"`
+	// Remote that stores each snapshot, too, and how long; unset for none.
+	RemoteStorage *RemoteStorage `protobuf:"bytes,14,opt,name=remote_storage,json=remoteStorage,proto3" json:"remote_storage,omitempty"`
 	// Sets of files that every node adds to its snapshots, by their names in the agents' configurations.
 	Files         []string `protobuf:"bytes,17,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1110,9 +1112,71 @@ func (x *Schedule) GetStatus() *ScheduleStatus {
 	return nil
 }
 
+func (x *Schedule) GetRemoteStorage() *RemoteStorage {
+	if x != nil {
+		return x.RemoteStorage
+	}
+	return nil
+}
+
 func (x *Schedule) GetFiles() []string {
 	if x != nil {
 		return x.Files
+	}
+	return nil
+}
+
+// RemoteStorage says in which remote the snapshots of a schedule are stored.
+type RemoteStorage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name in the controller's configuration.
+	Remote string `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// How long it keeps them, whatever the nodes do; unset to keep them all.
+	Retention     *Retention `protobuf:"bytes,2,opt,name=retention,proto3" json:"retention,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteStorage) Reset() {
+	*x = RemoteStorage{}
+	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteStorage) ProtoMessage() {}
+
+func (x *RemoteStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteStorage.ProtoReflect.Descriptor instead.
+func (*RemoteStorage) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RemoteStorage) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *RemoteStorage) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
 	}
 	return nil
 }
@@ -1139,7 +1203,7 @@ type Retention struct {
 
 func (x *Retention) Reset() {
 	*x = Retention{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1215,7 @@ func (x *Retention) String() string {
 func (*Retention) ProtoMessage() {}
 
 func (x *Retention) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1228,7 @@ func (x *Retention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retention.ProtoReflect.Descriptor instead.
 func (*Retention) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Retention) GetTtl() *durationpb.Duration {
@@ -1226,7 +1290,7 @@ type ScheduleStatus struct {
 
 func (x *ScheduleStatus) Reset() {
 	*x = ScheduleStatus{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1302,7 @@ func (x *ScheduleStatus) String() string {
 func (*ScheduleStatus) ProtoMessage() {}
 
 func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1315,7 @@ func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleStatus.ProtoReflect.Descriptor instead.
 func (*ScheduleStatus) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ScheduleStatus) GetApplied() *timestamppb.Timestamp {
@@ -1315,7 +1379,7 @@ type ScheduleRun struct {
 
 func (x *ScheduleRun) Reset() {
 	*x = ScheduleRun{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1391,7 @@ func (x *ScheduleRun) String() string {
 func (*ScheduleRun) ProtoMessage() {}
 
 func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1404,7 @@ func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleRun.ProtoReflect.Descriptor instead.
 func (*ScheduleRun) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ScheduleRun) GetId() string {
@@ -1476,7 +1540,7 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\"H\n" +
 	"\x18ListScheduleRunsResponse\x12,\n" +
-	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\xcd\x04\n" +
+	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\x96\x05\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -1491,11 +1555,15 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\astagger\x12;\n" +
 	"\rlocal_storage\x18\v \x01(\v2\x16.requorum.v1.RetentionR\flocalStorage\x12%\n" +
 	"\x0eallow_degraded\x18\f \x01(\bR\rallowDegraded\x123\n" +
-	"\x06status\x18\r \x01(\v2\x1b.requorum.v1.ScheduleStatusR\x06status\x12\x14\n" +
+	"\x06status\x18\r \x01(\v2\x1b.requorum.v1.ScheduleStatusR\x06status\x12A\n" +
+	"\x0eremote_storage\x18\x0e \x01(\v2\x1a.requorum.v1.RemoteStorageR\rremoteStorage\x12\x14\n" +
 	"\x05files\x18\x11 \x03(\tR\x05files\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0e\x10\x11J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10J\x04\b\x10\x10\x11J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"]\n" +
+	"\rRemoteStorage\x12\x16\n" +
+	"\x06remote\x18\x01 \x01(\tR\x06remote\x124\n" +
+	"\tretention\x18\x02 \x01(\v2\x16.requorum.v1.RetentionR\tretention\"\xac\x01\n" +
 	"\tRetention\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\x12\x16\n" +
@@ -1558,7 +1626,7 @@ func file_requorum_v1_schedule_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_schedule_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_requorum_v1_schedule_proto_goTypes = []any{
 	(ApplyOutcome)(0),                // 0: requorum.v1.ApplyOutcome
 	(RunResult)(0),                   // 1: requorum.v1.RunResult
@@ -1579,13 +1647,14 @@ var file_requorum_v1_schedule_proto_goTypes = []any{
 	(*ListScheduleRunsRequest)(nil),  // 16: requorum.v1.ListScheduleRunsRequest
 	(*ListScheduleRunsResponse)(nil), // 17: requorum.v1.ListScheduleRunsResponse
 	(*Schedule)(nil),                 // 18: requorum.v1.Schedule
-	(*Retention)(nil),                // 19: requorum.v1.Retention
-	(*ScheduleStatus)(nil),           // 20: requorum.v1.ScheduleStatus
-	(*ScheduleRun)(nil),              // 21: requorum.v1.ScheduleRun
-	nil,                              // 22: requorum.v1.Schedule.LabelsEntry
-	(*Operation)(nil),                // 23: requorum.v1.Operation
-	(*durationpb.Duration)(nil),      // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
+	(*RemoteStorage)(nil),            // 19: requorum.v1.RemoteStorage
+	(*Retention)(nil),                // 20: requorum.v1.Retention
+	(*ScheduleStatus)(nil),           // 21: requorum.v1.ScheduleStatus
+	(*ScheduleRun)(nil),              // 22: requorum.v1.ScheduleRun
+	nil,                              // 23: requorum.v1.Schedule.LabelsEntry
+	(*Operation)(nil),                // 24: requorum.v1.Operation
+	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
 }
 var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 0: requorum.v1.ApplyScheduleRequest.schedule:type_name -> requorum.v1.Schedule
@@ -1595,43 +1664,45 @@ var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 4: requorum.v1.GetScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 5: requorum.v1.PauseScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 6: requorum.v1.ResumeScheduleResponse.schedule:type_name -> requorum.v1.Schedule
-	23, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
-	21, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
-	21, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
-	24, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
-	22, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
-	24, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
-	19, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
-	20, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
-	24, // 15: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
-	25, // 16: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
-	25, // 17: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
-	21, // 18: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
-	25, // 19: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
-	25, // 20: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
-	25, // 21: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
-	1,  // 22: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
-	2,  // 23: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
-	4,  // 24: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
-	6,  // 25: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
-	8,  // 26: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
-	10, // 27: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
-	12, // 28: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
-	14, // 29: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
-	16, // 30: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
-	3,  // 31: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
-	5,  // 32: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
-	7,  // 33: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
-	9,  // 34: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
-	11, // 35: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
-	13, // 36: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
-	15, // 37: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
-	17, // 38: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
-	31, // [31:39] is the sub-list for method output_type
-	23, // [23:31] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	24, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
+	22, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
+	22, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
+	25, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
+	23, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
+	25, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
+	20, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
+	21, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
+	19, // 15: requorum.v1.Schedule.remote_storage:type_name -> requorum.v1.RemoteStorage
+	20, // 16: requorum.v1.RemoteStorage.retention:type_name -> requorum.v1.Retention
+	25, // 17: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
+	26, // 18: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
+	26, // 19: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
+	22, // 20: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
+	26, // 21: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
+	26, // 22: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
+	26, // 23: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
+	1,  // 24: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
+	2,  // 25: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
+	4,  // 26: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
+	6,  // 27: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
+	8,  // 28: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
+	10, // 29: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
+	12, // 30: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
+	14, // 31: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
+	16, // 32: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
+	3,  // 33: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
+	5,  // 34: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
+	7,  // 35: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
+	9,  // 36: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
+	11, // 37: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
+	13, // 38: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
+	15, // 39: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
+	17, // 40: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_schedule_proto_init() }
@@ -1646,7 +1717,7 @@ func file_requorum_v1_schedule_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_schedule_proto_rawDesc), len(file_requorum_v1_schedule_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

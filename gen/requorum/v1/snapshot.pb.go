@@ -1189,7 +1189,11 @@ type PruneVerdict struct {
 	// Whether it is removed.
 	Remove bool `protobuf:"varint,6,opt,name=remove,proto3" json:"remove,omitempty"`
 	// Why.
-	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Remote whose copy it is about; empty for the copies of the nodes and, where no schedule stores it in a remote, all.
+	Remote string `protobuf:"bytes,27,opt,name=remote,proto3" json:"remote,omitempty"`
+	// What removes it: the request without its ID; unset where it is kept.
+	Removal       *DeleteSnapshotRequest `protobuf:"bytes,28,opt,name=removal,proto3" json:"removal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1271,6 +1275,20 @@ func (x *PruneVerdict) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *PruneVerdict) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *PruneVerdict) GetRemoval() *DeleteSnapshotRequest {
+	if x != nil {
+		return x.Removal
+	}
+	return nil
 }
 
 // ListOrphansRequest names the cluster.
@@ -1540,7 +1558,11 @@ type DeleteSnapshotRequest struct {
 	// Name of the snapshot; "latest" is refused.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// Remove it even if it is the last good snapshot of the cluster.
-	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	// Remove it from the nodes only. Refused unless a remote holds a good copy.
+	KeepRemotes bool `protobuf:"varint,24,opt,name=keep_remotes,json=keepRemotes,proto3" json:"keep_remotes,omitempty"`
+	// Remove it from this remote only. Refused unless a node or another remote holds a good copy.
+	OnlyRemote    string `protobuf:"bytes,25,opt,name=only_remote,json=onlyRemote,proto3" json:"only_remote,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1601,6 +1623,20 @@ func (x *DeleteSnapshotRequest) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *DeleteSnapshotRequest) GetKeepRemotes() bool {
+	if x != nil {
+		return x.KeepRemotes
+	}
+	return false
+}
+
+func (x *DeleteSnapshotRequest) GetOnlyRemote() string {
+	if x != nil {
+		return x.OnlyRemote
+	}
+	return ""
 }
 
 // DeleteSnapshotResponse carries the operation.
@@ -3071,7 +3107,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\bschedule\x18\x02 \x01(\tR\bschedule\x124\n" +
 	"\tretention\x18\x03 \x01(\v2\x16.requorum.v1.RetentionR\tretention\"J\n" +
 	"\x11PlanPruneResponse\x125\n" +
-	"\bverdicts\x18\x01 \x03(\v2\x19.requorum.v1.PruneVerdictR\bverdicts\"\xe7\x01\n" +
+	"\bverdicts\x18\x01 \x03(\v2\x19.requorum.v1.PruneVerdictR\bverdicts\"\xbd\x02\n" +
 	"\fPruneVerdict\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bschedule\x18\x02 \x01(\tR\bschedule\x12-\n" +
@@ -3079,7 +3115,9 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x12\n" +
 	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06remove\x18\x06 \x01(\bR\x06remove\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\".\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x16\n" +
+	"\x06remote\x18\x1b \x01(\tR\x06remote\x12<\n" +
+	"\aremoval\x18\x1c \x01(\v2\".requorum.v1.DeleteSnapshotRequestR\aremoval\".\n" +
 	"\x12ListOrphansRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\"\\\n" +
 	"\x13ListOrphansResponse\x12-\n" +
@@ -3093,13 +3131,16 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\"N\n" +
 	"\x16RebuildCatalogResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"z\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xbe\x01\n" +
 	"\x15DeleteSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
-	"\x05force\x18\x04 \x01(\bR\x05force\"N\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\x12!\n" +
+	"\fkeep_remotes\x18\x18 \x01(\bR\vkeepRemotes\x12\x1f\n" +
+	"\vonly_remote\x18\x19 \x01(\tR\n" +
+	"onlyRemote\"N\n" +
 	"\x16DeleteSnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xec\x02\n" +
 	"\x15ImportSnapshotRequest\x12\x1d\n" +
@@ -3342,71 +3383,72 @@ var file_requorum_v1_snapshot_proto_depIdxs = []int32{
 	19, // 11: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
 	1,  // 12: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
 	46, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
-	22, // 14: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
-	37, // 15: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
-	44, // 16: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
-	44, // 17: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	41, // 18: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	44, // 19: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	44, // 20: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
-	37, // 21: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 22: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 23: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	46, // 24: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	37, // 25: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	39, // 26: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	34, // 27: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
-	46, // 28: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
-	36, // 29: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
-	36, // 30: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
-	2,  // 31: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
-	46, // 32: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
-	35, // 33: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
-	46, // 34: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
-	43, // 35: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
-	46, // 36: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	47, // 37: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	48, // 38: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	42, // 39: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 40: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	35, // 41: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
-	46, // 42: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
-	38, // 43: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
-	2,  // 44: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	46, // 45: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 46: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 47: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 48: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 49: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	29, // 50: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
-	11, // 51: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	15, // 52: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
-	17, // 53: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
-	20, // 54: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
-	23, // 55: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
-	25, // 56: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	13, // 57: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
-	27, // 58: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	31, // 59: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 60: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 61: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 62: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 63: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	30, // 64: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
-	12, // 65: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	16, // 66: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
-	18, // 67: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
-	21, // 68: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
-	24, // 69: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
-	26, // 70: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	14, // 71: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
-	28, // 72: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	32, // 73: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	60, // [60:74] is the sub-list for method output_type
-	46, // [46:60] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	25, // 14: requorum.v1.PruneVerdict.removal:type_name -> requorum.v1.DeleteSnapshotRequest
+	22, // 15: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
+	37, // 16: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
+	44, // 17: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	44, // 18: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	41, // 19: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	44, // 20: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 21: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	37, // 22: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 23: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 24: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	46, // 25: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	37, // 26: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	39, // 27: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	34, // 28: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	46, // 29: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	36, // 30: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
+	36, // 31: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
+	2,  // 32: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
+	46, // 33: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
+	35, // 34: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
+	46, // 35: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	43, // 36: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	46, // 37: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	47, // 38: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	48, // 39: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	42, // 40: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 41: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	35, // 42: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
+	46, // 43: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	38, // 44: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
+	2,  // 45: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	46, // 46: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 47: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 48: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 49: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 50: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	29, // 51: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 52: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 53: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	17, // 54: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	20, // 55: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	23, // 56: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	25, // 57: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 58: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	27, // 59: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	31, // 60: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 61: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 62: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 63: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 64: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	30, // 65: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 66: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 67: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	18, // 68: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	21, // 69: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	24, // 70: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	26, // 71: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 72: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	28, // 73: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	32, // 74: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	61, // [61:75] is the sub-list for method output_type
+	47, // [47:61] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }

@@ -249,8 +249,12 @@ type SnapshotJob struct {
 	Bundles []*v1.Bundle `protobuf:"bytes,66,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	// Version of Kubernetes on the node that saves.
 	KubernetesVersion string `protobuf:"bytes,67,opt,name=kubernetes_version,json=kubernetesVersion,proto3" json:"kubernetes_version,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Remove the copies of the nodes only.
+	KeepRemotes bool `protobuf:"varint,68,opt,name=keep_remotes,json=keepRemotes,proto3" json:"keep_remotes,omitempty"`
+	// Remove the copy in this remote only; empty for all.
+	OnlyRemote    string `protobuf:"bytes,69,opt,name=only_remote,json=onlyRemote,proto3" json:"only_remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotJob) Reset() {
@@ -433,6 +437,20 @@ func (x *SnapshotJob) GetBundles() []*v1.Bundle {
 func (x *SnapshotJob) GetKubernetesVersion() string {
 	if x != nil {
 		return x.KubernetesVersion
+	}
+	return ""
+}
+
+func (x *SnapshotJob) GetKeepRemotes() bool {
+	if x != nil {
+		return x.KeepRemotes
+	}
+	return false
+}
+
+func (x *SnapshotJob) GetOnlyRemote() string {
+	if x != nil {
+		return x.OnlyRemote
 	}
 	return ""
 }
@@ -1610,7 +1628,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xb3\a\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xf7\a\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1634,7 +1652,10 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x06verify\x18\x14 \x01(\v2\".requorum.v1.VerifySnapshotRequestR\x06verify\x124\n" +
 	"\adrilled\x18\x15 \x01(\v2\x1a.requorum.agent.v1.DrilledR\adrilled\x12-\n" +
 	"\abundles\x18B \x03(\v2\x13.requorum.v1.BundleR\abundles\x12-\n" +
-	"\x12kubernetes_version\x18C \x01(\tR\x11kubernetesVersion\"\x83\x01\n" +
+	"\x12kubernetes_version\x18C \x01(\tR\x11kubernetesVersion\x12!\n" +
+	"\fkeep_remotes\x18D \x01(\bR\vkeepRemotes\x12\x1f\n" +
+	"\vonly_remote\x18E \x01(\tR\n" +
+	"onlyRemote\"\x83\x01\n" +
 	"\rFoundSnapshot\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
