@@ -237,7 +237,8 @@ func TestRetentionInARemote(t *testing.T) {
 		},
 		"paused": {
 			[]*requorumv1.Snapshot{snap("b", day), stored(snap("a", 2*day))},
-			map[string]retention.Policy{"nightly": {Retention: last(1), Zone: time.UTC, Paused: true, Remote: "off-site", Stored: last(1)}}, "", "", "",
+			map[string]retention.Policy{"nightly": {Retention: last(1), Zone: time.UTC, Paused: true, Remote: "off-site", Stored: last(1)}},
+			"", "", "",
 		},
 		"stored by a person elsewhere": {
 			[]*requorumv1.Snapshot{snap("b", day), with(snap("a", 2*day), func(s *requorumv1.Snapshot) { s.Remotes = []*requorumv1.RemoteCopy{{Remote: "nfs", State: good}} })},

@@ -91,7 +91,7 @@ func startRehearse(k *controller) (*requorumv1.Operation, error) {
 }
 
 func startDelete(k *controller) (*requorumv1.Operation, error) {
-	return k.snapshots.Delete(clusterName, goodName, request, "test", false)
+	return k.snapshots.Delete(&requorumv1.DeleteSnapshotRequest{RequestId: request, Cluster: clusterName, Name: goodName}, "test")
 }
 
 // startRebuild loses the catalog first.

@@ -186,7 +186,7 @@ func (p *policy) schedule(doc config.Document[policy]) (*requorumv1.Schedule, er
 	if r := p.RemoteStorage; r != nil {
 		s.RemoteStorage = &requorumv1.RemoteStorage{Remote: r.Remote}
 		if r.keeping != (keeping{}) {
-			s.RemoteStorage.Retention = r.keeping.retention()
+			s.RemoteStorage.Retention = r.retention()
 		}
 	}
 	var wrong *timetable.FieldError
