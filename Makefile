@@ -60,10 +60,22 @@ grpcurl: ## bin/grpcurl, to talk to a controller by hand
 ETCDS := bin/etcd-3.5 bin/etcd-3.6 bin/etcd-3.7
 
 .PHONY: etcds
-etcds: $(ETCDS) ## bin/etcd-3.5 and so on: the servers that e2e restores
+etcds: $(ETCDS) etcd-3.4 ## bin/etcd-3.5 and so on: the servers that e2e restores
 
 bin/etcd-3.5 bin/etcd-3.6 bin/etcd-3.7: bin/etcd-%: internal/tools/etcd-%.mod
 	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
+
+# etcd 3.4 comes as the package of Debian 12.
+.PHONY: etcd-3.4
+etcd-3.4:
+	@[[ -x bin/etcd-3.4 ]] && exit 0; \
+	dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; chmod 755 "$$dir"; \
+	if (cd "$$dir" && apt-get download -q etcd-server && dpkg-deb -x etcd-server_*.deb .) >"$$dir/said" 2>&1 && \
+		"$$dir/usr/bin/etcd" --version | grep -q '^etcd Version: 3\.4\.'; then \
+		install -D "$$dir/usr/bin/etcd" bin/etcd-3.4; \
+	else \
+		echo 'etcd-3.4: SKIPPED, no package etcd-server of that version can be downloaded here (apt-get update?)'; tail -n 3 "$$dir/said"; \
+	fi
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -19,7 +19,7 @@ func TestEtcdVersions(t *testing.T) {
 	if dir == "" {
 		t.Skip("REQUORUM_ETCDS is not set; make etcds builds the servers, and make e2e sets it")
 	}
-	for _, minor := range []string{"3.5", "3.6", "3.7"} {
+	for _, minor := range []string{"3.4", "3.5", "3.6", "3.7"} {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			restoresVersion(t, filepath.Join(dir, "etcd-"+minor), minor)
@@ -30,6 +30,9 @@ func TestEtcdVersions(t *testing.T) {
 func restoresVersion(t *testing.T, binary, minor string) {
 	t.Helper()
 	if _, err := os.Stat(binary); err != nil {
+		if minor == "3.4" && os.IsNotExist(err) && os.Getenv("CI") == "" {
+			t.Skip("etcd 3.4 comes as a Debian package, and make etcds could not download that here")
+		}
 		t.Fatal(err)
 	}
 	c := harness.Start(t, harness.Options{Configure: func(_ string, a *agent.Config) { a.Runtime.Process.Command[0] = binary }})
@@ -45,7 +48,11 @@ func restoresVersion(t *testing.T, binary, minor string) {
 	saved := c.Now()
 	c.Write(100)
 
-	restore(t, c, "before")
+	for _, warning := range restore(t, c, "before").GetWarnings() {
+		if strings.Contains(warning, "HashKV") { // what the staged data predicts is what the member answers, whatever its version
+			t.Error(warning)
+		}
+	}
 	holds(t, c, saved)
 	for _, node := range c.NodeNames() {
 		runsVersion(t, c, node, minor)

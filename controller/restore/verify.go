@@ -34,6 +34,13 @@ func (j *Jobs) verify(ctx context.Context, run *operation.Run) error {
 	if err := sameData(job, results); err != nil {
 		return err
 	}
+	if node := compactedElsewhere(job, results); node != "" {
+		err := run.Warn("%s: its HashKV was not compared with that of the staged data: it compacts at revision %d, not %d", node,
+			results[node].GetVerified().GetHashKv().GetCompactRevision(), job.GetStartedCompactRevision())
+		if err != nil {
+			return err
+		}
+	}
 	for _, n := range voters(job) {
 		for _, w := range results[n.GetNode()].GetVerified().GetWarnings() {
 			if err := run.Warn("%s: %s", n.GetNode(), w); err != nil {
@@ -85,6 +92,16 @@ func memberURLs(nodes []*journalv1.RestoreNode) map[string]string {
 		members[n.GetMember()] = strings.Join(n.GetPeerUrls(), ",")
 	}
 	return members
+}
+
+// compactedElsewhere returns a node whose HashKV cannot be compared with that of the staged data, empty if there is none.
+func compactedElsewhere(job *journalv1.RestoreJob, results map[string]*agentv1.TaskResult) string {
+	for _, node := range names(voters(job)) {
+		if results[node].GetVerified().GetHashKv().GetCompactRevision() != job.GetStartedCompactRevision() {
+			return node
+		}
+	}
+	return ""
 }
 
 // sameData compares the HashKV of the started members with what was computed from the staged data. Should

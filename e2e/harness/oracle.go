@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 )
 
@@ -63,6 +65,9 @@ func (c *Cluster) sameHash(ctx context.Context, nodes []string, revision int64) 
 	var hash uint32
 	for i, node := range nodes {
 		h, err := c.Client(node).HashKV(ctx, c.Endpoint(node), revision)
+		if errors.Is(err, rpctypes.ErrCompacted) { // to etcd 3.4 the revision that was compacted at is compacted, too
+			h, err = c.Client(node).HashKV(ctx, c.Endpoint(node), 0)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", node, err)
 		}
