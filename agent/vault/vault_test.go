@@ -270,6 +270,7 @@ func TestTooLittleSpace(t *testing.T) {
 	v.SetFree(vault.Headroom)
 	_, err := v.Create("a")
 	expectNoSpace("create", err)
+	expectEntries(t, v)
 	_, err = v.Receive(m)
 	expectNoSpace("receive", err)
 	if msg := err.Error(); !strings.Contains(msg, "64 MiB free on "+v.Dir()) || !strings.Contains(msg, "free space there") {

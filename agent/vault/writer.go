@@ -77,8 +77,8 @@ func (v *Vault) startPart(name string) (*part, error) {
 	if err == nil {
 		err = p.reserve(1)
 	}
-	if err != nil {
-		return nil, errors.Join(err, p.f.Close())
+	if err != nil { // nothing is in it, and on a full disk nobody may come to remove it
+		return nil, errors.Join(err, p.remove(), p.f.Close())
 	}
 	return p, nil
 }
