@@ -11,6 +11,8 @@ MODULE := github.com/requorum/requorum
 BUF   := $(GO) tool -modfile=internal/tools/buf.mod buf
 LINT  := $(GO) tool -modfile=internal/tools/lint.mod golangci-lint
 VULN  := $(GO) tool -modfile=internal/tools/vuln.mod govulncheck
+NFPM  := $(GO) tool -modfile=internal/tools/nfpm.mod nfpm
+SBOM  := $(GO) tool -modfile=internal/tools/sbom.mod cyclonedx-gomod
 
 # What a person keeps in GOFLAGS for other work must not change this build; the rest of it is respected.
 GOFLAGS := $(strip $(filter-out -mod=% -modfile=% -tags=% -race -buildvcs=%,$(GOFLAGS)) -buildvcs=false)
@@ -76,6 +78,16 @@ etcd-3.4:
 	else \
 		echo 'etcd-3.4: SKIPPED, no package etcd-server of that version can be downloaded here (apt-get update?)'; tail -n 3 "$$dir/said"; \
 	fi
+
+# What the binary says it is made of, in CycloneDX.
+.PHONY: sbom
+sbom: build ## dist/requorum.sbom.cdx.json: the modules that are linked in
+	@mkdir -p dist
+	$(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output dist/requorum.sbom.cdx.json bin/requorum
+
+.PHONY: packages
+packages: sbom ## dist/requorum*.deb and .rpm, for GOARCH
+	deploy/package/build.sh bin/requorum dist/requorum.sbom.cdx.json '$(VERSION)' $(NFPM)
 
 .PHONY: clean
 clean: ## Remove what was built
