@@ -120,6 +120,11 @@ lint:
 	$(LINT) run ./...
 	$(LINT) run --build-tags faultinject ./internal/fault/... ./agent/task ./controller/operation ./e2e/simulated
 
+# Not part of make check, which needs nothing but Go: systemd and lintian have to be installed. With CI=true they must be.
+.PHONY: check-packages
+check-packages: packages ## Units, scripts and packages, by systemd-analyze, shellcheck and lintian
+	deploy/package/check.sh
+
 .PHONY: check-proto
 check-proto:
 	$(BUF) lint

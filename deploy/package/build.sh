@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the .deb and the .rpm in dist/ from a binary that is built. make packages calls it.
+# Makes the .deb and the .rpm in dist/, or in DIST, from a binary that is built. make packages calls it.
 # usage: build.sh BINARY SBOM VERSION NFPM...   VERSION is git describe's; NFPM is the command that runs nfpm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -46,13 +46,14 @@ cat >"$STAGE/changelog.yaml" <<EOF
   packager: The requorum maintainers <maintainers@requorum.example.org>
   deb: {urgency: medium, distributions: [unstable]}
   changes:
-    - note: requorum $version. What changed is in /usr/share/doc/requorum/changelog.gz.
+    - note: The changes are in /usr/share/doc/requorum/changelog.gz.
 EOF
-envsubst() { # nfpm fills in some fields, but not all that are needed here
+fill_in() { # nfpm fills in some fields, but not all that are needed here
 	sed -e "s|\$STAGE|$STAGE|g; s|\$PACKAGE_ARCH|$PACKAGE_ARCH|g; s|\$PACKAGE_VERSION|$PACKAGE_VERSION|g; s|\$PACKAGE_DATE|$PACKAGE_DATE|g"
 }
-envsubst <deploy/package/nfpm.yaml >"$STAGE/nfpm.yaml"
-mkdir -p dist
+fill_in <deploy/package/nfpm.yaml >"$STAGE/nfpm.yaml"
+dist=${DIST:-dist}
+mkdir -p "$dist"
 for format in deb rpm; do
-	"$@" package --config "$STAGE/nfpm.yaml" --packager "$format" --target dist/
+	"$@" package --config "$STAGE/nfpm.yaml" --packager "$format" --target "$dist/"
 done
