@@ -89,6 +89,13 @@ sbom: build ## dist/requorum.sbom.cdx.json: the modules that are linked in
 packages: sbom ## dist/requorum*.deb and .rpm, for GOARCH
 	deploy/package/build.sh bin/requorum dist/requorum.sbom.cdx.json '$(VERSION)' $(NFPM)
 
+# From the binary and nothing else; neither a registry nor an engine is needed. Its tool has a module of its own.
+.PHONY: image
+image: build ## dist/requorum-image.tar for docker load, for GOARCH
+	@mkdir -p dist
+	arch=$$($(GO) env GOARCH); cd internal/tools/image && GOARCH= CGO_ENABLED=0 $(GO) run . -binary $(CURDIR)/bin/requorum -arch "$$arch" \
+		-tag 'requorum:$(VERSION)' -version '$(VERSION)' -out $(CURDIR)/dist/requorum-image.tar
+
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf bin dist
