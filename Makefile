@@ -129,7 +129,9 @@ lint:
 
 # Not part of make check, which needs nothing but Go: systemd and lintian have to be installed. With CI=true they must be.
 .PHONY: check-packages
-check-packages: packages ## Units, scripts and packages, by systemd-analyze, shellcheck and lintian
+check-packages: packages image ## Units, scripts, packages and manifests, by systemd-analyze, shellcheck, lintian and Kubernetes' types
+	cd internal/tools/image && $(GO) vet ./...
+	cd internal/tools/manifests && $(GO) vet ./... && $(GO) test ./...
 	deploy/package/check.sh
 
 .PHONY: check-proto

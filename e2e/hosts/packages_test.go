@@ -1,12 +1,16 @@
 package hosts
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/requorum/requorum/internal/hosttest"
 )
@@ -176,4 +180,66 @@ func TestPackage(t *testing.T) {
 	p.expectGone("/etc/requorum/agent.yaml", "/etc/requorum/controller.yaml", "/usr/bin/requorum",
 		"/etc/systemd/system/multi-user.target.wants/requorum-agent.service", "/etc/systemd/system/multi-user.target.wants/requorum-controller.service")
 	p.expectLeft("/etc/requorum/join-token", "/var/lib/requorum/controller/admin", "/var/lib/requorum/agent/snapshots")
+}
+
+// The image has nothing but requorum, and its controller needs no root.
+func TestImage(t *testing.T) {
+	hosttest.Image(t) // an engine is there
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "image.tar")
+	name := "requorum-test:" + strings.ToLower(filepath.Base(filepath.Dir(file)))
+	binary, err := filepath.Abs(requorum(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	docker := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command("docker", args...).CombinedOutput() //nolint:gosec // the commands are ours
+		if err != nil {
+			t.Fatalf("docker %v: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	build := exec.Command("go", "run", ".", "-binary", binary, "-tag", name, "-arch", runtime.GOARCH, "-out", file)
+	build.Dir, build.Env = filepath.Join(root, "internal", "tools", "image"), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("make the image: %v\n%s", err, out)
+	}
+	docker("load", "--input", file)
+	t.Cleanup(func() { docker("rmi", "--force", name) })
+	container := docker("run", "--detach", "--network", "none", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/var/lib/requorum:uid=65532,mode=0700", name, "controller")
+	t.Cleanup(func() { docker("rm", "--force", container) })
+	if user := docker("inspect", "--format", "{{.Config.User}}", container); user != "65532:65532" {
+		t.Errorf("the image runs as %q", user)
+	}
+	await(t, "the controller serves", func() error {
+		out, err := exec.Command("docker", "exec", container, "requorum", "--config", "/var/lib/requorum/controller/admin/requorum.yaml", "cluster", "ls").CombinedOutput() //nolint:gosec // the command is ours
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+}
+
+// await waits until done returns no error.
+func await(t *testing.T, what string, done func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		err := done()
+		if err == nil {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			t.Fatalf("in vain it was waited until %s: %v", what, err)
+		}
+	}
 }
