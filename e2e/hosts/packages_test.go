@@ -115,6 +115,26 @@ func (p packaged) configure() {
 	p.awaitHealthy()
 }
 
+// expectRefusalWhereDataIsReadOnly fails unless the plan of a restore says that the unit does not let the agent write
+// where etcd's data is.
+func (p packaged) expectRefusalWhereDataIsReadOnly() {
+	p.t.Helper()
+	const dropIn = "/etc/systemd/system/requorum-agent.service.d/narrow.conf"
+	reload := func() { p.host.Run("sh", "-c", "systemctl daemon-reload && systemctl restart requorum-agent") }
+	p.host.Write(dropIn, "[Service]\nReadWritePaths=\nReadWritePaths=/var/lib/requorum\n")
+	reload()
+	p.host.Await("the plan tells what to do", func() (bool, error) {
+		out, err := p.try("restore", "--snapshot", "before", "--plan")
+		return err != nil && strings.Contains(out, "/var/lib is read-only for the agent"), errors.Join(err, errors.New(out))
+	})
+	p.host.Run("rm", "-r", "/etc/systemd/system/requorum-agent.service.d")
+	reload()
+	p.host.Await("the plan finds nothing", func() (bool, error) {
+		_, err := p.try("restore", "--snapshot", "before", "--plan")
+		return err == nil, err
+	})
+}
+
 func TestPackage(t *testing.T) {
 	p := newPackaged(t)
 	h := p.host
@@ -132,6 +152,7 @@ func TestPackage(t *testing.T) {
 	p.put("in the snapshot")
 	p.cli("snapshot", "save", "--name", "before")
 	p.put("after it")
+	p.expectRefusalWhereDataIsReadOnly()
 	p.cli("restore", "--snapshot", "before", "--yes")
 	p.expect("in the snapshot")
 	p.expectUnits()
