@@ -49,7 +49,7 @@ func TestConfigurationsInManifestsLoad(t *testing.T) {
 // configMap returns the data of the ConfigMap in a file of manifests.
 func configMap(t *testing.T, file string) map[string]string {
 	t.Helper()
-	f, err := os.Open(file) //nolint:gosec // the test names its own files
+	f, err := os.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func deb(t *testing.T, version string) string {
 		{"go", "build", "-buildvcs=false", "-ldflags", "-s -w -X github.com/requorum/requorum/internal/version.release=" + version, "-o", binary, "./cmd/requorum"},
 		{"deploy/package/build.sh", binary, sbom, version, "go", "tool", "-modfile=internal/tools/nfpm.mod", "nfpm"},
 	} {
-		cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // the commands are ours
+		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0", "DIST="+dir)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", args, err, out)
@@ -218,7 +218,7 @@ func TestImage(t *testing.T) {
 	}
 	docker := func(args ...string) string {
 		t.Helper()
-		out, err := exec.Command("docker", args...).CombinedOutput() //nolint:gosec // the commands are ours
+		out, err := exec.Command("docker", args...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("docker %v: %v\n%s", args, err, out)
 		}
@@ -237,7 +237,7 @@ func TestImage(t *testing.T) {
 		t.Errorf("the image runs as %q", user)
 	}
 	await(t, "the controller serves", func() error {
-		out, err := exec.Command("docker", "exec", container, "requorum", "--config", "/var/lib/requorum/controller/admin/requorum.yaml", "cluster", "ls").CombinedOutput() //nolint:gosec // the command is ours
+		out, err := exec.Command("docker", "exec", container, "requorum", "--config", "/var/lib/requorum/controller/admin/requorum.yaml", "cluster", "ls").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
