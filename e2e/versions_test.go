@@ -15,26 +15,31 @@ import (
 // A cluster of older etcd servers comes back whole, and works on as a cluster does: it takes writes, its membership changes,
 // and its members come back after they were all killed. REQUORUM_ETCDS names the directory that make etcds fills.
 func TestEtcdVersions(t *testing.T) {
-	dir := os.Getenv("REQUORUM_ETCDS")
-	if dir == "" {
+	if os.Getenv("REQUORUM_ETCDS") == "" {
 		t.Skip("REQUORUM_ETCDS is not set; make etcds builds the servers, and make e2e sets it")
 	}
-	for _, minor := range []string{"3.4", "3.5", "3.6", "3.7"} {
+	for _, minor := range minors {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
-			restoresVersion(t, filepath.Join(dir, "etcd-"+minor), minor)
+			restoresVersion(t, etcdBinary(t, minor), minor)
 		})
 	}
 }
 
+// etcdBinary is the etcd of that version. Without Debian's package of 3.4 the test ends here, but not in CI.
+func etcdBinary(t *testing.T, minor string) string {
+	t.Helper()
+	binary := filepath.Join(os.Getenv("REQUORUM_ETCDS"), "etcd-"+minor)
+	_, err := os.Stat(binary)
+	if minor == "3.4" && os.IsNotExist(err) && os.Getenv("CI") == "" {
+		t.Skip("etcd 3.4 comes as a Debian package, and make etcds could not download that here")
+	}
+	must(t, err)
+	return binary
+}
+
 func restoresVersion(t *testing.T, binary, minor string) {
 	t.Helper()
-	if _, err := os.Stat(binary); err != nil {
-		if minor == "3.4" && os.IsNotExist(err) && os.Getenv("CI") == "" {
-			t.Skip("etcd 3.4 comes as a Debian package, and make etcds could not download that here")
-		}
-		t.Fatal(err)
-	}
 	c := harness.Start(t, harness.Options{Configure: func(_ string, a *agent.Config) { a.Runtime.Process.Command[0] = binary }})
 	for _, node := range c.NodeNames() {
 		runsVersion(t, c, node, minor)
@@ -48,11 +53,7 @@ func restoresVersion(t *testing.T, binary, minor string) {
 	saved := c.Now()
 	c.Write(100)
 
-	for _, warning := range restore(t, c, "before").GetWarnings() {
-		if strings.Contains(warning, "HashKV") { // what the staged data predicts is what the member answers, whatever its version
-			t.Error(warning)
-		}
-	}
+	complete(t, restore(t, c, "before"))
 	holds(t, c, saved)
 	for _, node := range c.NodeNames() {
 		runsVersion(t, c, node, minor)
