@@ -15,6 +15,7 @@ import (
 	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/exec"
+	"github.com/requorum/requorum/agent/runtime/k3s"
 	"github.com/requorum/requorum/agent/runtime/process"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 	"github.com/requorum/requorum/agent/task"
@@ -68,6 +69,7 @@ type Runtime struct {
 	Process *Process `yaml:"process"`
 	Exec    *Exec    `yaml:"exec"`
 	Systemd *Systemd `yaml:"systemd"`
+	K3s     *K3s     `yaml:"k3s"`
 }
 
 // kinds returns the names of the fields that are set.
@@ -76,7 +78,7 @@ func (r Runtime) kinds() []string {
 	for _, k := range []struct {
 		name string
 		set  bool
-	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}} {
+	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}, {"k3s", r.K3s != nil}} {
 		if k.set {
 			kinds = append(kinds, k.name)
 		}
@@ -89,6 +91,12 @@ type Systemd struct {
 	Unit         string          `yaml:"unit"`          // etcd.service if empty
 	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; kubeadm's names if left out
 	Grace        config.Duration `yaml:"grace"`         // after which etcd is killed, besides what its unit allows
+}
+
+// K3s makes the agent use the unit that runs a k3s server with its etcd.
+type K3s struct {
+	Unit  string          `yaml:"unit"`  // k3s.service if empty
+	Grace config.Duration `yaml:"grace"` // after which k3s is killed, besides what its unit allows
 }
 
 // Process makes the agent start and supervise etcd.
@@ -222,6 +230,9 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 	if s := c.Runtime.Systemd; s != nil {
 		return systemd.New(systemd.Options{Unit: s.Unit, ControlPlane: s.ControlPlane, Grace: s.Grace.Std(), Log: log.Named("systemd")})
 	}
+	if k := c.Runtime.K3s; k != nil {
+		return k3s.New(k3s.Options{Unit: k.Unit, Grace: k.Grace.Std(), Log: log.Named("k3s")})
+	}
 	e := c.Runtime.Exec
 	return exec.New(exec.Options{
 		Member: runtime.Member{
@@ -247,6 +258,9 @@ func (c *Config) runtimeWait() time.Duration {
 	}
 	if s := c.Runtime.Systemd; s != nil {
 		wait += s.Grace.Std()
+	}
+	if k := c.Runtime.K3s; k != nil {
+		wait += k.Grace.Std()
 	}
 	return wait
 }
