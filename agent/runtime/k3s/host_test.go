@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"go.uber.org/goleak"
 
+	"github.com/requorum/requorum/agent/datadir"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/detect"
 	"github.com/requorum/requorum/agent/runtime/k3s"
@@ -256,6 +257,32 @@ func TestInsideContainersOutliveAStop(t *testing.T) {
 	}
 	if again := awaitVersion(t, r); again.Name != memberName || !slices.Equal(again.AdvertisePeerURLs, m.AdvertisePeerURLs) || strings.Contains(again.AdvertisePeerURLs[0], "127.0.0.1") {
 		t.Errorf("started again: %+v, before: %+v", again, m)
+	}
+}
+
+// A process that is not k3s and holds the data is named, and not ended.
+func TestInsideWhatHoldsTheDataFailsTheStop(t *testing.T) {
+	hosttest.Inside(t)
+	install(t, "k3s.service", newServer(t).unit)
+	systemctl(t, "start", "k3s")
+	r := open(t, "")
+	m := awaitVersion(t, r)
+	if err := r.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := os.Open(filepath.Join(m.DataDir, "member/snap/db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := syscall.Flock(int(db.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var held *datadir.HeldError
+	if err := r.Stop(ctx); !errors.As(err, &held) || held.PID != os.Getpid() {
+		t.Errorf("stop while process %d holds the data: %v", os.Getpid(), err)
 	}
 }
 
