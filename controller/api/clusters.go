@@ -106,6 +106,7 @@ func (s clusters) describe(rec *journalv1.ClusterRecord, facts map[string]*agent
 	if lacking := reconcile.Lacking(snapshots); lacking != "" {
 		c.Problems = append(c.Problems, lacking)
 	}
+	c.Problems = append(c.Problems, s.Copies.Unreachable(rec.GetName())...)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
@@ -35,7 +36,7 @@ func TestClusterShowsWhatIsWrongWithItsBackups(t *testing.T) {
 		dispatcher := dispatch.New(1, "self", records, dispatch.Options{}, quiet)
 		engine := operation.NewEngine(db, dispatcher, 1, nil, quiet)
 		jobs := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Engine: engine, Log: quiet}
-		s := &Server{Catalog: records, Dispatcher: dispatcher, Engine: engine, Log: quiet, Schedules: &schedule.Scheduler{
+		s := &Server{Catalog: records, Dispatcher: dispatcher, Engine: engine, Log: quiet, Copies: &reconcile.Reconciler{}, Schedules: &schedule.Scheduler{
 			Store: db, Catalog: records, Engine: engine, Snapshots: jobs, Fleet: dispatcher, Log: quiet,
 		}}
 		err := records.Write(func(tx store.Tx) error {

@@ -125,6 +125,6 @@ func (s snapshots) RebuildCatalog(ctx context.Context, req *requorumv1.RebuildCa
 }
 
 func (s snapshots) ListOrphans(ctx context.Context, req *requorumv1.ListOrphansRequest) (*requorumv1.ListOrphansResponse, error) {
-	orphans, silent, err := s.Copies.Orphans(ctx, req.GetCluster())
-	return &requorumv1.ListOrphansResponse{Orphans: orphans, Silent: silent}, toStatus(err)
+	resp, err := s.Copies.Orphans(ctx, req.GetCluster())
+	return resp, toStatus(err)
 }

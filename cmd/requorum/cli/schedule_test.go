@@ -66,7 +66,9 @@ func (f *fake) RebuildCatalog(_ context.Context, req *requorumv1.RebuildCatalogR
 }
 
 func (f *fake) ListOrphans(context.Context, *requorumv1.ListOrphansRequest) (*requorumv1.ListOrphansResponse, error) {
-	return &requorumv1.ListOrphansResponse{Orphans: []*requorumv1.Orphan{{Node: "etcd-1", Manifest: manifest()}}, Silent: []string{"etcd-3"}}, nil
+	return &requorumv1.ListOrphansResponse{Orphans: []*requorumv1.Orphan{
+		{Node: "etcd-1", Manifest: manifest()}, {Remote: "off-site", Key: "etcd/prod/pre-1.31-5f1c09aa.db.zst", Manifest: manifest()}, {Remote: "off-site", Key: "etcd/prod/half.db.zst"},
+	}, Silent: []string{"etcd-3"}, Problems: []string{"remote nfs: the directory is not there"}}, nil
 }
 
 func (f *fake) PlanPrune(_ context.Context, req *requorumv1.PlanPruneRequest) (*requorumv1.PlanPruneResponse, error) {

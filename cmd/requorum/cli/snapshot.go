@@ -415,10 +415,11 @@ func (p *program) snapshotOrphans() *cobra.Command {
 	var cluster string
 	command := &cobra.Command{
 		Use:   "orphans",
-		Short: "List copies on the nodes that the catalog does not know",
-		Long: `Ask the nodes for copies that the catalog does not know, as after the catalog was
-lost. Nothing removes them by themselves: requorum catalog rebuild takes them
-into the catalog, where snapshot rm can remove them.`,
+		Short: "List copies on nodes and in remotes that the catalog does not know",
+		Long: `Ask the nodes, and look into the remotes, for copies that the catalog does not
+know, as after the catalog was lost, and for objects in the remotes that belong
+to no snapshot. Nothing removes them by itself: requorum catalog rebuild takes
+snapshots into the catalog, where snapshot rm can remove them.`,
 		Example: "  requorum snapshot orphans --cluster prod",
 		Args:    takes(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -443,10 +444,20 @@ into the catalog, where snapshot rm can remove them.`,
 }
 
 func (p *program) writeOrphans(resp *requorumv1.ListOrphansResponse) error {
-	table := output.NewTable("NODE", "NAME", "AGE", "SIZE", "REVISION", "KIND")
+	table := output.NewTable("WHERE", "NAME", "AGE", "SIZE", "REVISION", "KIND")
+	snapshots := false
 	for _, o := range resp.GetOrphans() {
-		size, revision := p.manifestCells(o.GetManifest())
-		table.Row(o.GetNode(), o.GetManifest().GetName(), output.Ago(o.GetManifest().GetCreated(), p.now()), size, revision, snapshotKind(o.GetManifest().GetKind()))
+		m, where := o.GetManifest(), o.GetNode()
+		if o.GetRemote() != "" {
+			where = "remote " + o.GetRemote()
+		}
+		if m == nil {
+			table.Row(where, o.GetKey(), "", "", "", "no snapshot")
+			continue
+		}
+		snapshots = true
+		size, revision := p.manifestCells(m)
+		table.Row(where, m.GetName(), output.Ago(m.GetCreated(), p.now()), size, revision, snapshotKind(m.GetKind()))
 	}
 	if _, err := table.WriteTo(p.out); err != nil {
 		return err
@@ -456,8 +467,13 @@ func (p *program) writeOrphans(resp *requorumv1.ListOrphansResponse) error {
 			return err
 		}
 	}
-	if len(resp.GetOrphans()) > 0 {
-		p.hint("to take them into the catalog: requorum catalog rebuild")
+	for _, problem := range resp.GetProblems() {
+		if _, err := fmt.Fprintln(p.out, output.Clean(problem)); err != nil {
+			return err
+		}
+	}
+	if snapshots {
+		p.hint("to take the snapshots into the catalog: requorum catalog rebuild")
 	}
 	return nil
 }

@@ -1337,13 +1337,15 @@ func (x *ListOrphansRequest) GetCluster() string {
 	return ""
 }
 
-// ListOrphansResponse lists what the nodes hold and the catalog does not know.
+// ListOrphansResponse lists what nodes and remotes hold and the catalog does not know.
 type ListOrphansResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The copies, in the order of nodes and names.
+	// The copies, in the order of nodes and names, then of remotes and names.
 	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
 	// Nodes that did not answer.
-	Silent        []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	Silent []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	// What could not be read of remotes, in words.
+	Problems      []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1392,13 +1394,24 @@ func (x *ListOrphansResponse) GetSilent() []string {
 	return nil
 }
 
+func (x *ListOrphansResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 // Orphan is a copy that the catalog does not know.
 type Orphan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Node that holds it.
+	// Node that holds it; empty for one in a remote.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// What its manifest says.
-	Manifest      *Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// What its manifest says; unset for an object in a remote that no manifest describes.
+	Manifest *Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Remote that holds it; empty for one on a node.
+	Remote string `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Key of its object in the remote.
+	Key           string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1445,6 +1458,20 @@ func (x *Orphan) GetManifest() *Manifest {
 		return x.Manifest
 	}
 	return nil
+}
+
+func (x *Orphan) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *Orphan) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 // RebuildCatalogRequest names the cluster.
@@ -2290,7 +2317,7 @@ type RemoteCopy struct {
 	Remote string `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
 	// What was found when it was last looked at.
 	State CopyState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.CopyState" json:"state,omitempty"`
-	// When it was stored, or last looked at.
+	// When it was stored, or when the state was first found as it is.
 	Checked *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=checked,proto3" json:"checked,omitempty"`
 	// What is stored.
 	Object *StoredObject `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
@@ -3119,13 +3146,16 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x06remote\x18\x1b \x01(\tR\x06remote\x12<\n" +
 	"\aremoval\x18\x1c \x01(\v2\".requorum.v1.DeleteSnapshotRequestR\aremoval\".\n" +
 	"\x12ListOrphansRequest\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\"\\\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"x\n" +
 	"\x13ListOrphansResponse\x12-\n" +
 	"\aorphans\x18\x01 \x03(\v2\x13.requorum.v1.OrphanR\aorphans\x12\x16\n" +
-	"\x06silent\x18\x02 \x03(\tR\x06silent\"O\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\x12\x1a\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"y\n" +
 	"\x06Orphan\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x121\n" +
-	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\"P\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x16\n" +
+	"\x06remote\x18\x03 \x01(\tR\x06remote\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\"P\n" +
 	"\x15RebuildCatalogRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +

@@ -61,7 +61,8 @@ type SnapshotServiceClient interface {
 	RepairSnapshot(ctx context.Context, in *RepairSnapshotRequest, opts ...grpc.CallOption) (*RepairSnapshotResponse, error)
 	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
 	PlanPrune(ctx context.Context, in *PlanPruneRequest, opts ...grpc.CallOption) (*PlanPruneResponse, error)
-	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	// ListOrphans asks the nodes, and looks into the remotes, for copies that the catalog does not know. Nothing removes
+	// them by itself.
 	ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error)
 	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
 	// not know, once the files were read back and compared.
@@ -262,7 +263,8 @@ type SnapshotServiceServer interface {
 	RepairSnapshot(context.Context, *RepairSnapshotRequest) (*RepairSnapshotResponse, error)
 	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
 	PlanPrune(context.Context, *PlanPruneRequest) (*PlanPruneResponse, error)
-	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	// ListOrphans asks the nodes, and looks into the remotes, for copies that the catalog does not know. Nothing removes
+	// them by itself.
 	ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error)
 	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
 	// not know, once the files were read back and compared.
