@@ -50,5 +50,16 @@ func TestRemoteCopiesThatAreLost(t *testing.T) {
 	stored(requorumv1.CopyState_COPY_STATE_MISSING)
 	says(t, c.Do("snapshot", "ls"), "off-site (missing)")
 	says(t, c.Do("cluster", "status"), "requorum snapshot repair kept")
+
+	c.Do("snapshot", "repair", "kept")
+	stored(requorumv1.CopyState_COPY_STATE_GOOD)
+	if objects := b.objects(t); len(objects) != 3 { // with the orphan
+		t.Errorf("in the bucket: %v", objects)
+	}
+	for _, n := range c.NodeNames() {
+		must(t, os.Remove(c.Copy(n, "kept")))
+	}
+	c.Do("snapshot", "repair", "kept", "--identity", b.keyFile)
+	c.Do("snapshot", "check", "kept")
 	nothingLeft(t, c)
 }

@@ -111,7 +111,7 @@ func (s snapshots) RepairSnapshot(ctx context.Context, req *requorumv1.RepairSna
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Snapshots.Repair(req.GetCluster(), req.GetName(), req.GetRequestId(), by)
+	op, err := s.Snapshots.Repair(req.GetCluster(), req.GetName(), req.GetRequestId(), by, req.GetIdentity())
 	return &requorumv1.RepairSnapshotResponse{Operation: op}, toStatus(err)
 }
 

@@ -32,7 +32,7 @@ func TestSaveOnANumberOfNodes(t *testing.T) {
 				t.Errorf("%d copies: held by %s, want %s; entry %v", copies, got, want, s)
 			}
 			d.expect(d.ended(d.Check("prod", "s", "", "alice")), succeeded, "")
-			d.expect(d.ended(d.Repair("prod", "s", "", "alice")), succeeded, "")
+			d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
 			if got := d.fleet.holding("s"); got != want {
 				t.Errorf("%d copies: after a repair with nothing to repair, held by %s", copies, got)
 			}
@@ -57,7 +57,7 @@ func TestRepairGivesBackAsManyCopiesAsThereWere(t *testing.T) {
 		lost := strings.Fields(d.fleet.holding("s"))[0]
 		delete(d.fleet.vaults[lost], "s")
 		d.expect(d.ended(d.Check("prod", "s", "", "alice")), refused, lost+" missing")
-		d.expect(d.ended(d.Repair("prod", "s", "r", "alice")), succeeded, "")
+		d.expect(d.ended(d.Repair("prod", "s", "r", "alice", "")), succeeded, "")
 		s := d.entry("s")
 		if got := strings.Fields(d.fleet.holding("s")); len(got) != 2 || !slices.Equal(GoodOn(s.GetCopies()), got) || len(s.GetCopies()) != 2 {
 			t.Errorf("held by %v, entry %v", got, s)
@@ -71,7 +71,7 @@ func TestRepairGivesBackAsManyCopiesAsThereWere(t *testing.T) {
 func TestRepairOfOneThatEveryNodeIsToHold(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.ready("s", "a")
-		d.expect(d.ended(d.Repair("prod", "s", "", "alice")), succeeded, "")
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
 		if got := d.fleet.holding("s"); got != "a b c" || len(GoodOn(d.entry("s").GetCopies())) != 3 {
 			t.Errorf("held by %s", got)
 		}
@@ -79,7 +79,7 @@ func TestRepairOfOneThatEveryNodeIsToHold(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.ready("s", "a")
 		d.fleet.found = map[string]requorumv1.CopyState{"a": badCopy}
-		d.expect(d.ended(d.Repair("prod", "s", "", "alice")), refused, "no node holds a good copy")
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), refused, "no node holds a good copy")
 	})
 }
 

@@ -164,6 +164,76 @@ func TestUploadOfASnapshotThatIsThere(t *testing.T) {
 	})
 }
 
+// spoil makes the catalog say that a remote's copy is bad.
+func (d *desk) spoil(name string) {
+	d.Helper()
+	err := d.Catalog.Update("prod", name, func(s *requorumv1.Snapshot) {
+		s.Remotes[0].State, s.Remotes[0].Detail = requorumv1.CopyState_COPY_STATE_MISSING, "gone"
+	})
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
+func TestRepairStoresAgainWhatARemoteHasLost(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		clear(s.manifests)
+		d.spoil("s")
+		s.broken["UploadCopy"] = 1
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), reverted, "the bucket is on fire")
+		if r := d.entry("s").GetRemotes(); len(r) != 1 || r[0].GetState() == requorumv1.CopyState_COPY_STATE_GOOD || d.fleet.holding("s") != "a b c" {
+			t.Errorf("after a repair that failed: %v, held by %s", r, d.fleet.holding("s"))
+		}
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
+		r := d.entry("s").GetRemotes()
+		if len(r) != 1 || r[0].GetState() != requorumv1.CopyState_COPY_STATE_GOOD || r[0].GetDetail() != "" || len(s.manifests) != 1 {
+			t.Errorf("%v, %v", r, s.manifests)
+		}
+	})
+}
+
+func TestRepairFetchesWhatNoNodeHas(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		for _, vault := range d.fleet.vaults {
+			delete(vault, "s")
+		}
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "the key")), succeeded, "")
+		if d.fleet.holding("s") != "a b c" || s.identity != "the key" {
+			t.Errorf("held by %q, opened with %q", d.fleet.holding("s"), s.identity)
+		}
+	})
+}
+
+func TestRepairLeavesWhatIsAnotherClusters(t *testing.T) {
+	withShop(t, func(d *desk, _ *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		uploads := d.fleet.count("UploadCopy")
+		err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) { s.Remotes[0].Object.Key = "etcd/other/s-sha.db.zst" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		op := d.ended(d.Repair("prod", "s", "", "alice", ""))
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), " "); !strings.Contains(w, "another cluster") || d.fleet.count("UploadCopy") != uploads {
+			t.Error(w)
+		}
+	})
+}
+
+func TestRepairOfWhatOnlyARemoteIsToHold(t *testing.T) {
+	withShop(t, func(d *desk, _ *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		if err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) { s.Copies = nil }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Repair("prod", "s", "", "alice", ""); err == nil || !strings.Contains(err.Error(), "snapshot distribute s") {
+			t.Error(err)
+		}
+	})
+}
+
 func TestDeleteRemovesTheRemoteCopyFirst(t *testing.T) {
 	withShop(t, func(d *desk, s *shop) {
 		d.ready("other", "a")

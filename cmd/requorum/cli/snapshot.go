@@ -395,16 +395,24 @@ func (p *program) snapshotRepair() *cobra.Command {
 		Use:   "repair NAME",
 		Short: "Give a snapshot back the copies that it is to have",
 		Long: `Give a snapshot back the copies that it is to have, from one that is good: on
-every node, or on as many nodes as were asked for when it was taken (--copies).
-Copies that are missing, unreadable or different are replaced. NAME may be latest.`,
+every node, or on as many nodes as were asked for when it was taken (--copies),
+and in the remotes that stored it. Copies that are missing, unreadable or
+different are replaced. Where no node has a good one, it is fetched from a
+remote. NAME may be latest.`,
 		Example:           "  requorum snapshot repair nightly-prod-20260304T020000Z-k3x9qa",
 		Args:              takes("NAME"),
 		ValidArgsFunction: firstArgument(p.completeSnapshots),
 	}
 	j := p.jobFlags(command)
+	var identity string
+	identityFlag(command.Flags(), &identity)
 	command.RunE = func(c *cobra.Command, args []string) error {
+		key, err := readIdentity(identity)
+		if err != nil {
+			return err
+		}
 		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
-			resp, err := change(ctx, c, c.RepairSnapshot, &requorumv1.RepairSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
+			resp, err := change(ctx, c, c.RepairSnapshot, &requorumv1.RepairSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0], Identity: key})
 			return resp.GetOperation(), err
 		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.RepairSnapshotResponse{Operation: op} })(c, args)
 	}

@@ -961,7 +961,10 @@ type RepairSnapshotRequest struct {
 	// Name of the cluster.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Name of the snapshot, or "latest".
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Text of key files of age, for a snapshot of which only an encrypted remote copy is good. It goes to the node
+	// that decrypts, and is kept in memory only.
+	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1013,6 +1016,13 @@ func (x *RepairSnapshotRequest) GetCluster() string {
 func (x *RepairSnapshotRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *RepairSnapshotRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
 	}
 	return ""
 }
@@ -3121,12 +3131,13 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
 	"\x06remote\x18\x04 \x01(\tR\x06remote\"N\n" +
 	"\x16UploadSnapshotResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"d\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\x85\x01\n" +
 	"\x15RepairSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"N\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1f\n" +
+	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\"N\n" +
 	"\x16RepairSnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"~\n" +
 	"\x10PlanPruneRequest\x12\x18\n" +

@@ -57,7 +57,7 @@ type SnapshotServiceClient interface {
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(ctx context.Context, in *DistributeSnapshotRequest, opts ...grpc.CallOption) (*DistributeSnapshotResponse, error)
 	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
-	// node, or on the number of nodes that was asked for when it was taken.
+	// node, or on the number of nodes that was asked for when it was taken, and in the remotes that stored it.
 	RepairSnapshot(ctx context.Context, in *RepairSnapshotRequest, opts ...grpc.CallOption) (*RepairSnapshotResponse, error)
 	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
 	PlanPrune(ctx context.Context, in *PlanPruneRequest, opts ...grpc.CallOption) (*PlanPruneResponse, error)
@@ -259,7 +259,7 @@ type SnapshotServiceServer interface {
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error)
 	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
-	// node, or on the number of nodes that was asked for when it was taken.
+	// node, or on the number of nodes that was asked for when it was taken, and in the remotes that stored it.
 	RepairSnapshot(context.Context, *RepairSnapshotRequest) (*RepairSnapshotResponse, error)
 	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
 	PlanPrune(context.Context, *PlanPruneRequest) (*PlanPruneResponse, error)
