@@ -63,3 +63,40 @@ func TestRemoteCopiesThatAreLost(t *testing.T) {
 	c.Do("snapshot", "check", "kept")
 	nothingLeft(t, c)
 }
+
+// A controller and nodes that have lost everything know again what a bucket holds, once they were told to look.
+func TestACatalogIsRebuiltFromABucket(t *testing.T) {
+	t.Parallel()
+	b := newBucket(t)
+	var saved harness.State
+	t.Run("save", func(t *testing.T) {
+		c := harness.Start(t, harness.Options{Control: b.configure})
+		c.Write(200)
+		saved = c.Now()
+		save(t, c, "one", "--remote", "off-site", "--label", "why=upgrade")
+		c.Write(50)
+		save(t, c, "two", "--remote", "off-site")
+	})
+	t.Run("rebuild", func(t *testing.T) {
+		c := harness.Start(t, harness.Options{Control: b.configure})
+		c.Write(50) // of the new cluster, to be gone
+		save(t, c, "two")
+		says(t, c.Do("catalog", "rebuild", "--from", "off-site", "--dry-run"), "one", "two: the catalog has another snapshot")
+		if got := strings.Join(catalogNames(t, c), " "); got != "two" {
+			t.Errorf("after a dry run the catalog has %s", got)
+		}
+		for range 2 {
+			says(t, c.Do("catalog", "rebuild", "--from", "off-site"), "two: the catalog has another snapshot")
+			one, two := show(t, c, "one"), show(t, c, "two")
+			if len(one.GetCopies()) != 0 || len(one.GetRemotes()) != 1 || one.GetManifest().GetLabels()["why"] != "upgrade" || len(two.GetRemotes()) != 0 || len(two.GetCopies()) != 3 {
+				t.Fatalf("rebuilt as %v and %v", one, two)
+			}
+		}
+		r := c.CLI("restore", "--snapshot", "one", "--identity", b.keyFile, "--yes")
+		if r.Code != 0 {
+			t.Fatal(r)
+		}
+		holds(t, c, saved)
+		nothingLeft(t, c)
+	})
+}

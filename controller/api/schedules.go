@@ -120,8 +120,13 @@ func (s snapshots) RebuildCatalog(ctx context.Context, req *requorumv1.RebuildCa
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Snapshots.Rebuild(req.GetCluster(), req.GetRequestId(), by)
+	op, err := s.Snapshots.Rebuild(req.GetCluster(), req.GetFrom(), req.GetRequestId(), by)
 	return &requorumv1.RebuildCatalogResponse{Operation: op}, toStatus(err)
+}
+
+func (s snapshots) PlanRebuild(ctx context.Context, req *requorumv1.PlanRebuildRequest) (*requorumv1.PlanRebuildResponse, error) {
+	resp, err := s.Snapshots.PlanRebuild(ctx, req.GetCluster(), req.GetFrom())
+	return resp, toStatus(err)
 }
 
 func (s snapshots) ListOrphans(ctx context.Context, req *requorumv1.ListOrphansRequest) (*requorumv1.ListOrphansResponse, error) {

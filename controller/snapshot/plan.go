@@ -114,7 +114,7 @@ func (j *Jobs) deleting(*operation.Run) operation.Job {
 	)}
 }
 
-// rebuilding enters into the catalog what the nodes hold.
+// rebuilding enters into the catalog what the nodes, and the remotes that are named, hold.
 func (j *Jobs) rebuilding(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "find", Do: j.find, Check: true},

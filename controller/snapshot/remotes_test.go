@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -346,6 +347,101 @@ func TestDeleteFromOnePlace(t *testing.T) {
 			if _, err := d.Delete(req, "alice"); !errors.As(err, new(*InvalidError)) {
 				t.Errorf("%v: %v", req, err)
 			}
+		}
+	})
+}
+
+func (s *shop) put(name, cluster, sha string) {
+	s.manifests["etcd/prod/"+name] = &requorumv1.Manifest{
+		Name: name, Cluster: cluster, Sha256: sha, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_SCHEDULED, Schedule: "nightly",
+		Stored: &requorumv1.StoredObject{Key: "etcd/prod/" + name + "-" + sha + ".db.zst", Size: 50},
+	}
+}
+
+func TestRebuildFromARemote(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "") // s, whose remote copy the catalog forgets
+		d.ready("clash", "a")                                // with the SHA-256 sha
+		d.ready("both", "a", "b")
+		d.lose("both")
+		if err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) { s.Remotes = nil }); err != nil {
+			t.Fatal(err)
+		}
+		s.put("clash", "prod", "other")
+		s.put("both", "prod", "sha")
+		s.put("alone", "prod", "x")
+		s.put("foreign", "test", "y")
+
+		plan, err := d.PlanRebuild(context.Background(), "prod", []string{"off-site"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var entries []string
+		for _, e := range plan.GetEntries() {
+			entries = append(entries, fmt.Sprintf("%s %v %v %v", e.GetManifest().GetName(), e.GetNodes(), e.GetRemotes(), e.GetKnown()))
+		}
+		if got := strings.Join(entries, "; "); got != "alone [] [off-site] false; both [a b] [off-site] false; s [] [off-site] true" {
+			t.Errorf("planned: %s", got)
+		}
+		if _, err := d.Catalog.Snapshot("prod", "alone"); err == nil {
+			t.Error("a plan has entered something")
+		}
+
+		op := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
+		d.expect(op, succeeded, "")
+		if got := op.GetWarnings(); !slices.Equal(got, plan.GetNotes()) || len(got) != 2 ||
+			!strings.Contains(got[0], "clash: the catalog has another snapshot") || !strings.Contains(got[1], `foreign in remote off-site is left out`) {
+			t.Errorf("warnings %q, notes %q", got, plan.GetNotes())
+		}
+		alone, both, known := d.entry("alone"), d.entry("both"), d.entry("s")
+		if !catalog.Good(alone) || len(alone.GetCopies()) != 0 || alone.GetSchedule() != "nightly" || alone.GetManifest().GetStored() != nil || alone.GetRemotes()[0].GetObject().GetKey() != "etcd/prod/alone-x.db.zst" {
+			t.Errorf("%v", alone)
+		}
+		if len(GoodOn(both.GetCopies())) != 2 || len(both.GetRemotes()) != 1 || len(known.GetRemotes()) != 1 || len(known.GetCopies()) != 3 {
+			t.Errorf("%v, %v", both, known)
+		}
+		if got := d.entry("clash"); got.GetManifest().GetSha256() != "sha" || len(got.GetRemotes()) != 0 {
+			t.Errorf("overwritten: %v", got)
+		}
+
+		again := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
+		d.expect(again, succeeded, "")
+		if w := strings.Join(again.GetWarnings(), "\n"); !strings.Contains(w, "the nodes and off-site hold nothing that the catalog does not know") || !strings.Contains(w, "clash:") {
+			t.Errorf("again: %s", w)
+		}
+		d.expect(d.ended(d.Distribute("prod", "alone", "", "alice", "key")), succeeded, "")
+	})
+}
+
+func TestRebuildFromARemoteThatIsAway(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		if _, err := d.Rebuild("prod", []string{"nosuch"}, "", "alice"); err == nil || !strings.Contains(err.Error(), "it has off-site") {
+			t.Error(err)
+		}
+		s.broken["ListRemote"] = 2
+		d.expect(d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")), refused, "the bucket is on fire")
+		if _, err := d.PlanRebuild(context.Background(), "prod", []string{"off-site"}); err == nil || !strings.Contains(err.Error(), "the bucket is on fire") {
+			t.Error(err)
+		}
+		if _, err := d.PlanRebuild(context.Background(), "nowhere", nil); err == nil {
+			t.Error("a cluster that is not known was planned for")
+		}
+	})
+}
+
+// A name that nodes and a remote have for different files: the nodes' is entered, and the other told of.
+func TestRebuildOfANameThatIsTwoFiles(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.ready("two", "a")
+		d.lose("two")
+		s.put("two", "prod", "other")
+		op := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
+		d.expect(op, succeeded, "")
+		if e := d.entry("two"); e.GetManifest().GetSha256() != "sha" || len(e.GetRemotes()) != 0 {
+			t.Errorf("%v", e)
+		}
+		if w := strings.Join(op.GetWarnings(), "\n"); !strings.Contains(w, "two: remote off-site holds another snapshot") {
+			t.Error(w)
 		}
 	})
 }

@@ -111,7 +111,7 @@ func startRebuild(k *controller) (*requorumv1.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.snapshots.Rebuild(clusterName, request, "test")
+	return k.snapshots.Rebuild(clusterName, nil, request, "test")
 }
 
 // neverPassed are points that no operation passes, and why.

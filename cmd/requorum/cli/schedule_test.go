@@ -61,6 +61,16 @@ func (f *fake) RepairSnapshot(_ context.Context, req *requorumv1.RepairSnapshotR
 	return &requorumv1.RepairSnapshotResponse{Operation: f.op}, f.accept(req)
 }
 
+func (f *fake) PlanRebuild(_ context.Context, req *requorumv1.PlanRebuildRequest) (*requorumv1.PlanRebuildResponse, error) {
+	f.take(req)
+	return &requorumv1.PlanRebuildResponse{
+		Entries: []*requorumv1.RebuildEntry{
+			{Manifest: manifest(), Nodes: []string{"etcd-1", "etcd-2"}, Remotes: req.GetFrom()}, {Manifest: manifest(), Remotes: req.GetFrom(), Known: true},
+		},
+		Notes: []string{"clash: the catalog has another snapshot of that name than remote off-site; the catalog's stays, and the remote's is left out"},
+	}, nil
+}
+
 func (f *fake) RebuildCatalog(_ context.Context, req *requorumv1.RebuildCatalogRequest) (*requorumv1.RebuildCatalogResponse, error) {
 	return &requorumv1.RebuildCatalogResponse{Operation: f.op}, f.accept(req)
 }
@@ -123,6 +133,7 @@ func TestScheduleCommandsAnswerAsWritten(t *testing.T) {
 		"snapshot-prune":          {line: "snapshot prune --yes", given: kind(requorumv1.OperationKind_OPERATION_KIND_DELETE)},
 		"snapshot-repair":         {line: "snapshot repair pre-1.31", given: kind(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE)},
 		"snapshot-orphans":        {line: "snapshot orphans"},
+		"catalog-rebuild-plan":    {line: "catalog rebuild --from off-site --dry-run"},
 		"catalog-rebuild":         {line: "catalog rebuild", given: kind(requorumv1.OperationKind_OPERATION_KIND_REBUILD)},
 		"schedule-get-not-found":  {line: "schedule get nosuch"},
 		"schedule-rm-nobody":      {line: "schedule rm nightly"},
