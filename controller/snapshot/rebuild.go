@@ -121,7 +121,9 @@ func (j *Jobs) survey(ctx context.Context, ask Asker, cluster string, nodes, fro
 		for _, problem := range list.GetProblems() {
 			s.note("remote %s: left out: %s", name, problem)
 		}
-		stored[name] = list.GetManifests()
+		stored[name] = slices.SortedFunc(slices.Values(list.GetManifests()), func(a, b *requorumv1.Manifest) int {
+			return strings.Compare(a.GetName(), b.GetName())
+		})
 	}
 	all, err := j.Catalog.Snapshots(cluster)
 	if err != nil {

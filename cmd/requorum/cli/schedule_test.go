@@ -95,7 +95,8 @@ func nightly() *requorumv1.Schedule {
 	return &requorumv1.Schedule{
 		Name: "nightly", Cluster: "prod", Cron: "30 2 * * *", Timezone: "Europe/Berlin", Labels: map[string]string{"by": "schedule"}, Copies: 1,
 		Stagger: durationpb.New(30 * time.Minute), LocalStorage: &requorumv1.Retention{Ttl: durationpb.New(60 * 24 * time.Hour), Daily: 7, Weekly: 4},
-		Status: &requorumv1.ScheduleStatus{Applied: before(48 * time.Hour), AppliedBy: "admin alice", Next: timestamppb.New(noon.Add(13 * time.Hour)), Records: ranNightly()},
+		Status: &requorumv1.ScheduleStatus{Applied: before(48 * time.Hour), AppliedBy: "admin alice", Next: timestamppb.New(noon.Add(13 * time.Hour)), Records: ranNightly(), Drill: ranNightly()[0].GetDrill()},
+		Drill:  &requorumv1.Drill{Every: durationpb.New(7 * 24 * time.Hour)},
 	}
 }
 
@@ -109,6 +110,10 @@ func ranNightly() []*requorumv1.ScheduleRun {
 	}
 	good, bad, waited := run(11*time.Hour, requorumv1.RunResult_RUN_RESULT_SUCCEEDED), run(35*time.Hour, requorumv1.RunResult_RUN_RESULT_FAILED), run(59*time.Hour, requorumv1.RunResult_RUN_RESULT_DELAYED)
 	good.Snapshot, good.TriggeredBy = "nightly-prod-1", "admin alice"
+	good.Drill = &requorumv1.ScheduleDrill{
+		Due: good.GetEnded(), Began: good.GetEnded(), Ended: good.GetEnded(), Snapshot: "nightly-prod-1", OperationId: opID,
+		Result: requorumv1.RunResult_RUN_RESULT_FAILED, Reason: "reverted: etcd-2: HashKV differs",
+	}
 	bad.Reason = "refused: etcd-2: its agent is not connected; start the agent"
 	waited.Began, waited.Ended, waited.OperationId, waited.Reason, waited.Missed = nil, nil, "", "waited for operation 01J (restore)", 2
 	return []*requorumv1.ScheduleRun{good, bad, waited}

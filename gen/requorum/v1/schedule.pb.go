@@ -1348,7 +1348,9 @@ type ScheduleStatus struct {
 	// When the next run is due; unset while it is paused.
 	Next *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`
 	// Its latest runs, newest first.
-	Records       []*ScheduleRun `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
+	Records []*ScheduleRun `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
+	// Its latest drill; unset if there was none.
+	Drill         *ScheduleDrill `protobuf:"bytes,5,opt,name=drill,proto3" json:"drill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1407,6 +1409,13 @@ func (x *ScheduleStatus) GetNext() *timestamppb.Timestamp {
 func (x *ScheduleStatus) GetRecords() []*ScheduleRun {
 	if x != nil {
 		return x.Records
+	}
+	return nil
+}
+
+func (x *ScheduleStatus) GetDrill() *ScheduleDrill {
+	if x != nil {
+		return x.Drill
 	}
 	return nil
 }
@@ -1748,13 +1757,14 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\x06hourly\x18\x03 \x01(\rR\x06hourly\x12\x14\n" +
 	"\x05daily\x18\x04 \x01(\rR\x05daily\x12\x16\n" +
 	"\x06weekly\x18\x05 \x01(\rR\x06weekly\x12\x18\n" +
-	"\amonthly\x18\x06 \x01(\rR\amonthly\"\xc9\x01\n" +
+	"\amonthly\x18\x06 \x01(\rR\amonthly\"\xfb\x01\n" +
 	"\x0eScheduleStatus\x124\n" +
 	"\aapplied\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x12\x1d\n" +
 	"\n" +
 	"applied_by\x18\x02 \x01(\tR\tappliedBy\x12.\n" +
 	"\x04next\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x122\n" +
-	"\arecords\x18\x04 \x03(\v2\x18.requorum.v1.ScheduleRunR\arecords\"\xa8\x02\n" +
+	"\arecords\x18\x04 \x03(\v2\x18.requorum.v1.ScheduleRunR\arecords\x120\n" +
+	"\x05drill\x18\x05 \x01(\v2\x1a.requorum.v1.ScheduleDrillR\x05drill\"\xa8\x02\n" +
 	"\rScheduleDrill\x12,\n" +
 	"\x03due\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x120\n" +
 	"\x05began\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x120\n" +
@@ -1869,36 +1879,37 @@ var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	28, // 20: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
 	28, // 21: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
 	24, // 22: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
-	28, // 23: requorum.v1.ScheduleDrill.due:type_name -> google.protobuf.Timestamp
-	28, // 24: requorum.v1.ScheduleDrill.began:type_name -> google.protobuf.Timestamp
-	28, // 25: requorum.v1.ScheduleDrill.ended:type_name -> google.protobuf.Timestamp
-	1,  // 26: requorum.v1.ScheduleDrill.result:type_name -> requorum.v1.RunResult
-	28, // 27: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
-	28, // 28: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
-	28, // 29: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
-	1,  // 30: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
-	23, // 31: requorum.v1.ScheduleRun.drill:type_name -> requorum.v1.ScheduleDrill
-	2,  // 32: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
-	4,  // 33: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
-	6,  // 34: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
-	8,  // 35: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
-	10, // 36: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
-	12, // 37: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
-	14, // 38: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
-	16, // 39: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
-	3,  // 40: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
-	5,  // 41: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
-	7,  // 42: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
-	9,  // 43: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
-	11, // 44: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
-	13, // 45: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
-	15, // 46: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
-	17, // 47: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
-	40, // [40:48] is the sub-list for method output_type
-	32, // [32:40] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	23, // 23: requorum.v1.ScheduleStatus.drill:type_name -> requorum.v1.ScheduleDrill
+	28, // 24: requorum.v1.ScheduleDrill.due:type_name -> google.protobuf.Timestamp
+	28, // 25: requorum.v1.ScheduleDrill.began:type_name -> google.protobuf.Timestamp
+	28, // 26: requorum.v1.ScheduleDrill.ended:type_name -> google.protobuf.Timestamp
+	1,  // 27: requorum.v1.ScheduleDrill.result:type_name -> requorum.v1.RunResult
+	28, // 28: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
+	28, // 29: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
+	28, // 30: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
+	1,  // 31: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
+	23, // 32: requorum.v1.ScheduleRun.drill:type_name -> requorum.v1.ScheduleDrill
+	2,  // 33: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
+	4,  // 34: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
+	6,  // 35: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
+	8,  // 36: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
+	10, // 37: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
+	12, // 38: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
+	14, // 39: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
+	16, // 40: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
+	3,  // 41: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
+	5,  // 42: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
+	7,  // 43: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
+	9,  // 44: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
+	11, // 45: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
+	13, // 46: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
+	15, // 47: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
+	17, // 48: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
+	41, // [41:49] is the sub-list for method output_type
+	33, // [33:41] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_schedule_proto_init() }

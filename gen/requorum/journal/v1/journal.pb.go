@@ -562,12 +562,14 @@ type ScheduleRecord struct {
 	AppliedBy string `protobuf:"bytes,5,opt,name=applied_by,json=appliedBy,proto3" json:"applied_by,omitempty"`
 	// Whether a run has begun since it was made. A schedule by elapsed time begins with a run.
 	Begun bool `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`
-	// When a drill was last due; unset if none was.
-	Drilled *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=drilled,proto3" json:"drilled,omitempty"`
-	// Runs that have succeeded since then.
+	// The latest drill, as the record of its run has it, too; unset if there was none.
+	Drill *v1.ScheduleDrill `protobuf:"bytes,7,opt,name=drill,proto3" json:"drill,omitempty"`
+	// Runs that have succeeded since it was due.
 	RunsSinceDrill uint32 `protobuf:"varint,8,opt,name=runs_since_drill,json=runsSinceDrill,proto3" json:"runs_since_drill,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// ID of the run that the latest drill follows.
+	DrillRun      string `protobuf:"bytes,9,opt,name=drill_run,json=drillRun,proto3" json:"drill_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ScheduleRecord) Reset() {
@@ -642,9 +644,9 @@ func (x *ScheduleRecord) GetBegun() bool {
 	return false
 }
 
-func (x *ScheduleRecord) GetDrilled() *timestamppb.Timestamp {
+func (x *ScheduleRecord) GetDrill() *v1.ScheduleDrill {
 	if x != nil {
-		return x.Drilled
+		return x.Drill
 	}
 	return nil
 }
@@ -654,6 +656,13 @@ func (x *ScheduleRecord) GetRunsSinceDrill() uint32 {
 		return x.RunsSinceDrill
 	}
 	return 0
+}
+
+func (x *ScheduleRecord) GetDrillRun() string {
+	if x != nil {
+		return x.DrillRun
+	}
+	return ""
 }
 
 // RunRecord is a run of a schedule in the controller's store. It is written before its operation is asked for.
@@ -1707,7 +1716,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
 	"\x06copies\x18\x03 \x03(\v2\x11.requorum.v1.CopyR\x06copies\x121\n" +
 	"\aremotes\x18\x04 \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x14\n" +
-	"\x05known\x18\x05 \x01(\bR\x05known\"\xd2\x02\n" +
+	"\x05known\x18\x05 \x01(\bR\x05known\"\xeb\x02\n" +
 	"\x0eScheduleRecord\x121\n" +
 	"\bschedule\x18\x01 \x01(\v2\x15.requorum.v1.ScheduleR\bschedule\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x120\n" +
@@ -1715,9 +1724,10 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x12\x1d\n" +
 	"\n" +
 	"applied_by\x18\x05 \x01(\tR\tappliedBy\x12\x14\n" +
-	"\x05begun\x18\x06 \x01(\bR\x05begun\x124\n" +
-	"\adrilled\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\adrilled\x12(\n" +
-	"\x10runs_since_drill\x18\b \x01(\rR\x0erunsSinceDrill\"\x8c\x01\n" +
+	"\x05begun\x18\x06 \x01(\bR\x05begun\x120\n" +
+	"\x05drill\x18\a \x01(\v2\x1a.requorum.v1.ScheduleDrillR\x05drill\x12(\n" +
+	"\x10runs_since_drill\x18\b \x01(\rR\x0erunsSinceDrill\x12\x1b\n" +
+	"\tdrill_run\x18\t \x01(\tR\bdrillRun\"\x8c\x01\n" +
 	"\tRunRecord\x12*\n" +
 	"\x03run\x18\x01 \x01(\v2\x18.requorum.v1.ScheduleRunR\x03run\x124\n" +
 	"\x04save\x18\x02 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12\x1d\n" +
@@ -1860,10 +1870,11 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(*v1.Bundle)(nil),                // 26: requorum.v1.Bundle
 	(*v1.Copy)(nil),                  // 27: requorum.v1.Copy
 	(*v1.Schedule)(nil),              // 28: requorum.v1.Schedule
-	(*v1.ScheduleRun)(nil),           // 29: requorum.v1.ScheduleRun
-	(*v1.RestoreSpec)(nil),           // 30: requorum.v1.RestoreSpec
-	(*v11.Task)(nil),                 // 31: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 32: requorum.agent.v1.TaskReport
+	(*v1.ScheduleDrill)(nil),         // 29: requorum.v1.ScheduleDrill
+	(*v1.ScheduleRun)(nil),           // 30: requorum.v1.ScheduleRun
+	(*v1.RestoreSpec)(nil),           // 31: requorum.v1.RestoreSpec
+	(*v11.Task)(nil),                 // 32: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 33: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1888,10 +1899,10 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	28, // 19: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
 	23, // 20: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
 	23, // 21: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
-	23, // 22: requorum.journal.v1.ScheduleRecord.drilled:type_name -> google.protobuf.Timestamp
-	29, // 23: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	29, // 22: requorum.journal.v1.ScheduleRecord.drill:type_name -> requorum.v1.ScheduleDrill
+	30, // 23: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
 	16, // 24: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
-	30, // 25: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	31, // 25: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
 	20, // 26: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
 	7,  // 27: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
 	23, // 28: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
@@ -1906,8 +1917,8 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	23, // 37: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
 	23, // 38: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
 	23, // 39: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	31, // 40: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	32, // 41: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	32, // 40: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	33, // 41: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
 	23, // 42: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
 	23, // 43: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
 	44, // [44:44] is the sub-list for method output_type
