@@ -358,10 +358,13 @@ func (s *shop) put(name, cluster, sha string) {
 	}
 }
 
-func TestRebuildFromARemote(t *testing.T) {
+// withStrays is a shop whose remote holds what the catalog does not know: alone; both, which nodes hold as well; foreign, of
+// another cluster; s, of which the catalog knows only the nodes' copies; and another file by the name of clash.
+func withStrays(t *testing.T, test func(*desk)) {
+	t.Helper()
 	withShop(t, func(d *desk, s *shop) {
-		d.expect(d.saved(saveTo("off-site")), succeeded, "") // s, whose remote copy the catalog forgets
-		d.ready("clash", "a")                                // with the SHA-256 sha
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		d.ready("clash", "a") // with the SHA-256 sha
 		d.ready("both", "a", "b")
 		d.lose("both")
 		if err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) { s.Remotes = nil }); err != nil {
@@ -371,7 +374,12 @@ func TestRebuildFromARemote(t *testing.T) {
 		s.put("both", "prod", "sha")
 		s.put("alone", "prod", "x")
 		s.put("foreign", "test", "y")
+		test(d)
+	})
+}
 
+func TestARebuildSaysWhatItWouldEnter(t *testing.T) {
+	withStrays(t, func(d *desk) {
 		plan, err := d.PlanRebuild(context.Background(), "prod", []string{"off-site"})
 		if err != nil {
 			t.Fatal(err)
@@ -386,30 +394,51 @@ func TestRebuildFromARemote(t *testing.T) {
 		if _, err := d.Catalog.Snapshot("prod", "alone"); err == nil {
 			t.Error("a plan has entered something")
 		}
+		if op := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")); !slices.Equal(op.GetWarnings(), plan.GetNotes()) {
+			t.Errorf("the plan notes %q, the rebuild warns of %q", plan.GetNotes(), op.GetWarnings())
+		}
+	})
+}
 
+func TestRebuildFromARemote(t *testing.T) {
+	withStrays(t, func(d *desk) {
 		op := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
 		d.expect(op, succeeded, "")
-		if got := op.GetWarnings(); !slices.Equal(got, plan.GetNotes()) || len(got) != 2 ||
-			!strings.Contains(got[0], "clash: the catalog has another snapshot") || !strings.Contains(got[1], `foreign in remote off-site is left out`) {
-			t.Errorf("warnings %q, notes %q", got, plan.GetNotes())
+		if w := strings.Join(op.GetWarnings(), "\n"); len(op.GetWarnings()) != 2 || !strings.Contains(w, "clash: the catalog has another snapshot") || !strings.Contains(w, "foreign in remote off-site is left out") {
+			t.Errorf("warnings %s", w)
 		}
-		alone, both, known := d.entry("alone"), d.entry("both"), d.entry("s")
+		alone := d.entry("alone")
 		if !catalog.Good(alone) || len(alone.GetCopies()) != 0 || alone.GetSchedule() != "nightly" || alone.GetManifest().GetStored() != nil || alone.GetRemotes()[0].GetObject().GetKey() != "etcd/prod/alone-x.db.zst" {
 			t.Errorf("%v", alone)
 		}
-		if len(GoodOn(both.GetCopies())) != 2 || len(both.GetRemotes()) != 1 || len(known.GetRemotes()) != 1 || len(known.GetCopies()) != 3 {
-			t.Errorf("%v, %v", both, known)
+		for name, nodes := range map[string]int{"both": 2, "s": 3} {
+			if e := d.entry(name); len(GoodOn(e.GetCopies())) != nodes || len(e.GetRemotes()) != 1 {
+				t.Errorf("%v", e)
+			}
 		}
 		if got := d.entry("clash"); got.GetManifest().GetSha256() != "sha" || len(got.GetRemotes()) != 0 {
 			t.Errorf("overwritten: %v", got)
 		}
+		d.expect(d.ended(d.Distribute("prod", "alone", "", "alice", "key")), succeeded, "")
+	})
+}
 
+func TestARebuildThatIsDoneAgainEntersNothingTwice(t *testing.T) {
+	withStrays(t, func(d *desk) {
+		d.expect(d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")), succeeded, "")
+		before, err := d.Catalog.Snapshots("prod")
+		if err != nil {
+			t.Fatal(err)
+		}
 		again := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
 		d.expect(again, succeeded, "")
 		if w := strings.Join(again.GetWarnings(), "\n"); !strings.Contains(w, "the nodes and off-site hold nothing that the catalog does not know") || !strings.Contains(w, "clash:") {
 			t.Errorf("again: %s", w)
 		}
-		d.expect(d.ended(d.Distribute("prod", "alone", "", "alice", "key")), succeeded, "")
+		after, err := d.Catalog.Snapshots("prod")
+		if err != nil || !slices.EqualFunc(before, after, func(a, b *requorumv1.Snapshot) bool { return proto.Equal(a, b) }) {
+			t.Errorf("%v, then %v, %v", before, after, err)
+		}
 	})
 }
 
