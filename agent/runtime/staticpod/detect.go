@@ -37,9 +37,7 @@ func (d Detector) Detect(ctx context.Context) (detect.Found, error) {
 		return found, err
 	}
 	for _, name := range names {
-		if err := d.consider(ctx, name, &found); err != nil {
-			return found, err
-		}
+		d.consider(ctx, name, &found)
 	}
 	if len(found.Candidates) == 0 && len(found.Looked) == 0 {
 		found.Looked = []string{fmt.Sprintf("no manifest in %s runs etcd", d.Dir)}
@@ -75,26 +73,25 @@ func (d Detector) open(name string) (*Runtime, error) {
 }
 
 // consider adds a manifest to what was found if it runs etcd.
-func (d Detector) consider(ctx context.Context, name string, found *detect.Found) error {
+func (d Detector) consider(ctx context.Context, name string, found *detect.Found) {
 	r, err := d.open(name)
 	if err != nil {
-		return nil //nolint:nilerr // one of the control plane's names: it is not etcd's
+		return // one of the control plane's names: it is not etcd's
 	}
 	p, _, err := r.read(name)
 	if err != nil {
 		if strings.Contains(name, "etcd") {
 			found.Looked = append(found.Looked, err.Error())
 		}
-		return nil //nolint:nilerr // what is no manifest of a pod runs nothing, and that was said
+		return // what is no manifest of a pod runs nothing
 	}
 	if p.etcdIndex() < 0 {
 		if strings.Contains(name, "etcd") {
 			found.Looked = append(found.Looked, p.errNoEtcd().Error())
 		}
-		return nil
+		return
 	}
 	found.Candidates = append(found.Candidates, r.describe(ctx))
-	return nil
 }
 
 func (r *Runtime) describe(ctx context.Context) detect.Candidate {

@@ -82,7 +82,7 @@ type manifest struct {
 func newKubelet(t *testing.T) *kubelet {
 	t.Helper()
 	root := t.TempDir()
-	sock, err := os.MkdirTemp("", "cri") // a socket's path must be short
+	sock, err := os.MkdirTemp("", "cri") //nolint:usetesting // the path of a socket must be shorter than a test's name
 	must(t, err)
 	k := &kubelet{
 		dir: filepath.Join(root, "kubernetes", "manifests"), logs: filepath.Join(root, "pods"),

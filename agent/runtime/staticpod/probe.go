@@ -36,10 +36,14 @@ func (r *Runtime) waitHealthy(ctx context.Context, c *cri, pods []*pod) error {
 	ask := time.NewTicker(probeInterval)
 	defer ask.Stop()
 	for _, p := range pods {
+		var ill error
 		for {
-			ill := r.health(ctx, c, p)
-			if ill == nil {
+			now := r.health(ctx, c, p)
+			if now == nil {
 				break
+			}
+			if ctx.Err() == nil || ill == nil { // what fails once ctx has ended says only that
+				ill = now
 			}
 			select {
 			case <-ask.C:
