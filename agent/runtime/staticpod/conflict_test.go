@@ -208,7 +208,7 @@ func eventually(t *testing.T, holds func() bool) {
 }
 
 func (n *node) detector() staticpod.Detector {
-	return staticpod.Detector{Dir: n.kubelet.dir, Endpoint: n.kubelet.endpoint, Kubelet: staticpod.NoKubelet}
+	return staticpod.Detector{Dir: n.dir, Endpoint: n.endpoint, Kubelet: staticpod.NoKubelet}
 }
 
 func TestDetector(t *testing.T) {

@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +29,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asComponent) == "1" {
 		component(os.Args[1])
 	}
+	if os.Getenv(asPause) == "1" {
+		pauseUntilTold()
+	}
 	if o := os.Getenv(agentStory); o != "" {
 		os.Exit(agent(o))
 	}
@@ -43,7 +48,17 @@ func component(address string) {
 	server.Config.Handler.(*http.ServeMux).HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {})
 	server.Listener = l
 	server.StartTLS()
-	select {}
+	pauseUntilTold() // the first process of a container ends by no signal that it does not handle
+}
+
+// asPause is set in the environment of a test binary that does nothing, as the process does that keeps a sandbox.
+const asPause = "REQUORUM_TEST_PAUSE"
+
+func pauseUntilTold() {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
+	<-told
+	os.Exit(0)
 }
 
 func must(t *testing.T, err error) {
@@ -53,10 +68,12 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// node is a node with a stand-in for its kubelet, and etcd and a control plane that it has the manifests of.
+// node is a node with a kubelet, and etcd and a control plane that it has the manifests of.
 type node struct {
 	t         *testing.T
-	kubelet   *kubelet
+	dir       string   // of the manifests
+	endpoint  string   // of the container runtime
+	kubelet   *kubelet // the stand-in, nil if there is a real one
 	etcd      runtimetest.Etcd
 	manifests map[string]string // by name, as they were written
 }
@@ -87,13 +104,16 @@ spec:
 `
 
 const componentManifest = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %[1]q, "namespace": "kube-system"}, "spec": {"hostNetwork": true,
-  "containers": [{"name": %[1]q, "command": [%[1]q, "127.0.0.1:%[2]d"], "ports": [{"name": "probe-port", "containerPort": %[2]d}],
+  "containers": [{"name": %[1]q, "image": "registry.k8s.io/%[1]s:v1.35.2", "command": [%[1]q, "127.0.0.1:%[2]d"], "ports": [{"name": "probe-port", "containerPort": %[2]d}],
     "livenessProbe": {"httpGet": {"host": "127.0.0.1", "path": "/livez", "port": "probe-port", "scheme": "HTTPS"}}}]}}
 `
 
-// newNode starts a kubelet without manifests.
+// newNode starts a stand-in for a kubelet, without manifests.
 func newNode(t *testing.T) *node {
-	n := &node{t: t, kubelet: newKubelet(t), etcd: runtimetest.NewEtcd(t), manifests: map[string]string{}}
+	t.Helper()
+	e := runtimetest.NewEtcd(t) // its directory goes last, when nothing writes there any more
+	k := newKubelet(t)
+	n := &node{t: t, dir: k.dir, endpoint: k.endpoint, kubelet: k, etcd: e, manifests: map[string]string{}}
 	n.manifests["etcd.yaml"] = n.etcdManifest()
 	return n
 }
@@ -118,9 +138,9 @@ func (n *node) addControlPlane() {
 	}
 }
 
-func (n *node) live(name string) string { return filepath.Join(n.kubelet.dir, name) }
+func (n *node) live(name string) string { return filepath.Join(n.dir, name) }
 func (n *node) held(name string) string {
-	return filepath.Join(filepath.Dir(n.kubelet.dir), "requorum-held", name)
+	return filepath.Join(filepath.Dir(n.dir), "requorum-held", name)
 }
 
 // The mode and time that manifests have, which nobody would give them by chance.
@@ -148,7 +168,7 @@ func (n *node) write(path, text string) {
 }
 
 func (n *node) options() staticpod.Options {
-	return staticpod.Options{Manifest: n.live("etcd.yaml"), Endpoint: n.kubelet.endpoint, Kubelet: staticpod.NoKubelet}
+	return staticpod.Options{Manifest: n.live("etcd.yaml"), Endpoint: n.endpoint, Kubelet: staticpod.NoKubelet}
 }
 
 func (n *node) open() *staticpod.Runtime {
@@ -193,8 +213,9 @@ func (n *node) unchanged(path, text string) error {
 	return nil
 }
 
-func TestControlPlaneStopsAndStarts(t *testing.T) {
-	n := newNode(t)
+func TestControlPlaneStopsAndStarts(t *testing.T) { testControlPlane(t, newNode(t)) }
+
+func testControlPlane(t *testing.T, n *node) {
 	n.addControlPlane()
 	n.install(n.live)
 	r := n.open()
