@@ -21,6 +21,9 @@ const (
 	sourceAnnotation = "kubernetes.io/config.source" // "file" at a static pod
 )
 
+// maxAnswer is what an answer may be long: a node with many containers has long lists. The kubelet takes as much.
+const maxAnswer = 16 << 20
+
 // cri is a connection to the container runtime.
 type cri struct {
 	endpoint string
@@ -33,7 +36,9 @@ func (r *Runtime) connected(ctx context.Context, do func(*cri) error) (err error
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials())) // a socket that only root may open
+	conn, err := grpc.NewClient(endpoint,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // a socket that only root may open
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return fmt.Errorf("container runtime at %s: %w", endpoint, err)
 	}
