@@ -3,9 +3,12 @@ package staticpod_test
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -108,23 +111,54 @@ func TestEtcdStopsWithoutTheKubelet(t *testing.T) {
 	n.expectState(false)
 }
 
+// A kubelet that has not missed a manifest yet may start what has ended again.
+func TestStopWaitsForTheKubelet(t *testing.T) {
+	n := newNode(t)
+	n.install(n.live)
+	must(t, n.open().Start(t.Context()))
+	n.kubelet.dead.Store(true)
+	n.kubelet.killAll()
+	eventually(t, func() bool {
+		m, err := n.open().Inspect(t.Context())
+		must(t, err)
+		return !m.Running
+	})
+	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := n.open().Stop(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "sandboxes") {
+		t.Errorf("etcd counts as stopped: %v", err)
+	}
+	n.kubelet.dead.Store(false)
+	must(t, n.open().Stop(t.Context()))
+	n.expectState(true)
+}
+
 func TestControlPlaneIsWaitedFor(t *testing.T) {
 	n := newNode(t)
 	n.addControlPlane()
-	n.manifests["kube-scheduler.yaml"] = strings.Replace(n.manifests["kube-scheduler.yaml"], "/livez", "/never", 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var asked atomic.Int32
+	ill := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 2 { // the answer before was taken in
+			cancel()
+		}
+		http.Error(w, "no leader", http.StatusServiceUnavailable)
+	}))
+	defer ill.Close()
+	healthy := n.manifests["kube-scheduler.yaml"]
+	n.manifests["kube-scheduler.yaml"] = strings.Replace(healthy, `"port": "probe-port"`, `"port": `+ill.URL[strings.LastIndex(ill.URL, ":")+1:], 1)
 	n.install(n.live)
 	r := n.open()
 	restarted := false
 	r.SetRestartKubelet(func(context.Context) error { restarted = true; return nil })
 	must(t, r.StopControlPlane(t.Context()))
-	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	err := r.StartControlPlane(short)
-	if err == nil || !strings.Contains(err.Error(), "kube-scheduler does not become healthy") || !strings.Contains(err.Error(), "404") || restarted {
+	err := r.StartControlPlane(ctx)
+	if err == nil || !strings.Contains(err.Error(), "kube-scheduler does not become healthy") || !strings.Contains(err.Error(), "no leader") || restarted {
 		t.Errorf("%v, kubelet restarted: %v", err, restarted)
 	}
 	// What is owed is owed by the next agent too.
-	n.write(n.live("kube-scheduler.yaml"), strings.Replace(n.manifests["kube-scheduler.yaml"], "/never", "/livez", 1))
+	n.write(n.live("kube-scheduler.yaml"), healthy)
 	r = n.open()
 	failed := errors.New("no kubelet")
 	r.SetRestartKubelet(func(context.Context) error { return failed })

@@ -97,7 +97,7 @@ func newKubelet(t *testing.T) *kubelet {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := server.Serve(l); err != nil {
+		if err := server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // before it has begun
 			k.fail(err)
 		}
 	})
@@ -364,6 +364,17 @@ func (k *kubelet) find(id string) (*containerState, error) {
 		}
 	}
 	return nil, status.Errorf(codes.NotFound, "no container %s", id)
+}
+
+// killAll kills every process, as they may die by themselves.
+func (k *kubelet) killAll() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range k.containers {
+		if err := s.process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			k.fail(err)
+		}
+	}
 }
 
 func (k *kubelet) ContainerStatus(_ context.Context, r *criv1.ContainerStatusRequest) (*criv1.ContainerStatusResponse, error) {
