@@ -14,6 +14,7 @@ import (
 
 	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/runtime/docker"
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/process"
 	"github.com/requorum/requorum/agent/runtime/systemd"
@@ -68,6 +69,7 @@ type Runtime struct {
 	Process *Process `yaml:"process"`
 	Exec    *Exec    `yaml:"exec"`
 	Systemd *Systemd `yaml:"systemd"`
+	Docker  *Docker  `yaml:"docker"`
 }
 
 // kinds returns the names of the fields that are set.
@@ -76,7 +78,7 @@ func (r Runtime) kinds() []string {
 	for _, k := range []struct {
 		name string
 		set  bool
-	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}} {
+	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}, {"docker", r.Docker != nil}} {
 		if k.set {
 			kinds = append(kinds, k.name)
 		}
@@ -89,6 +91,14 @@ type Systemd struct {
 	Unit         string          `yaml:"unit"`          // etcd.service if empty
 	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; kubeadm's names if left out
 	Grace        config.Duration `yaml:"grace"`         // after which etcd is killed, besides what its unit allows
+}
+
+// Docker makes the agent use the containers that run etcd and what uses it.
+type Docker struct {
+	Host         string          `yaml:"host"`          // the engine's address, unix://…; DOCKER_HOST or the engine's default if empty
+	Container    string          `yaml:"container"`     // etcd if empty
+	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; RKE1's names if left out
+	Grace        config.Duration `yaml:"grace"`         // after which a container is killed
 }
 
 // Process makes the agent start and supervise etcd.
@@ -222,6 +232,9 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 	if s := c.Runtime.Systemd; s != nil {
 		return systemd.New(systemd.Options{Unit: s.Unit, ControlPlane: s.ControlPlane, Grace: s.Grace.Std(), Log: log.Named("systemd")})
 	}
+	if d := c.Runtime.Docker; d != nil {
+		return docker.New(docker.Options{Host: d.Host, Container: d.Container, ControlPlane: d.ControlPlane, Grace: d.Grace.Std(), Log: log.Named("docker")})
+	}
 	e := c.Runtime.Exec
 	return exec.New(exec.Options{
 		Member: runtime.Member{
@@ -247,6 +260,9 @@ func (c *Config) runtimeWait() time.Duration {
 	}
 	if s := c.Runtime.Systemd; s != nil {
 		wait += s.Grace.Std()
+	}
+	if d := c.Runtime.Docker; d != nil {
+		wait += d.Grace.Std()
 	}
 	return wait
 }

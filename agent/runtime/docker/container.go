@@ -69,8 +69,11 @@ func load(ctx context.Context, engine *client.Client, name string) (*container, 
 	}, nil
 }
 
-// runsEtcd tells by the program's name whether the container runs etcd itself.
-func (c *container) runsEtcd() bool { return strings.HasPrefix(filepath.Base(c.path), "etcd") }
+// runsEtcd tells by the program's name whether the container runs etcd itself, and not one of its tools.
+func (c *container) runsEtcd() bool {
+	program := filepath.Base(c.path)
+	return strings.HasPrefix(program, "etcd") && program != "etcdctl" && program != "etcdutl"
+}
 
 // processes returns the processes of the container, by its ID in the names of their control groups.
 func (c *container) processes() ([]int, error) {

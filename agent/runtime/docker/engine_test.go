@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if err := removeImage(); err != nil {
+		if err := errors.Join(removeImage(), os.RemoveAll(binaryDir)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -71,21 +71,32 @@ func newBench(t *testing.T) *bench {
 
 // image is made once, of nothing but this project's own binary, which is etcd by that name.
 var image = sync.OnceValues(func() (string, error) {
-	binary := os.Getenv("REQUORUM_BIN")
-	if binary == "" {
-		dir, err := os.MkdirTemp("", "requorum-image-")
-		if err != nil {
-			return "", err
-		}
-		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "requorum")
-		build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "../../../cmd/requorum")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build requorum: %w\n%s", err, out)
-		}
+	binary, err := etcdBinary()
+	if err != nil {
+		return "", err
 	}
 	return importImage(binary)
+})
+
+// binaryDir is where etcdBinary builds. It is removed once the tests are done.
+var binaryDir string
+
+// etcdBinary returns the static binary that REQUORUM_BIN names, or builds it.
+var etcdBinary = sync.OnceValues(func() (string, error) {
+	if given := os.Getenv("REQUORUM_BIN"); given != "" {
+		return given, nil
+	}
+	var err error
+	if binaryDir, err = os.MkdirTemp("", "requorum-image-"); err != nil {
+		return "", err
+	}
+	binary := filepath.Join(binaryDir, "requorum")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "../../../cmd/requorum")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build requorum: %w\n%s", err, out)
+	}
+	return binary, nil
 })
 
 // imageName is that of the image, by which it is removed once the tests are done.

@@ -18,6 +18,9 @@ import (
 // versionTimeout is how long an image may take to tell its etcd's version, and to be cleaned up after.
 const versionTimeout = 30 * time.Second
 
+// versionLabel is set on containers that only tell a version.
+const versionLabel = "org.requorum.asks-version"
+
 // versions keeps what programs of images said about their version. An image never changes.
 type versions struct {
 	mu    sync.Mutex
@@ -61,7 +64,7 @@ func (c *container) askVersion(ctx context.Context, engine *client.Client) (stri
 	made, err := engine.ContainerCreate(ctx, client.ContainerCreateOptions{
 		Config: &api.Config{
 			Image: c.image, Entrypoint: []string{c.path}, Cmd: []string{"--version"}, Env: c.env, User: c.user, WorkingDir: c.dir,
-			AttachStdout: true, AttachStderr: true, Labels: map[string]string{"org.requorum.asks-version": c.name},
+			AttachStdout: true, AttachStderr: true, Labels: map[string]string{versionLabel: c.name},
 		},
 		HostConfig: &api.HostConfig{
 			AutoRemove: true, NetworkMode: "none", CapDrop: []string{"ALL"}, SecurityOpt: []string{"no-new-privileges"}, ReadonlyRootfs: true,
