@@ -1,15 +1,11 @@
 package docker_test
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +21,7 @@ import (
 
 	"github.com/requorum/requorum/agent/runtime/docker"
 	"github.com/requorum/requorum/agent/runtime/runtimetest"
+	"github.com/requorum/requorum/internal/dockertest"
 )
 
 func TestMain(m *testing.M) {
@@ -51,92 +48,33 @@ type bench struct {
 // newBench connects to the engine that DOCKER_HOST names. Without one it skips the test, or fails it where CI=true.
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	engine, err := client.New(client.FromEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := engine.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if _, err := engine.Ping(t.Context(), client.PingOptions{}); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("a Docker engine is needed in CI and cannot be had: %v", err)
-		}
-		t.Skipf("SKIPPED, this test needs a Docker engine: %v", err)
-	}
-	return &bench{t: t, engine: engine, prefix: "requorum-test-" + strings.ToLower(rand.Text()[:8]) + "-", dir: filepath.Join(t.TempDir(), "docker")}
+	return &bench{t: t, engine: dockertest.Engine(t), prefix: "requorum-test-" + strings.ToLower(rand.Text()[:8]) + "-", dir: filepath.Join(t.TempDir(), "docker")}
 }
-
-// image is made once, of nothing but this project's own binary, which is etcd by that name.
-var image = sync.OnceValues(func() (string, error) {
-	binary, err := etcdBinary()
-	if err != nil {
-		return "", err
-	}
-	return importImage(binary)
-})
-
-// binaryDir is where etcdBinary builds. It is removed once the tests are done.
-var binaryDir string
-
-// etcdBinary returns the static binary that REQUORUM_BIN names, or builds it.
-var etcdBinary = sync.OnceValues(func() (string, error) {
-	if given := os.Getenv("REQUORUM_BIN"); given != "" {
-		return given, nil
-	}
-	var err error
-	if binaryDir, err = os.MkdirTemp("", "requorum-image-"); err != nil {
-		return "", err
-	}
-	binary := filepath.Join(binaryDir, "requorum")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "../../../cmd/requorum")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build requorum: %w\n%s", err, out)
-	}
-	return binary, nil
-})
 
 // imageName is that of the image, by which it is removed once the tests are done.
 var imageName = "requorum-test/etcd:" + strings.ToLower(rand.Text())
 
-func importImage(binary string) (string, error) {
-	content, err := os.ReadFile(binary)
+// image is made once.
+var image = sync.OnceValues(func() (string, error) { return imageName, importImage() })
+
+// binaryDir is where the image's binary is built. It is removed once the tests are done.
+var binaryDir string
+
+var binary = sync.OnceValues(func() (_ string, err error) {
+	if binaryDir, err = os.MkdirTemp("", "requorum-image-"); err != nil {
+		return "", err
+	}
+	return dockertest.Binary(binaryDir)
+})
+
+// importImage makes the image for the engine that DOCKER_HOST names now.
+func importImage() error {
+	file, err := binary()
 	if err != nil {
-		return "", err
+		return err
 	}
-	var files bytes.Buffer
-	w := tar.NewWriter(&files)
-	for _, f := range []struct {
-		header  tar.Header
-		content []byte
-	}{
-		{tar.Header{Name: "usr/local/bin/requorum", Mode: 0o755}, content},
-		{tar.Header{Name: "usr/local/bin/etcd", Typeflag: tar.TypeSymlink, Linkname: "requorum"}, nil},
-		{tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/:\netcd:x:1234:2345::/:\n")},
-		{tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\netcd:x:2345:\nbackup:x:3456:\n")},
-		{tar.Header{Name: "tmp/", Mode: 0o1777, Typeflag: tar.TypeDir}, nil},
-	} {
-		f.header.Size = int64(len(f.content))
-		if err := w.WriteHeader(&f.header); err != nil {
-			return "", err
-		}
-		if _, err := w.Write(f.content); err != nil {
-			return "", err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return "", err
-	}
-	return imageName, withEngine(func(engine *client.Client) error {
-		result, err := engine.ImageImport(context.Background(), client.ImageImportSource{Source: &files, SourceName: "-"}, imageName, client.ImageImportOptions{})
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, result)
-		return errors.Join(err, result.Close())
+	return withEngine(func(engine *client.Client) error {
+		return dockertest.Import(context.Background(), engine, file, imageName)
 	})
 }
 

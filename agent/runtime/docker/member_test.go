@@ -240,11 +240,7 @@ func (b *bench) createServer(name string, policy api.RestartPolicy) string {
 
 func TestDetectFindsWhatIsWanted(t *testing.T) {
 	newOwnEngine(t)
-	binary, err := etcdBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := importImage(binary); err != nil {
+	if err := importImage(); err != nil {
 		t.Fatal(err)
 	}
 	b := newBench(t)

@@ -66,7 +66,7 @@ func checkMount(ctx context.Context, engine *client.Client, m api.MountPoint) er
 // staysIn fails if the path leads out of the mount by a symlink, which means something else in the container. What is
 // not there yet leads nowhere.
 func staysIn(path, source string) error {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -77,12 +77,12 @@ func staysIn(path, source string) error {
 	if err != nil {
 		return err
 	}
-	below, err := filepath.Rel(root, real)
+	below, err := filepath.Rel(root, target)
 	if err != nil {
 		return err
 	}
 	if below == ".." || strings.HasPrefix(below, "../") {
-		return fmt.Errorf("%s leads by a symlink out of %s, which the container has mounted; mount %s itself", path, source, real)
+		return fmt.Errorf("%s leads by a symlink out of %s, which the container has mounted; mount %s itself", path, source, target)
 	}
 	return nil
 }

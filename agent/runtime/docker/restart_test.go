@@ -188,10 +188,9 @@ func (b *bench) await(what string, done func() bool) {
 
 // ownEngine is an engine of the test's own, which it can restart.
 type ownEngine struct {
-	t    *testing.T
-	dir  string
-	args []string
-	cmd  *exec.Cmd
+	t   *testing.T
+	dir string
+	cmd *exec.Cmd
 }
 
 func newOwnEngine(t *testing.T) *ownEngine {
@@ -200,17 +199,8 @@ func newOwnEngine(t *testing.T) *ownEngine {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, only root can start a Docker engine")
 	}
-	dir, err := os.MkdirTemp("", "requorum") // short, for the path of a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	e := &ownEngine{t: t, dir: dir}
-	t.Setenv("DOCKER_HOST", "unix://"+dir+"/sock")
+	e := &ownEngine{t: t, dir: t.TempDir()}
+	t.Setenv("DOCKER_HOST", "unix://"+e.dir+"/sock")
 	e.start()
 	t.Cleanup(func() {
 		e.end()
@@ -309,11 +299,7 @@ func (e *ownEngine) signal(signal unix.Signal) *os.ProcessState {
 // What was stopped stays stopped over a restart of the engine, as at a reboot; what was started comes up.
 func TestAnEngineThatRestarts(t *testing.T) {
 	e := newOwnEngine(t)
-	binary, err := etcdBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := importImage(binary); err != nil {
+	if err := importImage(); err != nil {
 		t.Fatal(err)
 	}
 	b := newBench(t)

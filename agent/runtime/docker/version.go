@@ -91,7 +91,8 @@ func runAttached(ctx context.Context, engine *client.Client, id string) (string,
 		return "", err
 	}
 	defer attached.Close()
-	defer context.AfterFunc(ctx, attached.Close)() // the stream knows of no context
+	stop := context.AfterFunc(ctx, attached.Close) // the stream knows of no context
+	defer stop()
 	if _, err := engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
 		return "", err
 	}
