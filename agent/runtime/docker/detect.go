@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -42,8 +43,8 @@ func (d Detector) Detect(ctx context.Context) (detect.Found, error) {
 		}
 		return nil
 	})
-	if errors.Is(err, ErrNoEngine) {
-		return detect.Found{Looked: []string{"no Docker engine answers"}}, nil
+	if errors.Is(err, ErrNoEngine) && errors.Is(err, fs.ErrNotExist) {
+		return detect.Found{Looked: []string{"there is no Docker engine"}}, nil
 	}
 	if err == nil && len(found.Candidates) == 0 && len(found.Looked) == 0 {
 		found.Looked = []string{"no container runs a program named etcd"}

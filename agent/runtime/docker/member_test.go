@@ -169,8 +169,11 @@ func TestWhatIsNotSafeIsRefused(t *testing.T) {
 			}
 		})
 	}
-	if _, err := b.open("no-such-container").Inspect(t.Context()); !errors.Is(err, docker.ErrNoContainer) {
-		t.Error(err)
+	id := b.inspect(b.create("etcd", run(), bind)).ID
+	for _, name := range []string{"no-such-container", id[:12]} {
+		if _, err := b.open(name).Inspect(t.Context()); !errors.Is(err, docker.ErrNoContainer) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -236,6 +239,21 @@ func (b *bench) createServer(name string, policy api.RestartPolicy) string {
 	dir := b.t.TempDir()
 	return b.create(name, api.Config{Cmd: []string{etcd, "--data-dir=/data", "--listen-client-urls=unix://client:0", "--advertise-client-urls=unix://client:0", "--listen-peer-urls=unix://peer:0", "--initial-advertise-peer-urls=unix://peer:0", "--initial-cluster=default=unix://peer:0"}},
 		api.HostConfig{Binds: []string{dir + ":/data"}, RestartPolicy: policy})
+}
+
+// No engine is nothing to look at; one that does not answer may have what is looked for.
+func TestDetectWithoutAnEngine(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "sock")
+	t.Setenv("DOCKER_HOST", "unix://"+socket)
+	if found, err := (docker.Detector{}).Detect(t.Context()); err != nil || len(found.Looked) != 1 {
+		t.Errorf("without a socket: %+v, %v", found, err)
+	}
+	if err := os.WriteFile(socket, nil, 0o600); err != nil { // nobody accepts there
+		t.Fatal(err)
+	}
+	if found, err := (docker.Detector{}).Detect(t.Context()); !errors.Is(err, docker.ErrNoEngine) {
+		t.Errorf("with a socket: %+v, %v", found, err)
+	}
 }
 
 func TestDetectFindsWhatIsWanted(t *testing.T) {
