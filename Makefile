@@ -11,6 +11,8 @@ MODULE := github.com/requorum/requorum
 BUF   := $(GO) tool -modfile=internal/tools/buf.mod buf
 LINT  := $(GO) tool -modfile=internal/tools/lint.mod golangci-lint
 VULN  := $(GO) tool -modfile=internal/tools/vuln.mod govulncheck
+NFPM  := $(GO) tool -modfile=internal/tools/nfpm.mod nfpm
+SBOM  := $(GO) tool -modfile=internal/tools/sbom.mod cyclonedx-gomod
 
 # What a person keeps in GOFLAGS for other work must not change this build; the rest of it is respected.
 GOFLAGS := $(strip $(filter-out -mod=% -modfile=% -tags=% -race -buildvcs=%,$(GOFLAGS)) -buildvcs=false)
@@ -77,6 +79,23 @@ etcd-3.4:
 		echo 'etcd-3.4: SKIPPED, no package etcd-server of that version can be downloaded here (apt-get update?)'; tail -n 3 "$$dir/said"; \
 	fi
 
+# What the binary says it is made of, in CycloneDX.
+.PHONY: sbom
+sbom: build ## dist/requorum.sbom.cdx.json: the modules that are linked in
+	@mkdir -p dist
+	$(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output dist/requorum.sbom.cdx.json bin/requorum
+
+.PHONY: packages
+packages: sbom ## dist/requorum*.deb and .rpm, for GOARCH
+	deploy/package/build.sh bin/requorum dist/requorum.sbom.cdx.json '$(VERSION)' $(NFPM)
+
+# From the binary and nothing else; neither a registry nor an engine is needed. Its tool has a module of its own.
+.PHONY: image
+image: build ## dist/requorum-image.tar for docker load, for GOARCH
+	@mkdir -p dist
+	arch=$$($(GO) env GOARCH); cd internal/tools/image && GOARCH= CGO_ENABLED=0 $(GO) run . -binary $(CURDIR)/bin/requorum -arch "$$arch" \
+		-tag 'requorum:$(VERSION)' -version '$(VERSION)' -out $(CURDIR)/dist/requorum-image.tar
+
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf bin dist
@@ -107,6 +126,13 @@ vet:
 lint:
 	$(LINT) run ./...
 	$(LINT) run --build-tags faultinject ./internal/fault/... ./agent/task ./controller/operation ./e2e/simulated
+
+# Not part of make check, which needs nothing but Go: systemd and lintian have to be installed. With CI=true they must be.
+.PHONY: check-packages
+check-packages: packages image ## Units, scripts, packages and manifests, by systemd-analyze, shellcheck, lintian and Kubernetes' types
+	cd internal/tools/image && $(GO) vet ./...
+	cd internal/tools/manifests && $(GO) vet ./... && $(GO) test ./...
+	deploy/package/check.sh
 
 .PHONY: check-proto
 check-proto:
