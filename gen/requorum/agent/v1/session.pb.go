@@ -4395,7 +4395,9 @@ type RemoteList struct {
 	// Objects that no manifest describes, by key.
 	Orphans []string `protobuf:"bytes,2,rep,name=orphans,proto3" json:"orphans,omitempty"`
 	// What could not be read, in words.
-	Problems      []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	// Snapshots whose manifest or object is not as it was stored. Each has its sentence in problems.
+	Faults        []*RemoteFault `protobuf:"bytes,4,rep,name=faults,proto3" json:"faults,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4451,6 +4453,77 @@ func (x *RemoteList) GetProblems() []string {
 	return nil
 }
 
+func (x *RemoteList) GetFaults() []*RemoteFault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+// RemoteFault tells what is wrong with a snapshot in a remote.
+type RemoteFault struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// MISSING: its object is gone. DIFFERENT: it has another size. UNREADABLE: its manifest cannot be read.
+	State v1.CopyState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.CopyState" json:"state,omitempty"`
+	// The reason.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteFault) Reset() {
+	*x = RemoteFault{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteFault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteFault) ProtoMessage() {}
+
+func (x *RemoteFault) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteFault.ProtoReflect.Descriptor instead.
+func (*RemoteFault) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RemoteFault) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoteFault) GetState() v1.CopyState {
+	if x != nil {
+		return x.State
+	}
+	return v1.CopyState(0)
+}
+
+func (x *RemoteFault) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // Stage asks to restore a copy into a staging directory while the old etcd serves.
 type Stage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4480,7 +4553,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +4565,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +4578,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -4601,7 +4674,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +4686,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +4699,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -4689,7 +4762,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4774,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4787,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -4738,7 +4811,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4750,7 +4823,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4763,7 +4836,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -4791,7 +4864,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4803,7 +4876,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4816,7 +4889,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -4837,7 +4910,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4849,7 +4922,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4862,7 +4935,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -4883,7 +4956,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4895,7 +4968,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4908,7 +4981,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -4933,7 +5006,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4945,7 +5018,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4958,7 +5031,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -5009,7 +5082,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5021,7 +5094,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5034,7 +5107,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -5115,7 +5188,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5127,7 +5200,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5140,7 +5213,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -5177,7 +5250,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5189,7 +5262,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5202,7 +5275,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -5230,7 +5303,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5242,7 +5315,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5255,7 +5328,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{62}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -5288,7 +5361,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5300,7 +5373,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5313,7 +5386,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{63}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -5382,7 +5455,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5394,7 +5467,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5407,7 +5480,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{64}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -5453,7 +5526,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5465,7 +5538,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5478,7 +5551,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{65}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -5819,12 +5892,17 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"ListRemote\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x16\n" +
 	"\x06folder\x18\x02 \x01(\tR\x06folder\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"w\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xaf\x01\n" +
 	"\n" +
 	"RemoteList\x123\n" +
 	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\x12\x18\n" +
 	"\aorphans\x18\x02 \x03(\tR\aorphans\x12\x1a\n" +
-	"\bproblems\x18\x03 \x03(\tR\bproblems\"\x89\x03\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\x126\n" +
+	"\x06faults\x18\x04 \x03(\v2\x1e.requorum.agent.v1.RemoteFaultR\x06faults\"g\n" +
+	"\vRemoteFault\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x89\x03\n" +
 	"\x05Stage\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x121\n" +
@@ -5961,7 +6039,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -6016,142 +6094,146 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*DropRemote)(nil),            // 50: requorum.agent.v1.DropRemote
 	(*ListRemote)(nil),            // 51: requorum.agent.v1.ListRemote
 	(*RemoteList)(nil),            // 52: requorum.agent.v1.RemoteList
-	(*Stage)(nil),                 // 53: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 54: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 55: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 56: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 57: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 58: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 59: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 60: requorum.agent.v1.Start
-	(*Verify)(nil),                // 61: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 62: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 63: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 64: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 65: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 66: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 67: requorum.agent.v1.Finish
-	nil,                           // 68: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 69: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 70: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 71: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 72: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 73: requorum.v1.Copy
-	(*v1.StoredObject)(nil),       // 74: requorum.v1.StoredObject
-	(*v1.Bundle)(nil),             // 75: requorum.v1.Bundle
-	(*v1.PlannedFile)(nil),        // 76: requorum.v1.PlannedFile
-	(*timestamppb.Timestamp)(nil), // 77: google.protobuf.Timestamp
+	(*RemoteFault)(nil),           // 53: requorum.agent.v1.RemoteFault
+	(*Stage)(nil),                 // 54: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 55: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 56: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 57: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 58: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 59: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 60: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 61: requorum.agent.v1.Start
+	(*Verify)(nil),                // 62: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 63: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 64: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 65: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 66: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 67: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 68: requorum.agent.v1.Finish
+	nil,                           // 69: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 70: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 71: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 72: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 73: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 74: requorum.v1.Copy
+	(*v1.StoredObject)(nil),       // 75: requorum.v1.StoredObject
+	(*v1.Bundle)(nil),             // 76: requorum.v1.Bundle
+	(*v1.PlannedFile)(nil),        // 77: requorum.v1.PlannedFile
+	(*timestamppb.Timestamp)(nil), // 78: google.protobuf.Timestamp
+	(v1.CopyState)(0),             // 79: requorum.v1.CopyState
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	70, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
-	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
-	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
-	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	71, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	70, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
-	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
-	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
-	26, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
-	28, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
-	31, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	34, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	35, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	38, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	40, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	41, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	42, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	53, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	55, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	56, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	57, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	59, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	60, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	61, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	63, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	67, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	43, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	37, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	64, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	66, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	48, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
-	49, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
-	50, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
-	51, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
-	29, // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
-	32, // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
-	22, // 36: requorum.agent.v1.Task.pack_files:type_name -> requorum.agent.v1.PackFiles
-	23, // 37: requorum.agent.v1.Task.compare_files:type_name -> requorum.agent.v1.CompareFiles
-	25, // 38: requorum.agent.v1.Task.restore_files:type_name -> requorum.agent.v1.RestoreFiles
-	0,  // 39: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 40: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 41: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 42: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 43: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	27, // 44: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	30, // 45: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	72, // 46: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	73, // 47: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	54, // 48: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	62, // 49: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	58, // 50: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	39, // 51: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	44, // 52: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	65, // 53: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	74, // 54: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
-	52, // 55: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
-	33, // 56: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
-	75, // 57: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
-	24, // 58: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
-	70, // 59: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	75, // 60: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
-	76, // 61: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
-	75, // 62: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
-	36, // 63: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
-	77, // 64: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	72, // 65: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
-	71, // 66: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
-	71, // 67: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
-	71, // 68: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
-	72, // 69: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	72, // 70: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	36, // 71: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	72, // 72: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	72, // 73: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	46, // 74: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
-	47, // 75: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
-	71, // 76: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
-	45, // 77: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
-	72, // 78: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
-	74, // 79: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
-	45, // 80: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
-	72, // 81: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
-	45, // 82: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
-	45, // 83: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
-	72, // 84: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
-	72, // 85: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	77, // 86: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
-	68, // 87: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	69, // 88: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	70, // 89: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	27, // 90: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	77, // 91: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 92: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 93: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 94: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 95: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 96: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 97: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 98: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 99: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 100: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 101: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 102: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 103: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	98, // [98:104] is the sub-list for method output_type
-	92, // [92:98] is the sub-list for method input_type
-	92, // [92:92] is the sub-list for extension type_name
-	92, // [92:92] is the sub-list for extension extendee
-	0,  // [0:92] is the sub-list for field type_name
+	71,  // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	9,   // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
+	16,  // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
+	8,   // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
+	72,  // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	71,  // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	17,  // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
+	20,  // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
+	26,  // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
+	28,  // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
+	31,  // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
+	34,  // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	35,  // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	38,  // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	40,  // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	41,  // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	42,  // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	54,  // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	56,  // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	57,  // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	58,  // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	60,  // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	61,  // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	62,  // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	64,  // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	68,  // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	43,  // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	37,  // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	65,  // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	67,  // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	48,  // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
+	49,  // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
+	50,  // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
+	51,  // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
+	29,  // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
+	32,  // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
+	22,  // 36: requorum.agent.v1.Task.pack_files:type_name -> requorum.agent.v1.PackFiles
+	23,  // 37: requorum.agent.v1.Task.compare_files:type_name -> requorum.agent.v1.CompareFiles
+	25,  // 38: requorum.agent.v1.Task.restore_files:type_name -> requorum.agent.v1.RestoreFiles
+	0,   // 39: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18,  // 40: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19,  // 41: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,   // 42: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21,  // 43: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	27,  // 44: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	30,  // 45: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	73,  // 46: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	74,  // 47: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	55,  // 48: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	63,  // 49: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	59,  // 50: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	39,  // 51: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	44,  // 52: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	66,  // 53: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	75,  // 54: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
+	52,  // 55: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
+	33,  // 56: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
+	76,  // 57: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
+	24,  // 58: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
+	71,  // 59: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	76,  // 60: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
+	77,  // 61: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
+	76,  // 62: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
+	36,  // 63: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	78,  // 64: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	73,  // 65: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	72,  // 66: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	72,  // 67: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	72,  // 68: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	73,  // 69: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	73,  // 70: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	36,  // 71: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	73,  // 72: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	73,  // 73: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	46,  // 74: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	47,  // 75: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	72,  // 76: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	45,  // 77: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	73,  // 78: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	75,  // 79: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	45,  // 80: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	73,  // 81: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	45,  // 82: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	45,  // 83: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	73,  // 84: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	53,  // 85: requorum.agent.v1.RemoteList.faults:type_name -> requorum.agent.v1.RemoteFault
+	79,  // 86: requorum.agent.v1.RemoteFault.state:type_name -> requorum.v1.CopyState
+	73,  // 87: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	78,  // 88: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
+	69,  // 89: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	70,  // 90: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	71,  // 91: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	27,  // 92: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	78,  // 93: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,   // 94: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,   // 95: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,   // 96: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10,  // 97: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12,  // 98: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14,  // 99: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,   // 100: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,   // 101: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,   // 102: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11,  // 103: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13,  // 104: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15,  // 105: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	100, // [100:106] is the sub-list for method output_type
+	94,  // [94:100] is the sub-list for method input_type
+	94,  // [94:94] is the sub-list for extension type_name
+	94,  // [94:94] is the sub-list for extension extendee
+	0,   // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -6221,7 +6303,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   68,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
