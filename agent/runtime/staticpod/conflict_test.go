@@ -47,6 +47,7 @@ func TestManifestOfSomebodyElse(t *testing.T) {
 		"stays when etcd is started":        {text: newer, act: start, live: true, old: 1},
 		"is kept when etcd is stopped":      {text: newer, act: stop, held: true, old: 1},
 		"that is the same is the same":      {text: func(n *node) string { return n.manifests["etcd.yaml"] }, act: start, live: true},
+		"that is the same is kept once":     {text: func(n *node) string { return n.manifests["etcd.yaml"] }, act: stop, held: true},
 		"is not used with other data":       {text: elsewhere, act: start, says: "elsewhere", live: true},
 		"is kept with other data, too":      {text: elsewhere, act: stop, held: true, old: 1},
 		"is not used with an unknown image": {text: func(n *node) string { return strings.Replace(newer(n), "3.7.3-0", "latest", 1) }, act: start, says: "runtime.staticpod.version", live: true},
@@ -109,6 +110,22 @@ func TestEtcdStopsWithoutTheKubelet(t *testing.T) {
 	n.kubelet.dead.Store(false)
 	must(t, r.Start(t.Context()))
 	n.expectState(false)
+}
+
+// An etcd that the kubelet started again is not the one that was started.
+func TestRestartedEtcdIsNotAlive(t *testing.T) {
+	n := newNode(t)
+	n.install(n.live)
+	must(t, n.open().Start(t.Context()))
+	must(t, n.open().Alive(t.Context()))
+	n.kubelet.killAll()
+	eventually(t, func() bool {
+		err := n.open().Alive(t.Context())
+		return err != nil && strings.Contains(err.Error(), "the kubelet has started it again")
+	})
+	must(t, n.open().Start(t.Context())) // whoever starts it now asks about this one
+	must(t, n.open().Alive(t.Context()))
+	must(t, n.open().Stop(t.Context()))
 }
 
 // A kubelet that has not missed a manifest yet may start what has ended again.
