@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +36,7 @@ func findOrBuild() (binaries, error) {
 	b := binaries{plain: os.Getenv("REQUORUM_BIN"), faults: os.Getenv("REQUORUM_FAULTS_BIN")}
 	_, file, _, _ := runtime.Caller(0)
 	root := filepath.Join(filepath.Dir(file), "..", "..")
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("requorum-e2e-%d", os.Getuid()))
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("requorum-e2e-%d-%08x", os.Getuid(), crc32.ChecksumIEEE([]byte(root)))) // of this checkout only
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return b, err
 	}
