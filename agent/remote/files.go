@@ -28,10 +28,9 @@ func UploadFiles(ctx context.Context, s objectstore.Store, name string, b *requo
 		return stored, nil
 	}
 	stored := proto.CloneOf(object)
-	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
 		out := &meter{w: w, hash: sha256.New()}
-		if err := pack(ctx, out, plain{name, b.GetSize(), b.GetSha256()}, options(object), open, progress); err != nil {
+		if err := pack(ctx, out, plain{name, b.GetSize(), b.GetSha256()}, options(object), io.NopCloser(bytes.NewReader(data)), progress); err != nil {
 			return err
 		}
 		stored.Size, stored.Sha256 = out.size, out.sum()

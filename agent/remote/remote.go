@@ -121,7 +121,11 @@ func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, ob
 	stored := proto.CloneOf(object)
 	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
 		out := &meter{w: w, hash: sha256.New()}
-		if err := pack(ctx, out, plain{m.GetName(), m.GetSize(), m.GetSha256()}, options(object), open, progress); err != nil {
+		file, err := open()
+		if err != nil {
+			return err
+		}
+		if err := pack(ctx, out, plain{m.GetName(), m.GetSize(), m.GetSha256()}, options(object), file, progress); err != nil {
 			return err
 		}
 		stored.Size, stored.Sha256 = out.size, out.sum()
@@ -172,12 +176,8 @@ func whole(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject)
 	return err == nil && info.Size == o.GetSize()
 }
 
-// pack seals the file into w while it makes sure that it is the wanted one.
-func pack(ctx context.Context, w io.Writer, want plain, o seal.Options, open func() (io.ReadCloser, error), progress func(int64)) error {
-	file, err := open()
-	if err != nil {
-		return err
-	}
+// pack seals the file into w while it makes sure that it is the wanted one, and closes it.
+func pack(ctx context.Context, w io.Writer, want plain, o seal.Options, file io.ReadCloser, progress func(int64)) error {
 	sealing, err := seal.Writer(w, o)
 	if err != nil {
 		return errors.Join(err, file.Close())

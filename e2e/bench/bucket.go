@@ -72,7 +72,7 @@ func (b *bucket) serve(ctx context.Context, binary string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(binary, "--access", bucketKey, "--secret", bucketPass, "--port", b.address, "--quiet", "--health", "/health", "--keep-alive", //nolint:gosec // the binary that was built
+	cmd := exec.Command(binary, "--access", bucketKey, "--secret", bucketPass, "--port", b.address, "--quiet", "--health", "/health", "--keep-alive",
 		"posix", filepath.Join(b.dir, "buckets"))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
