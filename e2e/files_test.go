@@ -84,15 +84,7 @@ func TestFilesComeBackWithTheCluster(t *testing.T) {
 		f.are(n, "newer", "newer")
 	}
 
-	c.Arm("agent/restore-files/middle", "etcd-3", "kill")
-	c.Do("restore", "--snapshot", "a", "--files", "restore", "--yes", "--detach")
-	c.WaitFired("agent/restore-files/middle", "etcd-3")
-	<-c.Process("etcd-3").Done()
-	c.Disarm()
-	c.StartAgain("etcd-3")
-	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
-		t.Fatal(format(op))
-	}
+	dies(t, c, "etcd-3", "agent/restore-files/middle", "restore", "--snapshot", "a", "--files", "restore", "--yes")
 	holds(t, c, saved)
 	for _, n := range c.NodeNames() {
 		f.are(n, "secret of "+n, "token of "+n)
@@ -126,7 +118,7 @@ func TestFilesComeBackFromTheBucketAlone(t *testing.T) {
 		c.Write(200)
 		saved = c.Now()
 		save(t, c, "gone", "--files", "pki", "--remote", "nfs")
-		save(t, c, "a", "--files", "pki,token", "--remote", "off-site")
+		dies(t, c, "etcd-2", "agent/upload-files/middle", "snapshot", "save", "--name", "a", "--files", "pki,token", "--remote", "off-site")
 		says(t, c.Do("snapshot", "show", "a"), "etcd-1, etcd-2, etcd-3")
 		if objects := b.objects(t); len(objects) != 5 {
 			t.Errorf("in the bucket: %v", objects)
@@ -142,7 +134,7 @@ func TestFilesComeBackFromTheBucketAlone(t *testing.T) {
 		f.write("etcd-1", "newer", "newer")
 		says(t, c.Expect(3, "restore", "--snapshot", "a", "--files", "restore", "--plan"), "--identity FILE")
 		says(t, c.Do("restore", "--snapshot", "a", "--files", "list", "--plan", "--identity", b.keyFile), "/token different", "as remote off-site has them")
-		c.Do("restore", "--snapshot", "a", "--files", "restore", "--identity", b.keyFile, "--yes")
+		dies(t, c, "etcd-1", "agent/download-files/after", "restore", "--snapshot", "a", "--files", "restore", "--identity", b.keyFile, "--yes")
 		f.are("etcd-1", "secret of etcd-1", "token of etcd-1")
 		keepsNoSecret(t, c, b)
 	})
@@ -176,6 +168,20 @@ func TestFilesComeBackFromTheBucketAlone(t *testing.T) {
 		inBundlesOnly(t, c, "secret of etcd-")
 		keepsNoSecret(t, c, b)
 	})
+}
+
+// dies starts an operation, kills an agent at a fault point, starts it again, and fails unless the operation is carried on.
+func dies(t *testing.T, c *harness.Cluster, node, point string, command ...string) {
+	t.Helper()
+	c.Arm(point, node, "kill")
+	c.Do(append(command, "--detach")...)
+	c.WaitFired(point, node)
+	<-c.Process(node).Done()
+	c.Disarm()
+	c.StartAgain(node)
+	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		t.Fatal(format(op))
+	}
 }
 
 // damage changes a byte of every object in the bucket whose key has part in it. What it returns takes that back.
