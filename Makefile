@@ -11,6 +11,8 @@ MODULE := github.com/requorum/requorum
 BUF   := $(GO) tool -modfile=internal/tools/buf.mod buf
 LINT  := $(GO) tool -modfile=internal/tools/lint.mod golangci-lint
 VULN  := $(GO) tool -modfile=internal/tools/vuln.mod govulncheck
+NFPM  := $(GO) tool -modfile=internal/tools/nfpm.mod nfpm
+SBOM  := $(GO) tool -modfile=internal/tools/sbom.mod cyclonedx-gomod
 
 # What a person keeps in GOFLAGS for other work must not change this build; the rest of it is respected.
 GOFLAGS := $(strip $(filter-out -mod=% -modfile=% -tags=% -race -buildvcs=%,$(GOFLAGS)) -buildvcs=false)
@@ -65,6 +67,9 @@ etcds: $(ETCDS) etcd-3.4 ## bin/etcd-3.5 and so on: the servers that e2e restore
 bin/etcd-3.5 bin/etcd-3.6 bin/etcd-3.7: bin/etcd-%: internal/tools/etcd-%.mod
 	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
 
+bin/kubelet: internal/tools/kubelet.mod
+	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ k8s.io/kubernetes/cmd/kubelet
+
 # etcd 3.4 comes as the package of Debian 12.
 .PHONY: etcd-3.4
 etcd-3.4:
@@ -76,6 +81,23 @@ etcd-3.4:
 	else \
 		echo 'etcd-3.4: SKIPPED, no package etcd-server of that version can be downloaded here (apt-get update?)'; tail -n 3 "$$dir/said"; \
 	fi
+
+# What the binary says it is made of, in CycloneDX.
+.PHONY: sbom
+sbom: build ## dist/requorum.sbom.cdx.json: the modules that are linked in
+	@mkdir -p dist
+	$(SBOM) bin -json -std -noserial -notimestamp -version '$(VERSION)' -output dist/requorum.sbom.cdx.json bin/requorum
+
+.PHONY: packages
+packages: sbom ## dist/requorum*.deb and .rpm, for GOARCH
+	deploy/package/build.sh bin/requorum dist/requorum.sbom.cdx.json '$(VERSION)' $(NFPM)
+
+# From the binary and nothing else; neither a registry nor an engine is needed. Its tool has a module of its own.
+.PHONY: image
+image: build ## dist/requorum-image.tar for docker load, for GOARCH
+	@mkdir -p dist
+	arch=$$($(GO) env GOARCH); cd internal/tools/image && GOARCH= CGO_ENABLED=0 $(GO) run . -binary $(CURDIR)/bin/requorum -arch "$$arch" \
+		-tag 'requorum:$(VERSION)' -version '$(VERSION)' -out $(CURDIR)/dist/requorum-image.tar
 
 .PHONY: clean
 clean: ## Remove what was built
@@ -107,6 +129,13 @@ vet:
 lint:
 	$(LINT) run ./...
 	$(LINT) run --build-tags faultinject ./internal/fault/... ./agent/task ./controller/operation ./e2e/simulated
+
+# Not part of make check, which needs nothing but Go: systemd and lintian have to be installed. With CI=true they must be.
+.PHONY: check-packages
+check-packages: packages image ## Units, scripts, packages and manifests, by systemd-analyze, shellcheck, lintian and Kubernetes' types
+	cd internal/tools/image && $(GO) vet ./...
+	cd internal/tools/manifests && $(GO) vet ./... && $(GO) test ./...
+	deploy/package/check.sh
 
 .PHONY: check-proto
 check-proto:
@@ -155,6 +184,10 @@ vuln: ## Known vulnerabilities in what is built, where the database of the Go pr
 
 .PHONY: test
 test: unit e2e ## All tests, with the race detector where there is a C compiler
+
+.PHONY: test-kubelet
+test-kubelet: bin/kubelet ## The static pod runtime with a real kubelet and containerd; needs root and Debian's containerd and runc
+	CGO_ENABLED=0 REQUORUM_KUBELET=$(CURDIR)/bin/kubelet $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -v -run '^TestWithKubelet$$' ./agent/runtime/staticpod
 
 .PHONY: unit
 unit: race-notice ## Tests beside the code

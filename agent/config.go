@@ -16,6 +16,7 @@ import (
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/process"
+	"github.com/requorum/requorum/agent/runtime/staticpod"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 	"github.com/requorum/requorum/agent/task"
 	"github.com/requorum/requorum/internal/config"
@@ -68,6 +69,8 @@ type Runtime struct {
 	Process *Process `yaml:"process"`
 	Exec    *Exec    `yaml:"exec"`
 	Systemd *Systemd `yaml:"systemd"`
+
+	StaticPod *StaticPod `yaml:"staticpod"`
 }
 
 // kinds returns the names of the fields that are set.
@@ -76,7 +79,7 @@ func (r Runtime) kinds() []string {
 	for _, k := range []struct {
 		name string
 		set  bool
-	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}} {
+	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}, {"staticpod", r.StaticPod != nil}} {
 		if k.set {
 			kinds = append(kinds, k.name)
 		}
@@ -89,6 +92,17 @@ type Systemd struct {
 	Unit         string          `yaml:"unit"`          // etcd.service if empty
 	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; kubeadm's names if left out
 	Grace        config.Duration `yaml:"grace"`         // after which etcd is killed, besides what its unit allows
+}
+
+// StaticPod makes the agent use the manifests of the kubelet's static pods, as kubeadm writes them.
+type StaticPod struct {
+	Manifest     string          `yaml:"manifest"`      // etcd's, in the directory that the kubelet watches; kubeadm's if empty
+	ControlPlane []string        `yaml:"control_plane"` // files beside it, stopped before etcd and started after it, in order; kubeadm's if left out
+	HeldDir      string          `yaml:"held_dir"`      // where manifests are kept meanwhile; "requorum-held" beside their directory if empty
+	CRIEndpoint  string          `yaml:"cri_endpoint"`  // of the container runtime, as unix:///path; found out if empty
+	KubeletUnit  string          `yaml:"kubelet_unit"`  // restarted after the control plane; kubelet.service if empty, "none" for no restart
+	Version      string          `yaml:"version"`       // of etcd, where the image's tag does not tell it
+	Grace        config.Duration `yaml:"grace"`         // after which pods are killed that the kubelet has not ended
 }
 
 // Process makes the agent start and supervise etcd.
@@ -222,6 +236,12 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 	if s := c.Runtime.Systemd; s != nil {
 		return systemd.New(systemd.Options{Unit: s.Unit, ControlPlane: s.ControlPlane, Grace: s.Grace.Std(), Log: log.Named("systemd")})
 	}
+	if s := c.Runtime.StaticPod; s != nil {
+		return staticpod.New(staticpod.Options{
+			Manifest: s.Manifest, ControlPlane: s.ControlPlane, HeldDir: s.HeldDir, Endpoint: s.CRIEndpoint, Kubelet: s.KubeletUnit,
+			Version: s.Version, Grace: s.Grace.Std(), Log: log.Named("staticpod"),
+		})
+	}
 	e := c.Runtime.Exec
 	return exec.New(exec.Options{
 		Member: runtime.Member{
@@ -246,6 +266,9 @@ func (c *Config) runtimeWait() time.Duration {
 		wait += e.CommandTimeout.Std()
 	}
 	if s := c.Runtime.Systemd; s != nil {
+		wait += s.Grace.Std()
+	}
+	if s := c.Runtime.StaticPod; s != nil {
 		wait += s.Grace.Std()
 	}
 	return wait

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/internal/durable"
 	"github.com/requorum/requorum/internal/names"
@@ -162,6 +164,21 @@ func (d *Dirs) FreeBytes() (data, wal uint64, err error) {
 		wal, err = durable.FreeBytes(d.slots[1].dir)
 	}
 	return data, wal, err
+}
+
+// CheckWritable fails with a *LayoutError where the data would be staged on what is read-only for this process, as
+// most of a host is to one that its unit limits.
+func (d *Dirs) CheckWritable() error {
+	for _, s := range d.slots {
+		parent := filepath.Dir(s.staging)
+		if err := unix.Access(parent, unix.W_OK); errors.Is(err, unix.EROFS) {
+			return &LayoutError{
+				Path:   parent,
+				Reason: "is read-only for the agent; if its unit makes it so, name that directory in ReadWritePaths= (docs/install.md) and restart the agent",
+			}
+		}
+	}
+	return nil
 }
 
 // NeededBytes returns how many bytes staging a snapshot of size bytes needs for the data, and for the

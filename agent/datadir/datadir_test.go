@@ -238,6 +238,23 @@ func TestMountPoints(t *testing.T) {
 	})
 }
 
+func TestADataDirBesideWhichNothingCanBeWrittenIsNoticed(t *testing.T) {
+	root := t.TempDir()
+	mountTmpfs(t, root)
+	write(t, filepath.Join(root, "etcd", "member", "snap", "db"), "old")
+	d := open(t, member(filepath.Join(root, "etcd"), ""))
+	if err := d.CheckWritable(); err != nil {
+		t.Errorf("it can be written: %v", err)
+	}
+	if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	var layout *datadir.LayoutError
+	if err := d.CheckWritable(); !errors.As(err, &layout) || layout.Path != root {
+		t.Errorf("it is read-only, and that is %v", err)
+	}
+}
+
 func mountTmpfs(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -34,6 +34,7 @@ type StageSpec struct {
 	SnapshotPath string         // the snapshot file; only read; not needed for a learner
 	Task         *agentv1.Stage // the member to make of it
 	UID, GID     int            // owner of what is staged
+	EtcdVersion  string         // of the etcd that is to run on it, as 3.6.5; empty if unknown
 	Log          hclog.Logger   // of etcd's restore; may be nil
 }
 
@@ -103,7 +104,7 @@ func (d *Dirs) stage(ctx context.Context, spec StageSpec, tick func(done, total 
 	if err := d.restore(ctx, spec, m); err != nil {
 		return nil, err
 	}
-	if err := d.raiseGate(staged.GetGate()); err != nil {
+	if err := d.adapt(staged.GetGate(), spec.EtcdVersion); err != nil {
 		return nil, err
 	}
 	if err := d.checkWAL(spec.Log, staged); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -143,6 +144,9 @@ func changesData(e *raftpb.Entry) (changes bool, err error) {
 	if e.GetType() != raftpb.EntryNormal || len(e.GetData()) == 0 {
 		return false, nil
 	}
+	if isBareV2(e.GetData()) {
+		return false, nil
+	}
 	var r pb.InternalRaftRequest
 	if err := proto.Unmarshal(e.GetData(), &r); err != nil {
 		return false, err
@@ -170,6 +174,29 @@ func isV2(unknown protoreflect.RawFields) bool {
 			return n >= 0
 		}
 		unknown = unknown[n:]
+	}
+	return false
+}
+
+// isBareV2 tells whether an entry is a request of etcd's old API and not wrapped in anything, which is how members up to
+// etcd 3.4 tell their names and their cluster's version. Its field 2 is the method. In what etcd has proposed since, that
+// field was a message, which does not read like this. To take one for the other would be to put an empty key.
+func isBareV2(data []byte) bool {
+	const fieldMethod = 2
+	for len(data) > 0 {
+		number, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return false
+		}
+		data = data[n:]
+		if number == fieldMethod && kind == protowire.BytesType {
+			method, _ := protowire.ConsumeBytes(data)
+			return slices.Contains([]string{"PUT", "POST", "DELETE", "GET", "QGET", "HEAD", "SYNC"}, string(method))
+		}
+		if n = protowire.ConsumeFieldValue(number, kind, data); n < 0 {
+			return false
+		}
+		data = data[n:]
 	}
 	return false
 }

@@ -349,19 +349,19 @@ func List(ctx context.Context, s objectstore.Store, folder, name string) (*agent
 		}
 		return &agentv1.RemoteList{Manifests: []*requorumv1.Manifest{m}}, nil
 	}
-	found, objects := &agentv1.RemoteList{}, map[string]bool{}
+	found, objects := &agentv1.RemoteList{}, map[string]int64{}
 	for info, err := range s.List(ctx, strings.TrimSuffix(folder, "/")+"/") {
 		if err != nil {
 			return nil, err
 		}
 		if !strings.HasSuffix(info.Key, manifestSuffix) {
-			objects[info.Key] = true
+			objects[info.Key] = info.Size
 			continue
 		}
 		m, err := manifest(ctx, s, info.Key)
 		switch {
 		case isCorrupt(err):
-			found.Problems = append(found.Problems, err.Error())
+			fault(found, strings.TrimSuffix(path.Base(info.Key), manifestSuffix), requorumv1.CopyState_COPY_STATE_UNREADABLE, err.Error())
 		case errors.Is(err, objectstore.ErrNotFound): // removed meanwhile
 		case err != nil:
 			return nil, err
@@ -373,21 +373,32 @@ func List(ctx context.Context, s objectstore.Store, folder, name string) (*agent
 	return found, nil
 }
 
-// compare tells which manifests lack their objects, and which objects no manifest describes.
-func compare(found *agentv1.RemoteList, objects map[string]bool) {
+// compare tells which manifests are not of what is stored, and which objects no manifest describes.
+func compare(found *agentv1.RemoteList, objects map[string]int64) {
 	found.Manifests = slices.DeleteFunc(found.Manifests, func(m *requorumv1.Manifest) bool {
-		there := objects[m.GetStored().GetKey()]
 		for _, b := range m.GetBundles() {
-			if !objects[b.GetStored().GetKey()] {
-				found.Problems = append(found.Problems, fmt.Sprintf("%s: the files of %s, %s, are gone", m.GetName(), b.GetNode(), b.GetStored().GetKey()))
+			if size, there := objects[b.GetStored().GetKey()]; !there || size != b.GetStored().GetSize() {
+				found.Problems = append(found.Problems, fmt.Sprintf("%s: the files of %s, %s, are gone, or not as they were stored", m.GetName(), b.GetNode(), b.GetStored().GetKey()))
 			}
 			delete(objects, b.GetStored().GetKey())
 		}
-		delete(objects, m.GetStored().GetKey())
-		if !there {
-			found.Problems = append(found.Problems, fmt.Sprintf("%s: its object %s is gone", m.GetName(), m.GetStored().GetKey()))
+		o := m.GetStored()
+		size, there := objects[o.GetKey()]
+		delete(objects, o.GetKey())
+		switch {
+		case !there:
+			fault(found, m.GetName(), requorumv1.CopyState_COPY_STATE_MISSING, fmt.Sprintf("%s: its object %s is gone", m.GetName(), o.GetKey()))
+		case size != o.GetSize():
+			fault(found, m.GetName(), requorumv1.CopyState_COPY_STATE_DIFFERENT, fmt.Sprintf("%s: its object %s has %d bytes, %d were stored", m.GetName(), o.GetKey(), size, o.GetSize()))
+		default:
+			return false
 		}
-		return !there
+		return true
 	})
 	found.Orphans = slices.Sorted(maps.Keys(objects))
+}
+
+func fault(found *agentv1.RemoteList, name string, state requorumv1.CopyState, detail string) {
+	found.Problems = append(found.Problems, detail)
+	found.Faults = append(found.Faults, &agentv1.RemoteFault{Name: name, State: state, Detail: detail})
 }

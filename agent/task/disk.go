@@ -145,6 +145,9 @@ func (d realDisk) Facts(m runtime.Member, vaultDir string, snapshot int64) (*age
 	if err != nil {
 		return f, err
 	}
+	if err := dirs.CheckWritable(); err != nil {
+		return f, err
+	}
 	if f.DataFreeBytes, f.WalFreeBytes, err = dirs.FreeBytes(); err != nil {
 		return f, err
 	}

@@ -44,7 +44,7 @@ func (n *Node) stage(ctx context.Context, spec *agentv1.Stage, p *Progress) (*ag
 	if err != nil {
 		return nil, err
 	}
-	staged, err := d.Stage(ctx, datadir.StageSpec{SnapshotPath: path, Task: spec, UID: conf.UID, GID: conf.GID, Log: n.Log}, p.Bytes)
+	staged, err := d.Stage(ctx, datadir.StageSpec{SnapshotPath: path, Task: spec, UID: conf.UID, GID: conf.GID, EtcdVersion: conf.Version, Log: n.Log}, p.Bytes)
 	if err != nil {
 		return nil, err
 	}

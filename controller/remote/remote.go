@@ -56,6 +56,9 @@ func (r *Remotes) Get(name string) (*Remote, error) {
 	return nil, r.unknown("remote %q is not in the controller's configuration", name)
 }
 
+// All returns the remotes in the order of the configuration.
+func (r *Remotes) All() []*Remote { return r.list() }
+
 func (r *Remotes) list() []*Remote {
 	if r == nil {
 		return nil

@@ -235,10 +235,12 @@ func (p *prepared) checkVersions() {
 	if want == "" {
 		want = minor(p.snapshot.GetManifest().GetStorageVersion())
 	}
+	same := true
 	for _, node := range p.spec.GetNodes() {
 		have := versionOn(p.facts[node])
 		switch {
 		case have == "":
+			same = false
 			p.warn("version", node, "the version of its etcd is not known", "make sure that it is the one the snapshot was taken with")
 			continue
 		case want == "":
@@ -247,6 +249,7 @@ func (p *prepared) checkVersions() {
 		if minor(have) == want {
 			continue
 		}
+		same = false
 		text := fmt.Sprintf("its etcd is %s, %s is %s", have, from, want)
 		if p.spec.GetAllowVersionMismatch() {
 			p.warn("version", node, text, "allowed on request")
@@ -254,7 +257,7 @@ func (p *prepared) checkVersions() {
 			p.fail("version", node, text, "install etcd "+want+" there; to restore across minor versions all the same: --allow-version-mismatch")
 		}
 	}
-	if !p.failed() && want != "" {
+	if same && want != "" {
 		p.pass("version", "etcd %s on all, as the snapshot", want)
 	}
 }

@@ -204,6 +204,11 @@ func (j *Jobs) storeFiles(ctx context.Context, run *operation.Run, r *remote.Rem
 			return nil, err
 		}
 	}
+	return j.storeBundles(ctx, run, r, planned)
+}
+
+// storeBundles has every node store its files as planned, and returns them with what is stored.
+func (j *Jobs) storeBundles(ctx context.Context, run *operation.Run, r *remote.Remote, planned []*requorumv1.Bundle) ([]*requorumv1.Bundle, error) {
 	var stored []*requorumv1.Bundle
 	for _, b := range planned {
 		b, err := j.storeBundle(ctx, run, r, b)
@@ -224,7 +229,7 @@ func (j *Jobs) storeBundle(ctx context.Context, run *operation.Run, r *remote.Re
 	if err != nil {
 		return nil, err
 	}
-	later := run.Operation().GetKind() == requorumv1.OperationKind_OPERATION_KIND_UPLOAD
+	later := run.Operation().GetKind() != requorumv1.OperationKind_OPERATION_KIND_SAVE
 	if later && len(j.connected(run.Cluster(), []string{b.GetNode()})) == 0 {
 		return alreadyIn(run, r, b, "its agent is not connected")
 	}

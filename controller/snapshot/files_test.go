@@ -180,3 +180,23 @@ func TestFilesThatAreGoneWhenTheyAreToBeStored(t *testing.T) {
 		}
 	})
 }
+
+// A repair and a rebuilt catalog keep what a remote has of the nodes' files.
+func TestRepairAndRebuildKnowFilesInRemotes(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		problem := map[string]string{}
+		filesInShop(d, s, problem)
+		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Files: []string{"pki"}, Remote: "off-site"}), succeeded, "")
+		problem["b"] = "gone"
+		delete(s.manifests, "etcd/prod/s")
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
+		if s.bundles("s") != everyBundle || len(d.entry("s").GetRemotes()[0].GetBundles()) != 3 {
+			t.Errorf("repaired: %s, %v", s.bundles("s"), d.entry("s").GetRemotes())
+		}
+		d.forgets("s")
+		d.expect(d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")), succeeded, "")
+		if c := d.entry("s").GetRemotes(); len(c) != 1 || len(c[0].GetBundles()) != 3 || c[0].GetBundles()[0].GetStored().GetKey() == "" {
+			t.Errorf("rebuilt: %v", c)
+		}
+	})
+}

@@ -112,9 +112,68 @@ func (j *Jobs) store(ctx context.Context, run *operation.Run, job *journalv1.Sna
 		return err
 	}
 	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
-		s.Remotes = append(withoutRemote(s.GetRemotes(), job.GetRemote()), &requorumv1.RemoteCopy{
-			Remote: job.GetRemote(), State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.New(time.Now()), Object: stored, Bundles: bundles,
-		})
+		noteStored(s, job.GetRemote(), stored, bundles)
+	})
+}
+
+// uploadAgain makes the remotes that have stored the snapshot hold it, in a repair. One that fails does not keep the others from it.
+// What a remote holds of another snapshot under that name stays, and is told.
+func (j *Jobs) uploadAgain(ctx context.Context, run *operation.Run) error {
+	if !run.Snapshot().GetRepair() {
+		return nil
+	}
+	var failures []error
+	for _, c := range run.Snapshot().GetRemotes() {
+		if err := j.uploadTo(ctx, run, c); err != nil {
+			failures = append(failures, fmt.Errorf("remote %s: %w", c.GetRemote(), err))
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// uploadTo has a node store the file where c is. Of a copy that is whole the node only makes sure.
+func (j *Jobs) uploadTo(ctx context.Context, run *operation.Run, c *requorumv1.RemoteCopy) error {
+	job := run.Snapshot()
+	r, err := j.Remotes.Get(c.GetRemote())
+	if err != nil {
+		return err
+	}
+	if !r.Owns(run.Cluster(), c.GetObject().GetKey()) {
+		return run.Warn("remote %s: %s is in the folder of another cluster and is left as it is", c.GetRemote(), c.GetObject().GetKey())
+	}
+	object, err := r.Object(run.Cluster(), job.GetManifest())
+	if err != nil {
+		return err
+	}
+	if object.GetKey() != c.GetObject().GetKey() { // the remote's settings have changed
+		object = c.GetObject()
+	}
+	bundles, err := j.storeBundles(ctx, run, r, r.Bundles(object, job.GetManifest()))
+	if err != nil {
+		return err
+	}
+	access, err := r.Access()
+	if err != nil {
+		return err
+	}
+	result, err := run.Ask(ctx, held(run)[0], &agentv1.Task{Spec: &agentv1.Task_UploadCopy{UploadCopy: &agentv1.UploadCopy{
+		Remote: access, Manifest: withBundles(job.GetManifest(), bundles), Object: object,
+	}}})
+	if err != nil {
+		return err
+	}
+	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+		noteStored(s, c.GetRemote(), result.GetStored(), bundles)
+	})
+}
+
+// noteStored notes that a remote has stored a snapshot, and files of nodes with it.
+func noteStored(s *requorumv1.Snapshot, remote string, stored *requorumv1.StoredObject, bundles []*requorumv1.Bundle) {
+	s.Remotes = append(withoutRemote(s.GetRemotes(), remote), &requorumv1.RemoteCopy{
+		Remote: remote, State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.New(time.Now()), Object: stored, Bundles: bundles,
 	})
 }
 

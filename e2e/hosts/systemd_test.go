@@ -62,6 +62,7 @@ func newSite(t *testing.T) *site {
 	binary := requorum(t)
 	for _, h := range hosts {
 		h.Copy(binary, "/usr/local/bin/requorum")
+		h.Run("ln", "-s", "/usr/local/bin/requorum", "/usr/local/bin/etcd")
 	}
 	s.startEtcd()
 	s.controller.Write("/etc/requorum/controller.yaml", "listen: \":7079\"\ndata_dir: /var/lib/requorum/controller\nadvertise: [controller]\n")
@@ -109,7 +110,6 @@ func (s *site) startEtcd() {
 	for i, h := range s.nodes {
 		h.Run("useradd", "--system", "etcd")
 		h.Run("install", "-d", "-o", "etcd", "-m", "0700", "/var/lib/etcd")
-		h.Run("ln", "-s", "/usr/local/bin/requorum", "/usr/local/bin/etcd")
 		peer := fmt.Sprintf("http://%s:2380", h.Address)
 		h.Write("/etc/etcd.env", strings.Join([]string{
 			"ETCD_NAME=" + h.Name, "ETCD_DATA_DIR=/var/lib/etcd",

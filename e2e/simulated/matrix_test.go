@@ -111,7 +111,7 @@ func startRebuild(k *controller) (*requorumv1.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.snapshots.Rebuild(clusterName, request, "test")
+	return k.snapshots.Rebuild(clusterName, nil, request, "test")
 }
 
 // neverPassed are points that no operation passes, and why.
@@ -129,6 +129,7 @@ var neverPassed = map[string]string{
 	"controller/save/files/middle":           "the same: no node is asked",
 	"controller/delete/remove-remote/middle": "without a copy in a remote the step asks no node",
 	"controller/distribute/fetch/middle":     "the same",
+	"controller/distribute/upload/middle":    "the same",
 	"controller/restore/fetch/middle":        "the same",
 	"controller/rehearse/fetch/middle":       "the same",
 	"controller/save/upload/middle":          "the same",
