@@ -14,6 +14,7 @@ import (
 
 	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/runtime/docker"
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/process"
 	"github.com/requorum/requorum/agent/runtime/staticpod"
@@ -69,6 +70,7 @@ type Runtime struct {
 	Process *Process `yaml:"process"`
 	Exec    *Exec    `yaml:"exec"`
 	Systemd *Systemd `yaml:"systemd"`
+	Docker  *Docker  `yaml:"docker"`
 
 	StaticPod *StaticPod `yaml:"staticpod"`
 }
@@ -79,7 +81,10 @@ func (r Runtime) kinds() []string {
 	for _, k := range []struct {
 		name string
 		set  bool
-	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}, {"staticpod", r.StaticPod != nil}} {
+	}{
+		{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}, {"staticpod", r.StaticPod != nil},
+		{"docker", r.Docker != nil},
+	} {
 		if k.set {
 			kinds = append(kinds, k.name)
 		}
@@ -103,6 +108,14 @@ type StaticPod struct {
 	KubeletUnit  string          `yaml:"kubelet_unit"`  // restarted after the control plane; kubelet.service if empty, "none" for no restart
 	Version      string          `yaml:"version"`       // of etcd, where the image's tag does not tell it
 	Grace        config.Duration `yaml:"grace"`         // after which pods are killed that the kubelet has not ended
+}
+
+// Docker makes the agent use the containers that run etcd and what uses it.
+type Docker struct {
+	Host         string          `yaml:"host"`          // the engine's address, unix://…; DOCKER_HOST or the engine's default if empty
+	Container    string          `yaml:"container"`     // etcd if empty
+	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; RKE1's names if left out
+	Grace        config.Duration `yaml:"grace"`         // after which a container is killed
 }
 
 // Process makes the agent start and supervise etcd.
@@ -242,6 +255,9 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 			Version: s.Version, Grace: s.Grace.Std(), Log: log.Named("staticpod"),
 		})
 	}
+	if d := c.Runtime.Docker; d != nil {
+		return docker.New(docker.Options{Host: d.Host, Container: d.Container, ControlPlane: d.ControlPlane, Grace: d.Grace.Std(), Log: log.Named("docker")})
+	}
 	e := c.Runtime.Exec
 	return exec.New(exec.Options{
 		Member: runtime.Member{
@@ -270,6 +286,9 @@ func (c *Config) runtimeWait() time.Duration {
 	}
 	if s := c.Runtime.StaticPod; s != nil {
 		wait += s.Grace.Std()
+	}
+	if d := c.Runtime.Docker; d != nil {
+		wait += d.Grace.Std()
 	}
 	return wait
 }
