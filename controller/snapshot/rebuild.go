@@ -176,9 +176,8 @@ func (s *survey) onNodes(cluster string, known map[string]*requorumv1.Snapshot, 
 // stays what it is.
 func (s *survey) inRemote(cluster string, known map[string]*requorumv1.Snapshot, remote string, stored []*requorumv1.Manifest) {
 	for _, m := range stored {
-		c := &requorumv1.RemoteCopy{Remote: remote, State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.Now(), Object: m.GetStored()}
-		plain := proto.CloneOf(m)
-		plain.Stored = nil
+		c := &requorumv1.RemoteCopy{Remote: remote, State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.Now(), Object: m.GetStored(), Bundles: m.GetBundles()}
+		plain := asOnNodes(m)
 		i := slices.IndexFunc(s.found, func(f *journalv1.FoundSnapshot) bool { return f.GetManifest().GetName() == m.GetName() })
 		snap := known[m.GetName()]
 		switch {

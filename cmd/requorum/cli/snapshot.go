@@ -236,10 +236,14 @@ func (p *program) writeSnapshot(s *requorumv1.Snapshot) error {
 }
 
 func (p *program) writeRemotes(s *requorumv1.Snapshot) error {
-	table := output.NewTable("REMOTE", "COPY", "CHECKED", "STORED", "SEALED", "WHERE")
+	table := output.NewTable("REMOTE", "COPY", "CHECKED", "STORED", "SEALED", "FILES OF", "WHERE")
 	for _, c := range s.GetRemotes() {
+		var nodes []string
+		for _, b := range c.GetBundles() {
+			nodes = append(nodes, b.GetNode())
+		}
 		o := c.GetObject()
-		table.Row(c.GetRemote(), copyState(c.GetState()), output.Time(c.GetChecked()), output.Bytes(o.GetSize()), sealed(o), strings.TrimSpace(o.GetKey()+" "+c.GetDetail()))
+		table.Row(c.GetRemote(), copyState(c.GetState()), output.Time(c.GetChecked()), output.Bytes(o.GetSize()), sealed(o), strings.Join(nodes, ", "), strings.TrimSpace(o.GetKey()+" "+c.GetDetail()))
 	}
 	if _, err := fmt.Fprintln(p.out); err != nil {
 		return err

@@ -2524,7 +2524,9 @@ type RemoteCopy struct {
 	// What is stored.
 	Object *StoredObject `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
 	// The reason, where state is not GOOD.
-	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Files of nodes that are stored with it, one bundle for each node that has some there.
+	Bundles       []*Bundle `protobuf:"bytes,6,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2594,7 +2596,14 @@ func (x *RemoteCopy) GetDetail() string {
 	return ""
 }
 
-// StoredObject describes the object that holds a snapshot's file, compressed and encrypted as it says.
+func (x *RemoteCopy) GetBundles() []*Bundle {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+// StoredObject describes the object that holds a snapshot's file or a bundle, compressed and encrypted as it says.
 type StoredObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its key in the remote. The manifest's is beside it: the snapshot's name and ".json".
@@ -2820,7 +2829,7 @@ type Manifest struct {
 	Expires *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=expires,proto3" json:"expires,omitempty"`
 	// On how many nodes it is kept; 0 for all.
 	WantedCopies uint32 `protobuf:"varint,32,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
-	// Files that nodes added, one bundle for each node.
+	// Files that nodes added, one bundle for each node. In a remote: those that are stored there.
 	Bundles []*Bundle `protobuf:"bytes,73,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	// Version of Kubernetes on the node that saved it, as "v1.31.2"; empty if the node cannot tell.
 	KubernetesVersion string `protobuf:"bytes,74,opt,name=kubernetes_version,json=kubernetesVersion,proto3" json:"kubernetes_version,omitempty"`
@@ -3087,7 +3096,9 @@ type Bundle struct {
 	// Sets of the node's configuration that the files belong to.
 	Sets []string `protobuf:"bytes,4,rep,name=sets,proto3" json:"sets,omitempty"`
 	// How many files and directories are in it.
-	Files         uint32 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
+	Files uint32 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
+	// In a remote: the object that holds the tar.
+	Stored        *StoredObject `protobuf:"bytes,6,opt,name=stored,proto3" json:"stored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3155,6 +3166,13 @@ func (x *Bundle) GetFiles() uint32 {
 		return x.Files
 	}
 	return 0
+}
+
+func (x *Bundle) GetStored() *StoredObject {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
 }
 
 // Copy is a snapshot's file on one node.
@@ -3435,14 +3453,15 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	" \x01(\tR\bschedule\x124\n" +
 	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x125\n" +
 	"\bverified\x18\r \x01(\v2\x19.requorum.v1.VerificationR\bverified\x12J\n" +
-	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\xd3\x01\n" +
+	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\x82\x02\n" +
 	"\n" +
 	"RemoteCopy\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x124\n" +
 	"\achecked\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\achecked\x121\n" +
 	"\x06object\x18\x04 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\x12\x16\n" +
-	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x8b\x01\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12-\n" +
+	"\abundles\x18\x06 \x03(\v2\x13.requorum.v1.BundleR\abundles\"\x8b\x01\n" +
 	"\fStoredObject\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
@@ -3495,13 +3514,14 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x12kubernetes_version\x18J \x01(\tR\x11kubernetesVersion\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"r\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x01\n" +
 	"\x06Bundle\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x12\n" +
 	"\x04sets\x18\x04 \x03(\tR\x04sets\x12\x14\n" +
-	"\x05files\x18\x05 \x01(\rR\x05files\"\xe8\x01\n" +
+	"\x05files\x18\x05 \x01(\rR\x05files\x121\n" +
+	"\x06stored\x18\x06 \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\"\xe8\x01\n" +
 	"\x04Copy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x12\x12\n" +
@@ -3656,53 +3676,55 @@ var file_requorum_v1_snapshot_proto_depIdxs = []int32{
 	2,  // 34: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
 	49, // 35: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
 	38, // 36: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
-	49, // 37: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
-	46, // 38: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
-	49, // 39: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	50, // 40: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	51, // 41: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	45, // 42: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 43: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	38, // 44: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
-	49, // 45: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
-	41, // 46: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
-	2,  // 47: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	49, // 48: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 49: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 50: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 51: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 52: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	32, // 53: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
-	11, // 54: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	15, // 55: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
-	17, // 56: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
-	20, // 57: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
-	23, // 58: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
-	24, // 59: requorum.v1.SnapshotService.PlanRebuild:input_type -> requorum.v1.PlanRebuildRequest
-	28, // 60: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	13, // 61: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
-	30, // 62: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	34, // 63: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 64: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 65: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 66: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 67: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	33, // 68: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
-	12, // 69: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	16, // 70: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
-	18, // 71: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
-	21, // 72: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
-	27, // 73: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
-	25, // 74: requorum.v1.SnapshotService.PlanRebuild:output_type -> requorum.v1.PlanRebuildResponse
-	29, // 75: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	14, // 76: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
-	31, // 77: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	35, // 78: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	64, // [64:79] is the sub-list for method output_type
-	49, // [49:64] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	41, // 37: requorum.v1.RemoteCopy.bundles:type_name -> requorum.v1.Bundle
+	49, // 38: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	46, // 39: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	49, // 40: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	50, // 41: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	51, // 42: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	45, // 43: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 44: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	38, // 45: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
+	49, // 46: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	41, // 47: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
+	38, // 48: requorum.v1.Bundle.stored:type_name -> requorum.v1.StoredObject
+	2,  // 49: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	49, // 50: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 51: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 52: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 53: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 54: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	32, // 55: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 56: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 57: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	17, // 58: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	20, // 59: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	23, // 60: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	24, // 61: requorum.v1.SnapshotService.PlanRebuild:input_type -> requorum.v1.PlanRebuildRequest
+	28, // 62: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 63: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	30, // 64: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	34, // 65: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 66: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 67: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 68: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 69: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	33, // 70: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 71: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 72: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	18, // 73: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	21, // 74: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	27, // 75: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	25, // 76: requorum.v1.SnapshotService.PlanRebuild:output_type -> requorum.v1.PlanRebuildResponse
+	29, // 77: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 78: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	31, // 79: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	35, // 80: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	66, // [66:81] is the sub-list for method output_type
+	51, // [51:66] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }

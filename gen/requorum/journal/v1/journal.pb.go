@@ -254,7 +254,9 @@ type SnapshotJob struct {
 	// Remove the copies of the nodes only.
 	KeepRemotes bool `protobuf:"varint,68,opt,name=keep_remotes,json=keepRemotes,proto3" json:"keep_remotes,omitempty"`
 	// Remove the copy in this remote only; empty for all.
-	OnlyRemote    string `protobuf:"bytes,69,opt,name=only_remote,json=onlyRemote,proto3" json:"only_remote,omitempty"`
+	OnlyRemote string `protobuf:"bytes,69,opt,name=only_remote,json=onlyRemote,proto3" json:"only_remote,omitempty"`
+	// Bundles that the remote has stored, or is about to, with their objects: journaled before anything is sent.
+	StoredBundles []*v1.Bundle `protobuf:"bytes,71,rep,name=stored_bundles,json=storedBundles,proto3" json:"stored_bundles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +464,13 @@ func (x *SnapshotJob) GetOnlyRemote() string {
 		return x.OnlyRemote
 	}
 	return ""
+}
+
+func (x *SnapshotJob) GetStoredBundles() []*v1.Bundle {
+	if x != nil {
+		return x.StoredBundles
+	}
+	return nil
 }
 
 // FoundSnapshot is a snapshot, or a copy of one in a remote, that the catalog does not know.
@@ -781,7 +790,11 @@ type RestoreJob struct {
 	// Node that has fetched the file from a remote.
 	Fetched string `protobuf:"bytes,41,opt,name=fetched,proto3" json:"fetched,omitempty"`
 	// When every copy was read because one that was taken for good could not be staged; nil if that did not happen.
-	CopiesRead    *timestamppb.Timestamp `protobuf:"bytes,42,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
+	CopiesRead *timestamppb.Timestamp `protobuf:"bytes,42,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
+	// Nodes that have lost the files which they are to get back.
+	LostFiles []string `protobuf:"bytes,43,rep,name=lost_files,json=lostFiles,proto3" json:"lost_files,omitempty"`
+	// Copies in remotes that hold these files.
+	FileRemotes   []*v1.RemoteCopy `protobuf:"bytes,44,rep,name=file_remotes,json=fileRemotes,proto3" json:"file_remotes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +1000,20 @@ func (x *RestoreJob) GetFetched() string {
 func (x *RestoreJob) GetCopiesRead() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CopiesRead
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetLostFiles() []string {
+	if x != nil {
+		return x.LostFiles
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetFileRemotes() []*v1.RemoteCopy {
+	if x != nil {
+		return x.FileRemotes
 	}
 	return nil
 }
@@ -1682,7 +1709,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\x8b\b\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xc7\b\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1710,7 +1737,8 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x12kubernetes_version\x18C \x01(\tR\x11kubernetesVersion\x12!\n" +
 	"\fkeep_remotes\x18D \x01(\bR\vkeepRemotes\x12\x1f\n" +
 	"\vonly_remote\x18E \x01(\tR\n" +
-	"onlyRemote\"\xcc\x01\n" +
+	"onlyRemote\x12:\n" +
+	"\x0estored_bundles\x18G \x03(\v2\x13.requorum.v1.BundleR\rstoredBundles\"\xcc\x01\n" +
 	"\rFoundSnapshot\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
@@ -1732,7 +1760,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x03run\x18\x01 \x01(\v2\x18.requorum.v1.ScheduleRunR\x03run\x124\n" +
 	"\x04save\x18\x02 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12\x1d\n" +
 	"\n" +
-	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\xc2\b\n" +
+	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\x9d\t\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1767,7 +1795,10 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\aremotes\x18( \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x18\n" +
 	"\afetched\x18) \x01(\tR\afetched\x12;\n" +
 	"\vcopies_read\x18* \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"copiesRead\"\xde\x01\n" +
+	"copiesRead\x12\x1d\n" +
+	"\n" +
+	"lost_files\x18+ \x03(\tR\tlostFiles\x12:\n" +
+	"\ffile_remotes\x18, \x03(\v2\x17.requorum.v1.RemoteCopyR\vfileRemotes\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1893,39 +1924,41 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	24, // 13: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
 	25, // 14: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
 	26, // 15: requorum.journal.v1.SnapshotJob.bundles:type_name -> requorum.v1.Bundle
-	20, // 16: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
-	27, // 17: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
-	22, // 18: requorum.journal.v1.FoundSnapshot.remotes:type_name -> requorum.v1.RemoteCopy
-	28, // 19: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
-	23, // 20: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
-	23, // 21: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
-	29, // 22: requorum.journal.v1.ScheduleRecord.drill:type_name -> requorum.v1.ScheduleDrill
-	30, // 23: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
-	16, // 24: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
-	31, // 25: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	20, // 26: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	7,  // 27: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	23, // 28: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	23, // 29: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	23, // 30: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	20, // 31: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 32: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	23, // 33: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	20, // 34: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	22, // 35: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
-	23, // 36: requorum.journal.v1.RestoreJob.copies_read:type_name -> google.protobuf.Timestamp
-	23, // 37: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	23, // 38: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	23, // 39: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	32, // 40: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	33, // 41: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	23, // 42: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	23, // 43: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	26, // 16: requorum.journal.v1.SnapshotJob.stored_bundles:type_name -> requorum.v1.Bundle
+	20, // 17: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
+	27, // 18: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
+	22, // 19: requorum.journal.v1.FoundSnapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	28, // 20: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
+	23, // 21: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
+	23, // 22: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
+	29, // 23: requorum.journal.v1.ScheduleRecord.drill:type_name -> requorum.v1.ScheduleDrill
+	30, // 24: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	16, // 25: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
+	31, // 26: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	20, // 27: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	7,  // 28: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	23, // 29: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	23, // 30: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	23, // 31: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	20, // 32: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 33: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	23, // 34: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	20, // 35: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	22, // 36: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 37: requorum.journal.v1.RestoreJob.copies_read:type_name -> google.protobuf.Timestamp
+	22, // 38: requorum.journal.v1.RestoreJob.file_remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 39: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	23, // 40: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 41: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	32, // 42: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	33, // 43: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	23, // 44: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	23, // 45: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
