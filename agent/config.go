@@ -82,7 +82,10 @@ func (r Runtime) kinds() []string {
 		name string
 		set  bool
 	}{
-		{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}, {"staticpod", r.StaticPod != nil},
+		{"process", r.Process != nil},
+		{"exec", r.Exec != nil},
+		{"systemd", r.Systemd != nil},
+		{"staticpod", r.StaticPod != nil},
 		{"docker", r.Docker != nil},
 	} {
 		if k.set {
