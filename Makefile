@@ -67,6 +67,9 @@ etcds: $(ETCDS) etcd-3.4 ## bin/etcd-3.5 and so on: the servers that e2e restore
 bin/etcd-3.5 bin/etcd-3.6 bin/etcd-3.7: bin/etcd-%: internal/tools/etcd-%.mod
 	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
 
+bin/kubelet: internal/tools/kubelet.mod
+	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ k8s.io/kubernetes/cmd/kubelet
+
 # etcd 3.4 comes as the package of Debian 12.
 .PHONY: etcd-3.4
 etcd-3.4:
@@ -181,6 +184,10 @@ vuln: ## Known vulnerabilities in what is built, where the database of the Go pr
 
 .PHONY: test
 test: unit e2e ## All tests, with the race detector where there is a C compiler
+
+.PHONY: test-kubelet
+test-kubelet: bin/kubelet ## The static pod runtime with a real kubelet and containerd; needs root and Debian's containerd and runc
+	CGO_ENABLED=0 REQUORUM_KUBELET=$(CURDIR)/bin/kubelet $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -v -run '^TestWithKubelet$$' ./agent/runtime/staticpod
 
 .PHONY: unit
 unit: race-notice ## Tests beside the code

@@ -14,9 +14,11 @@ import (
 
 	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/runtime/docker"
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/k3s"
 	"github.com/requorum/requorum/agent/runtime/process"
+	"github.com/requorum/requorum/agent/runtime/staticpod"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 	"github.com/requorum/requorum/agent/task"
 	"github.com/requorum/requorum/internal/config"
@@ -69,7 +71,10 @@ type Runtime struct {
 	Process *Process `yaml:"process"`
 	Exec    *Exec    `yaml:"exec"`
 	Systemd *Systemd `yaml:"systemd"`
+	Docker  *Docker  `yaml:"docker"`
 	K3s     *K3s     `yaml:"k3s"`
+
+	StaticPod *StaticPod `yaml:"staticpod"`
 }
 
 // kinds returns the names of the fields that are set.
@@ -78,7 +83,14 @@ func (r Runtime) kinds() []string {
 	for _, k := range []struct {
 		name string
 		set  bool
-	}{{"process", r.Process != nil}, {"exec", r.Exec != nil}, {"systemd", r.Systemd != nil}, {"k3s", r.K3s != nil}} {
+	}{
+		{"process", r.Process != nil},
+		{"exec", r.Exec != nil},
+		{"systemd", r.Systemd != nil},
+		{"staticpod", r.StaticPod != nil},
+		{"docker", r.Docker != nil},
+		{"k3s", r.K3s != nil},
+	} {
 		if k.set {
 			kinds = append(kinds, k.name)
 		}
@@ -91,6 +103,25 @@ type Systemd struct {
 	Unit         string          `yaml:"unit"`          // etcd.service if empty
 	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; kubeadm's names if left out
 	Grace        config.Duration `yaml:"grace"`         // after which etcd is killed, besides what its unit allows
+}
+
+// StaticPod makes the agent use the manifests of the kubelet's static pods, as kubeadm writes them.
+type StaticPod struct {
+	Manifest     string          `yaml:"manifest"`      // etcd's, in the directory that the kubelet watches; kubeadm's if empty
+	ControlPlane []string        `yaml:"control_plane"` // files beside it, stopped before etcd and started after it, in order; kubeadm's if left out
+	HeldDir      string          `yaml:"held_dir"`      // where manifests are kept meanwhile; "requorum-held" beside their directory if empty
+	CRIEndpoint  string          `yaml:"cri_endpoint"`  // of the container runtime, as unix:///path; found out if empty
+	KubeletUnit  string          `yaml:"kubelet_unit"`  // restarted after the control plane; kubelet.service if empty, "none" for no restart
+	Version      string          `yaml:"version"`       // of etcd, where the image's tag does not tell it
+	Grace        config.Duration `yaml:"grace"`         // after which pods are killed that the kubelet has not ended
+}
+
+// Docker makes the agent use the containers that run etcd and what uses it.
+type Docker struct {
+	Host         string          `yaml:"host"`          // the engine's address, unix://…; DOCKER_HOST or the engine's default if empty
+	Container    string          `yaml:"container"`     // etcd if empty
+	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; RKE1's names if left out
+	Grace        config.Duration `yaml:"grace"`         // after which a container is killed
 }
 
 // K3s makes the agent use the unit that runs a k3s server with its etcd.
@@ -230,6 +261,15 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 	if s := c.Runtime.Systemd; s != nil {
 		return systemd.New(systemd.Options{Unit: s.Unit, ControlPlane: s.ControlPlane, Grace: s.Grace.Std(), Log: log.Named("systemd")})
 	}
+	if s := c.Runtime.StaticPod; s != nil {
+		return staticpod.New(staticpod.Options{
+			Manifest: s.Manifest, ControlPlane: s.ControlPlane, HeldDir: s.HeldDir, Endpoint: s.CRIEndpoint, Kubelet: s.KubeletUnit,
+			Version: s.Version, Grace: s.Grace.Std(), Log: log.Named("staticpod"),
+		})
+	}
+	if d := c.Runtime.Docker; d != nil {
+		return docker.New(docker.Options{Host: d.Host, Container: d.Container, ControlPlane: d.ControlPlane, Grace: d.Grace.Std(), Log: log.Named("docker")})
+	}
 	if k := c.Runtime.K3s; k != nil {
 		return k3s.New(k3s.Options{Unit: k.Unit, Grace: k.Grace.Std(), Log: log.Named("k3s")})
 	}
@@ -258,6 +298,12 @@ func (c *Config) runtimeWait() time.Duration {
 	}
 	if s := c.Runtime.Systemd; s != nil {
 		wait += s.Grace.Std()
+	}
+	if s := c.Runtime.StaticPod; s != nil {
+		wait += s.Grace.Std()
+	}
+	if d := c.Runtime.Docker; d != nil {
+		wait += d.Grace.Std()
 	}
 	if k := c.Runtime.K3s; k != nil {
 		wait += k.Grace.Std()

@@ -8,13 +8,15 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/requorum/requorum/agent/runtime/detect"
+	"github.com/requorum/requorum/agent/runtime/docker"
 	"github.com/requorum/requorum/agent/runtime/k3s"
+	"github.com/requorum/requorum/agent/runtime/staticpod"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 )
 
 // detectors are those of all runtimes that can be found.
 func detectors() []detect.Detector {
-	return []detect.Detector{systemd.Detector{}, k3s.Detector{}}
+	return []detect.Detector{systemd.Detector{}, staticpod.Detector{}, docker.Detector{}, k3s.Detector{}}
 }
 
 // Detect looks how etcd is run on this node, and changes nothing.

@@ -183,7 +183,7 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	return &controller{access: entry, calls: calls, server: &api.Server{
 		Access: entry, Catalog: records, Dispatcher: dispatcher, Engine: engine,
 		Snapshots: snapshots, Restores: restores, Remotes: remotes, Schedules: schedules, Audit: audited, Log: log.Named("api"),
-		Copies: &reconcile.Reconciler{Catalog: records, Fleet: dispatcher, Engine: engine, Every: cfg.ReconcileEvery.Std(), Log: log.Named("reconcile")},
+		Copies: &reconcile.Reconciler{Catalog: records, Fleet: dispatcher, Engine: engine, Remotes: remotes, Every: cfg.ReconcileEvery.Std(), Log: log.Named("reconcile")},
 	}}, nil
 }
 

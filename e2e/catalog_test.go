@@ -60,7 +60,7 @@ func TestLostCopyAndLostCatalog(t *testing.T) {
 	if len(whole.GetCopies()) != 3 || whole.GetManifest().GetLabels()["why"] != "upgrade" || len(one.GetCopies()) != 1 || one.GetExpires() == nil {
 		t.Errorf("rebuilt as %v and %v", whole, one)
 	}
-	says(t, c.Do("snapshot", "orphans"), "NODE")
+	says(t, c.Do("snapshot", "orphans"), "WHERE")
 	c.Write(100)
 	restore(t, c, "one") // which two of the nodes do not hold
 	holds(t, c, saved)

@@ -84,15 +84,7 @@ func TestFilesComeBackWithTheCluster(t *testing.T) {
 		f.are(n, "newer", "newer")
 	}
 
-	c.Arm("agent/restore-files/middle", "etcd-3", "kill")
-	c.Do("restore", "--snapshot", "a", "--files", "restore", "--yes", "--detach")
-	c.WaitFired("agent/restore-files/middle", "etcd-3")
-	<-c.Process("etcd-3").Done()
-	c.Disarm()
-	c.StartAgain("etcd-3")
-	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
-		t.Fatal(format(op))
-	}
+	dies(t, c, "etcd-3", "agent/restore-files/middle", "restore", "--snapshot", "a", "--files", "restore", "--yes")
 	holds(t, c, saved)
 	for _, n := range c.NodeNames() {
 		f.are(n, "secret of "+n, "token of "+n)
@@ -113,6 +105,107 @@ func TestFilesComeBackWithTheCluster(t *testing.T) {
 	c.Do("snapshot", "rm", "a", "--yes")
 	nothingLeft(t, c)
 	inBundlesOnly(t, c, "secret of etcd-")
+}
+
+// Files of nodes go to a bucket with the snapshot. Every node and the controller are lost with all they had; new nodes of
+// the same names get their files back from the bucket, unless what lies there was damaged.
+func TestFilesComeBackFromTheBucketAlone(t *testing.T) {
+	t.Parallel()
+	f, b := nodeFiles{t: t, dir: t.TempDir()}, newBucket(t)
+	var saved harness.State
+	t.Run("save", func(t *testing.T) {
+		c := harness.Start(t, harness.Options{Configure: f.configure, Control: b.configure})
+		c.Write(200)
+		saved = c.Now()
+		save(t, c, "gone", "--files", "pki", "--remote", "nfs")
+		dies(t, c, "etcd-2", "agent/upload-files/middle", "snapshot", "save", "--name", "a", "--files", "pki,token", "--remote", "off-site")
+		says(t, c.Do("snapshot", "show", "a"), "etcd-1, etcd-2, etcd-3")
+		if objects := b.objects(t); len(objects) != 5 {
+			t.Errorf("in the bucket: %v", objects)
+		}
+		c.Do("snapshot", "rm", "gone", "--yes")
+		if entries, err := os.ReadDir(filepath.Join(b.dir, harness.Name)); err != nil || len(entries) != 0 {
+			t.Errorf("left in the directory: %v, %v", entries, err)
+		}
+
+		// A node that lost its files alone is told of, and gets them back.
+		must(t, os.Remove(strings.TrimSuffix(c.Copy("etcd-1", "a"), ".db")+".files"))
+		says(t, c.Do("snapshot", "check", "a"), "etcd-1", "in remote off-site at best")
+		f.write("etcd-1", "newer", "newer")
+		says(t, c.Expect(3, "restore", "--snapshot", "a", "--files", "restore", "--plan"), "--identity FILE")
+		says(t, c.Do("restore", "--snapshot", "a", "--files", "list", "--plan", "--identity", b.keyFile), "/token different", "as remote off-site has them")
+		dies(t, c, "etcd-1", "agent/download-files/after", "restore", "--snapshot", "a", "--files", "restore", "--identity", b.keyFile, "--yes")
+		f.are("etcd-1", "secret of etcd-1", "token of etcd-1")
+		keepsNoSecret(t, c, b)
+	})
+	t.Run("restore", func(t *testing.T) {
+		c := harness.Start(t, harness.Options{Configure: f.configure, Control: b.configure})
+		for _, n := range c.NodeNames() {
+			f.write(n, "newer", "newer")
+		}
+		c.Write(50) // of the new cluster, to be gone
+		from := []string{"restore", "--from", "off-site:a", "--files", "restore", "--identity", b.keyFile}
+		mend := b.damage(t, ".etcd-2.files")
+		says(t, c.Expect(3, append(from, "--plan")...), "etcd-2", "cannot be opened")
+		c.Expect(3, append(from, "--yes")...)
+		if left, err := filepath.Glob(strings.TrimSuffix(c.Copy("etcd-2", "a"), ".db") + ".files*"); err != nil || len(left) != 0 {
+			t.Errorf("of a damaged bundle %v was written, %v", left, err)
+		}
+		f.are("etcd-2", "newer", "newer")
+		mend()
+
+		c.Arm("agent/swap/after", "etcd-3", "error once out of order") // the files were written by then
+		c.Expect(4, append(from, "--yes")...)
+		for _, n := range c.NodeNames() {
+			f.are(n, "newer", "newer")
+		}
+		c.Do(append(from, "--yes")...)
+		holds(t, c, saved)
+		for _, n := range c.NodeNames() {
+			f.are(n, "secret of "+n, "token of "+n)
+		}
+		nothingLeft(t, c)
+		inBundlesOnly(t, c, "secret of etcd-")
+		keepsNoSecret(t, c, b)
+	})
+}
+
+// dies starts an operation, kills an agent at a fault point, starts it again, and fails unless the operation is carried on.
+func dies(t *testing.T, c *harness.Cluster, node, point string, command ...string) {
+	t.Helper()
+	c.Arm(point, node, "kill")
+	c.Do(append(command, "--detach")...)
+	c.WaitFired(point, node)
+	<-c.Process(node).Done()
+	c.Disarm()
+	c.StartAgain(node)
+	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		t.Fatal(format(op))
+	}
+}
+
+// damage changes a byte of every object in the bucket whose key has part in it. What it returns takes that back.
+func (b *bucket) damage(t *testing.T, part string) (mend func()) {
+	t.Helper()
+	whole := map[string][]byte{}
+	for _, key := range b.objects(t) {
+		if !strings.Contains(key, part) {
+			continue
+		}
+		path := filepath.Join(b.server.Dir, "backups", key)
+		data, err := os.ReadFile(path)
+		must(t, err)
+		must(t, os.WriteFile(path, flipped(data, int64(len(data)/2)), 0o600))
+		whole[path] = data
+	}
+	if len(whole) == 0 {
+		t.Fatalf("no object is called %s: %v", part, b.objects(t))
+	}
+	return func() {
+		for path, data := range whole {
+			must(t, os.WriteFile(path, data, 0o600))
+		}
+	}
 }
 
 // inBundlesOnly makes sure that a secret is in what nodes keep with their snapshots, and nowhere else.

@@ -245,30 +245,11 @@ func (d *Dirs) moveAll(s *slot, from, to string) error {
 	}
 	for _, e := range moving {
 		source, target := filepath.Join(from, e), filepath.Join(to, e)
-		if err := d.step("rename "+source, func() error { return renameNew(source, target) }); err != nil {
+		if err := d.step("rename "+source, func() error { return durable.RenameNew(source, target) }); err != nil {
 			return err
 		}
 	}
 	return errors.Join(durable.SyncDir(to), durable.SyncDir(from))
-}
-
-// renameNew renames unless the target exists.
-func renameNew(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // the file system does not know the flag
-		if _, statErr := os.Lstat(to); statErr == nil {
-			err = unix.EEXIST
-		} else if err = os.Rename(from, to); err == nil {
-			return nil
-		}
-	}
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%s is in the way of %s; move one of the two aside", to, from)
-	}
-	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 }
 
 // makeDir makes a directory unless it is there; owned tells that it is ours and belongs to etcd in any

@@ -25,9 +25,11 @@ import (
 
 const (
 	suffix  = ".files"
-	maxTar  = maxTotal + maxFiles*4096 // with headers and padding
 	tarMode = 0o600
 )
+
+// MaxTar is the most bytes that a bundle has, with headers and padding.
+const MaxTar = maxTotal + maxFiles*4096
 
 // CorruptError says that a bundle on the disk is not the one of its manifest.
 type CorruptError struct{ Path, Detail string }
@@ -95,9 +97,9 @@ func (k *Keeper) Drop(name string) error {
 	return errors.Join(durable.Remove(path+durable.PartSuffix), durable.Remove(path))
 }
 
-// open reads a bundle back from the disk. It fails with ErrNotFound, or with a *CorruptError for another one than b. A
+// Read reads a bundle back from the disk. It fails with ErrNotFound, or with a *CorruptError for another one than b. A
 // bundle is bounded, so it is held in memory: what was verified is what is written.
-func (k *Keeper) open(name string, b *requorumv1.Bundle) ([]entry, error) {
+func (k *Keeper) Read(name string, b *requorumv1.Bundle) ([]byte, error) {
 	path, err := k.path(name)
 	if err != nil {
 		return nil, err
@@ -109,16 +111,50 @@ func (k *Keeper) open(name string, b *requorumv1.Bundle) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxTar+1))
+	data, err := io.ReadAll(io.LimitReader(f, MaxTar+1))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
+	return data, verify(path, b, data)
+}
+
+func verify(from string, b *requorumv1.Bundle, data []byte) error {
 	if int64(len(data)) != b.GetSize() || digest(data) != b.GetSha256() {
-		return nil, &CorruptError{path, fmt.Sprintf("it is not what the manifest says: %s instead of %s, or another SHA-256", humanize.IBytes(uint64(len(data))), humanize.IBytes(uint64(b.GetSize())))}
+		return &CorruptError{from, fmt.Sprintf("it is not what the manifest says: %s instead of %s, or another SHA-256", humanize.IBytes(uint64(len(data))), humanize.IBytes(uint64(b.GetSize())))}
+	}
+	return nil
+}
+
+// Put puts a bundle that came from elsewhere beside a snapshot's copy. It fails with a *CorruptError, and writes nothing,
+// unless data is b and can be taken apart.
+func (k *Keeper) Put(name string, b *requorumv1.Bundle, data []byte) error {
+	path, err := k.path(name)
+	if err != nil {
+		return err
+	}
+	if _, err := opened(path, b, data); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, data, tarMode)
+}
+
+// open reads a bundle back from the disk and takes it apart.
+func (k *Keeper) open(name string, b *requorumv1.Bundle) ([]entry, error) {
+	data, err := k.Read(name, b)
+	if err != nil {
+		return nil, err
+	}
+	return opened(name+suffix, b, data)
+}
+
+// opened takes a bundle apart, unless it is another one than b.
+func opened(from string, b *requorumv1.Bundle, data []byte) ([]entry, error) {
+	if err := verify(from, b, data); err != nil {
+		return nil, err
 	}
 	all, err := entries(data)
 	if err != nil {
-		return nil, &CorruptError{path, err.Error()}
+		return nil, &CorruptError{from, err.Error()}
 	}
 	return all, nil
 }

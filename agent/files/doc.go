@@ -4,7 +4,7 @@
 // Which files may be read or written is the agent's configuration alone: it gives sets of paths a name, and the
 // controller knows the names only. In the snapshots' directory, what is kept with a snapshot called pre-1.31 is
 //
-//	pre-1.31.files         a tar, as the bundle in the manifest describes it
+//	pre-1.31.files         a tar, as the bundle in the manifest describes it; Put writes one that came from a remote
 //	pre-1.31.files.part    the same while it is being written
 //
 // Only regular files and directories are taken. Where a symbolic link, a device or anything else is met, the whole is

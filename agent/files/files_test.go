@@ -382,6 +382,36 @@ func TestDamagedBundlesAreNotUsed(t *testing.T) {
 	}
 }
 
+// What comes from elsewhere is put beside the copy only if it is the bundle; what is there stays otherwise.
+func TestABundleThatComesFromElsewhere(t *testing.T) {
+	n := newNode(t)
+	b := n.pack("pki")
+	data, err := n.Read("a", b)
+	n.must(err)
+	n.must(n.Drop("a"))
+	n.damage()
+	found, err := n.CompareData(t.Context(), "a", b, data)
+	n.must(err)
+	if _, err := n.Compare(t.Context(), "a", b); !errors.Is(err, files.ErrNotFound) {
+		t.Errorf("comparing wrote it: %v", err)
+	}
+	for name, bad := range map[string][]byte{"changed": append(bytes.Clone(data[:len(data)-1]), 1), "cut": data[:512], "empty": nil} {
+		err := n.Put("a", b, bad)
+		_, there := n.Read("a", b)
+		if _, corrupt := errors.AsType[*files.CorruptError](err); !corrupt || !errors.Is(there, files.ErrNotFound) {
+			t.Errorf("%s: %v; beside the copy: %v", name, err, there)
+		}
+		if _, err := n.CompareData(t.Context(), "a", b, bad); err == nil {
+			t.Errorf("%s is compared with", name)
+		}
+	}
+	n.must(n.Put("a", b, data))
+	again, err := n.Compare(t.Context(), "a", b)
+	if err != nil || states(again) != states(found) {
+		t.Errorf("%s, before %s, %v", states(again), states(found), err)
+	}
+}
+
 func TestSetsThatCannotBeMeant(t *testing.T) {
 	for _, s := range []files.Sets{{"a/b": {"/x"}}, {"": {"/x"}}, {"a": {"x"}}, {"a": {"/x/../y"}}, {"a": {"/x/"}}, {"a": {"/"}}} {
 		if s.Check() == nil {

@@ -40,6 +40,19 @@ func (k *Keeper) Compare(ctx context.Context, name string, b *requorumv1.Bundle)
 	if err != nil {
 		return nil, err
 	}
+	return k.compare(ctx, all)
+}
+
+// CompareData is Compare for a bundle that is not on the disk.
+func (k *Keeper) CompareData(ctx context.Context, name string, b *requorumv1.Bundle, data []byte) ([]*requorumv1.PlannedFile, error) {
+	all, err := opened(name+suffix, b, data)
+	if err != nil {
+		return nil, err
+	}
+	return k.compare(ctx, all)
+}
+
+func (k *Keeper) compare(ctx context.Context, all []entry) ([]*requorumv1.PlannedFile, error) {
 	var found []*requorumv1.PlannedFile
 	for _, e := range all {
 		if err := ctx.Err(); err != nil {

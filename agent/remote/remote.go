@@ -2,8 +2,9 @@
 //
 // In the folder of a cluster, a snapshot called pre-1.31 is
 //
-//	pre-1.31-5f1c09aa.db.zst.age   the file, compressed and encrypted as the name says
-//	pre-1.31.json                  its manifest, as beside a copy on a node, with what is stored
+//	pre-1.31-5f1c09aa.db.zst.age             the file, compressed and encrypted as the name says
+//	pre-1.31-5f1c09aa.etcd-1.files.zst.age   the files that the node etcd-1 has added, a tar
+//	pre-1.31.json                            its manifest, as beside a copy on a node, with what is stored
 //
 // The manifest is stored last and removed first: what has no manifest is not a snapshot. The eight digits are of the
 // file's SHA-256, so that no upload writes over another's object.
@@ -106,21 +107,25 @@ func options(o *requorumv1.StoredObject) seal.Options {
 
 // Upload stores the file that open opens, then its manifest, and returns what is stored. It fails with a *CorruptError,
 // and stores nothing, if that is not the file of the manifest, and with a *TakenError for a name that is taken. Of an
-// upload that is done already it only makes sure that it is whole.
+// upload that is done already it only makes sure that it is whole, and that its manifest lists the same bundles.
 func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, object *requorumv1.StoredObject, open func() (io.ReadCloser, error), progress func(done int64)) (*requorumv1.StoredObject, error) {
 	there, err := manifest(ctx, s, manifestKey(object.GetKey(), m.GetName()))
 	switch {
 	case err == nil && (there.GetSha256() != m.GetSha256() || there.GetStored().GetKey() != object.GetKey()):
 		return nil, &TakenError{Name: m.GetName(), Key: there.GetStored().GetKey()}
 	case err == nil && whole(ctx, s, there.GetStored()):
-		return there.GetStored(), nil
+		return there.GetStored(), describe(ctx, s, m, there)
 	case err != nil && !errors.Is(err, objectstore.ErrNotFound) && !isCorrupt(err):
 		return nil, err
 	}
 	stored := proto.CloneOf(object)
 	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
 		out := &meter{w: w, hash: sha256.New()}
-		if err := pack(ctx, out, m, options(object), open, progress); err != nil {
+		file, err := open()
+		if err != nil {
+			return err
+		}
+		if err := pack(ctx, out, plain{m.GetName(), m.GetSize(), m.GetSha256()}, options(object), file, progress); err != nil {
 			return err
 		}
 		stored.Size, stored.Sha256 = out.size, out.sum()
@@ -129,17 +134,35 @@ func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, ob
 	if err != nil {
 		return nil, err
 	}
+	return stored, writeManifest(ctx, s, m, stored)
+}
+
+// describe makes the manifest of a snapshot that is there list the bundles that m lists.
+func describe(ctx context.Context, s objectstore.Store, m, there *requorumv1.Manifest) error {
+	if slices.EqualFunc(m.GetBundles(), there.GetBundles(), func(a, b *requorumv1.Bundle) bool { return proto.Equal(a, b) }) {
+		return nil
+	}
+	return writeManifest(ctx, s, m, there.GetStored())
+}
+
+func writeManifest(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, stored *requorumv1.StoredObject) error {
 	described := proto.CloneOf(m)
 	described.Stored = stored
 	data, err := vault.EncodeManifest(described)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = s.Put(ctx, manifestKey(object.GetKey(), m.GetName()), func(w io.Writer) error {
+	return s.Put(ctx, manifestKey(stored.GetKey(), m.GetName()), func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	})
-	return stored, err
+}
+
+// plain is what has to come out of an object.
+type plain struct {
+	name   string
+	size   int64
+	sha256 string
 }
 
 func isCorrupt(err error) bool {
@@ -153,26 +176,22 @@ func whole(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject)
 	return err == nil && info.Size == o.GetSize()
 }
 
-// pack seals the file into w while it makes sure that it is the one that m describes.
-func pack(ctx context.Context, w io.Writer, m *requorumv1.Manifest, o seal.Options, open func() (io.ReadCloser, error), progress func(int64)) error {
-	file, err := open()
-	if err != nil {
-		return err
-	}
+// pack seals the file into w while it makes sure that it is the wanted one, and closes it.
+func pack(ctx context.Context, w io.Writer, want plain, o seal.Options, file io.ReadCloser, progress func(int64)) error {
 	sealing, err := seal.Writer(w, o)
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	plain := &meter{w: sealing, hash: sha256.New(), moved: progress}
-	_, err = io.CopyBuffer(plain, struct{ io.Reader }{&ending{ctx, file}}, make([]byte, readBuffer))
+	in := &meter{w: sealing, hash: sha256.New(), moved: progress}
+	_, err = io.CopyBuffer(in, struct{ io.Reader }{&ending{ctx, file}}, make([]byte, readBuffer))
 	if err == nil {
 		err = sealing.Close()
 	}
 	if err = errors.Join(err, file.Close()); err != nil {
 		return err
 	}
-	if plain.size != m.GetSize() || plain.sum() != m.GetSha256() {
-		return &CorruptError{Key: m.GetName(), Detail: fmt.Sprintf("the copy on this node is not the file of its manifest: %d bytes with the SHA-256 %s", plain.size, plain.sum())}
+	if in.size != want.size || in.sum() != want.sha256 {
+		return &CorruptError{Key: want.name, Detail: fmt.Sprintf("the copy on this node is not the file of its manifest: %d bytes with the SHA-256 %s", in.size, in.sum())}
 	}
 	return nil
 }
@@ -212,8 +231,21 @@ func (e *ending) Read(p []byte) (int, error) {
 
 // Download writes the file of a snapshot into w. It fails with a *CorruptError unless both what is stored and what comes
 // out of it are what the manifest says, in size, MD5 and SHA-256. What was written by then is of no use.
-func Download(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, identity string, w io.Writer, progress func(done int64)) (err error) {
-	o := m.GetStored()
+func Download(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, identity string, w io.Writer, progress func(done int64)) error {
+	sumMD5 := md5.New()
+	err := unpack(ctx, s, m.GetStored(), plain{m.GetName(), m.GetSize(), m.GetSha256()}, identity, io.MultiWriter(w, sumMD5), progress)
+	if err == nil && hex.EncodeToString(sumMD5.Sum(nil)) != m.GetMd5() {
+		err = notThat(m.GetStored())
+	}
+	return err
+}
+
+func notThat(o *requorumv1.StoredObject) error {
+	return &CorruptError{Key: o.GetKey(), Detail: "what came out of it is not the file of its manifest"}
+}
+
+// unpack opens an object into w, and fails unless both it and what comes out of it are what they should be.
+func unpack(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject, want plain, identity string, w io.Writer, progress func(done int64)) (err error) {
 	body, err := s.Get(ctx, o.GetKey(), 0)
 	if err != nil {
 		return err
@@ -228,9 +260,8 @@ func Download(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, 
 	if err != nil {
 		return err
 	}
-	sumMD5 := md5.New()
-	plain := &meter{w: io.MultiWriter(w, sumMD5), hash: sha256.New(), moved: progress}
-	_, err = io.CopyBuffer(plain, io.LimitReader(opened, m.GetSize()+1), make([]byte, readBuffer)) // a bomb does not fill the disk
+	out := &meter{w: w, hash: sha256.New(), moved: progress}
+	_, err = io.CopyBuffer(out, io.LimitReader(opened, want.size+1), make([]byte, readBuffer)) // a bomb does not fill the disk
 	if err = errors.Join(err, opened.Close()); err != nil {
 		return unreadable(o, err)
 	}
@@ -240,8 +271,8 @@ func Download(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, 
 	switch {
 	case stored.size != o.GetSize() || stored.sum() != o.GetSha256():
 		return &CorruptError{Key: o.GetKey(), Detail: fmt.Sprintf("what is stored was changed: %d bytes with the SHA-256 %s, %d with %s were stored", stored.size, stored.sum(), o.GetSize(), o.GetSha256())}
-	case plain.size != m.GetSize() || plain.sum() != m.GetSha256() || hex.EncodeToString(sumMD5.Sum(nil)) != m.GetMd5():
-		return &CorruptError{Key: o.GetKey(), Detail: "what came out of it is not the file of its manifest"}
+	case out.size != want.size || out.sum() != want.sha256:
+		return notThat(o)
 	}
 	return nil
 }
@@ -256,8 +287,8 @@ func unreadable(o *requorumv1.StoredObject, err error) error {
 	return &CorruptError{Key: o.GetKey(), Detail: fmt.Sprintf("it cannot be opened: %v", err)}
 }
 
-// Drop removes a snapshot: its manifest first, unless that describes another object, then the object.
-func Drop(ctx context.Context, s objectstore.Store, name, key string) error {
+// Drop removes a snapshot: its manifest first, unless that describes another object, then its bundles and the object.
+func Drop(ctx context.Context, s objectstore.Store, name, key string, bundles ...string) error {
 	there, err := manifest(ctx, s, manifestKey(key, name))
 	switch {
 	case err == nil && there.GetStored().GetKey() != key: // another snapshot's
@@ -265,6 +296,11 @@ func Drop(ctx context.Context, s objectstore.Store, name, key string) error {
 		return err
 	default:
 		if err := s.Delete(ctx, manifestKey(key, name)); err != nil {
+			return err
+		}
+	}
+	for _, b := range bundles {
+		if err := s.Delete(ctx, b); err != nil {
 			return err
 		}
 	}
@@ -285,10 +321,20 @@ func manifest(ctx context.Context, s objectstore.Store, key string) (*requorumv1
 	switch {
 	case err != nil:
 		return nil, &CorruptError{Key: key, Detail: err.Error()}
-	case m.GetName()+manifestSuffix != path.Base(key), path.Dir(m.GetStored().GetKey()) != path.Dir(key), objectstore.CheckKey(m.GetStored().GetKey()) != nil:
+	case m.GetName()+manifestSuffix != path.Base(key), !beside(key, m.GetStored()):
 		return nil, &CorruptError{Key: key, Detail: fmt.Sprintf("it is the manifest of %s, stored as %q", m.GetName(), m.GetStored().GetKey())}
 	}
+	for _, b := range m.GetBundles() {
+		if !beside(key, b.GetStored()) {
+			return nil, &CorruptError{Key: key, Detail: fmt.Sprintf("it lists files of %s, stored as %q", b.GetNode(), b.GetStored().GetKey())}
+		}
+	}
 	return m, nil
+}
+
+// beside tells whether an object is in the folder of a manifest.
+func beside(manifest string, o *requorumv1.StoredObject) bool {
+	return objectstore.CheckKey(o.GetKey()) == nil && path.Dir(o.GetKey()) == path.Dir(manifest)
 }
 
 // List returns what a remote holds in a folder: of one snapshot, or of all if name is empty.
@@ -303,19 +349,19 @@ func List(ctx context.Context, s objectstore.Store, folder, name string) (*agent
 		}
 		return &agentv1.RemoteList{Manifests: []*requorumv1.Manifest{m}}, nil
 	}
-	found, objects := &agentv1.RemoteList{}, map[string]bool{}
+	found, objects := &agentv1.RemoteList{}, map[string]int64{}
 	for info, err := range s.List(ctx, strings.TrimSuffix(folder, "/")+"/") {
 		if err != nil {
 			return nil, err
 		}
 		if !strings.HasSuffix(info.Key, manifestSuffix) {
-			objects[info.Key] = true
+			objects[info.Key] = info.Size
 			continue
 		}
 		m, err := manifest(ctx, s, info.Key)
 		switch {
 		case isCorrupt(err):
-			found.Problems = append(found.Problems, err.Error())
+			fault(found, strings.TrimSuffix(path.Base(info.Key), manifestSuffix), requorumv1.CopyState_COPY_STATE_UNREADABLE, err.Error())
 		case errors.Is(err, objectstore.ErrNotFound): // removed meanwhile
 		case err != nil:
 			return nil, err
@@ -327,15 +373,32 @@ func List(ctx context.Context, s objectstore.Store, folder, name string) (*agent
 	return found, nil
 }
 
-// compare tells which manifests lack their objects, and which objects no manifest describes.
-func compare(found *agentv1.RemoteList, objects map[string]bool) {
+// compare tells which manifests are not of what is stored, and which objects no manifest describes.
+func compare(found *agentv1.RemoteList, objects map[string]int64) {
 	found.Manifests = slices.DeleteFunc(found.Manifests, func(m *requorumv1.Manifest) bool {
-		there := objects[m.GetStored().GetKey()]
-		delete(objects, m.GetStored().GetKey())
-		if !there {
-			found.Problems = append(found.Problems, fmt.Sprintf("%s: its object %s is gone", m.GetName(), m.GetStored().GetKey()))
+		for _, b := range m.GetBundles() {
+			if size, there := objects[b.GetStored().GetKey()]; !there || size != b.GetStored().GetSize() {
+				found.Problems = append(found.Problems, fmt.Sprintf("%s: the files of %s, %s, are gone, or not as they were stored", m.GetName(), b.GetNode(), b.GetStored().GetKey()))
+			}
+			delete(objects, b.GetStored().GetKey())
 		}
-		return !there
+		o := m.GetStored()
+		size, there := objects[o.GetKey()]
+		delete(objects, o.GetKey())
+		switch {
+		case !there:
+			fault(found, m.GetName(), requorumv1.CopyState_COPY_STATE_MISSING, fmt.Sprintf("%s: its object %s is gone", m.GetName(), o.GetKey()))
+		case size != o.GetSize():
+			fault(found, m.GetName(), requorumv1.CopyState_COPY_STATE_DIFFERENT, fmt.Sprintf("%s: its object %s has %d bytes, %d were stored", m.GetName(), o.GetKey(), size, o.GetSize()))
+		default:
+			return false
+		}
+		return true
 	})
 	found.Orphans = slices.Sorted(maps.Keys(objects))
+}
+
+func fault(found *agentv1.RemoteList, name string, state requorumv1.CopyState, detail string) {
+	found.Problems = append(found.Problems, detail)
+	found.Faults = append(found.Faults, &agentv1.RemoteFault{Name: name, State: state, Detail: detail})
 }

@@ -229,8 +229,9 @@ func TestListTellsWhatIsNoSnapshot(t *testing.T) {
 	s := newShelf(t)
 	s.mustUpload(describe("a", snapshotFile), s.object("p/a-1.db"), snapshotFile)
 	s.mustUpload(describe("gone", snapshotFile), s.object("p/gone-1.db"), snapshotFile)
+	s.mustUpload(describe("cut", snapshotFile), s.object("p/cut-1.db"), snapshotFile)
 	s.mustUpload(describe("other", snapshotFile), s.object("p2/other-1.db"), snapshotFile)
-	for _, key := range []string{"p/orphan.db", "p/broken.json"} {
+	for _, key := range []string{"p/orphan.db", "p/broken.json", "p/cut-1.db"} {
 		if err := s.Put(t.Context(), key, func(w io.Writer) error { _, err := io.WriteString(w, "{}"); return err }); err != nil {
 			t.Fatal(err)
 		}
@@ -239,8 +240,15 @@ func TestListTellsWhatIsNoSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := remote.List(t.Context(), s, "p", "")
-	if err != nil || len(list.GetManifests()) != 1 || list.GetManifests()[0].GetName() != "a" || len(list.GetProblems()) != 2 || strings.Join(list.GetOrphans(), " ") != "p/orphan.db" {
+	if err != nil || len(list.GetManifests()) != 1 || list.GetManifests()[0].GetName() != "a" || len(list.GetProblems()) != 3 || strings.Join(list.GetOrphans(), " ") != "p/orphan.db" {
 		t.Errorf("%v, %v", list, err)
+	}
+	var faults []string
+	for _, f := range list.GetFaults() {
+		faults = append(faults, f.GetName()+" "+strings.TrimPrefix(f.GetState().String(), "COPY_STATE_"))
+	}
+	if got := strings.Join(faults, ", "); got != "broken UNREADABLE, cut DIFFERENT, gone MISSING" {
+		t.Error(got)
 	}
 	if list, err := remote.List(t.Context(), s, "p", "nosuch"); err != nil || len(list.GetManifests()) != 0 {
 		t.Errorf("%v, %v", list, err)

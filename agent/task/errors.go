@@ -66,9 +66,10 @@ func isRefusal(err error) bool {
 		errors.Is(err, vault.ErrExists) || errors.Is(err, datadir.ErrSwapped)
 }
 
-// isDamage tells whether a file is not what it should be.
+// isDamage tells whether a file is not what it should be, or files of the node are gone.
 func isDamage(err error) bool {
-	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err) || is[*remote.CorruptError](err) || is[*files.CorruptError](err)
+	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err) || is[*remote.CorruptError](err) || is[*files.CorruptError](err) ||
+		errors.Is(err, files.ErrNotFound)
 }
 
 // remoteAdvice says what to do about a remote that does not do what is asked.

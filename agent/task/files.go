@@ -5,7 +5,11 @@ import (
 	"errors"
 
 	"github.com/requorum/requorum/agent/files"
+	"github.com/requorum/requorum/agent/remote"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/objectstore"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 var errNoFiles = &Refused{Message: "this agent keeps no files with snapshots", Advice: "give it files: in its configuration"}
@@ -31,17 +35,74 @@ func (n *Node) compareFiles(ctx context.Context, spec *agentv1.CompareFiles, p *
 	}
 	stop := p.tickWhile(ctx)
 	defer stop()
-	found, err := n.Files.Compare(ctx, spec.GetName(), spec.GetBundle())
+	found, err := n.compareBundle(ctx, spec, p)
 	compared := &agentv1.ComparedFiles{Files: found}
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case errors.Is(err, files.ErrNotFound), is[*files.CorruptError](err):
-		compared.Problem, compared.Advice = err.Error(), "choose another snapshot, or restore without files (--files=none)"
+	case is[*objectstore.Error](err), errors.Is(err, seal.ErrNoIdentity):
+		return nil, err
+	case errors.Is(err, files.ErrNotFound), is[*files.CorruptError](err), is[*remote.CorruptError](err):
+		compared.Lost, compared.Problem, compared.Advice = true, err.Error(), "choose another snapshot, or restore without files (--files=none)"
 	case err != nil:
 		compared.Problem, compared.Advice = err.Error(), advice(err)
 	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Compared{Compared: compared}}, nil
+}
+
+// compareBundle compares the node's own bundle, or one in a remote, of which nothing is written to the disk.
+func (n *Node) compareBundle(ctx context.Context, spec *agentv1.CompareFiles, p *Progress) ([]*requorumv1.PlannedFile, error) {
+	if spec.GetRemote() == nil {
+		return n.Files.Compare(ctx, spec.GetName(), spec.GetBundle())
+	}
+	data, err := n.bundleIn(ctx, spec.GetRemote(), spec.GetBundle(), spec.GetIdentity(), p)
+	if err != nil {
+		return nil, err
+	}
+	return n.Files.CompareData(ctx, spec.GetName(), spec.GetBundle(), data)
+}
+
+func (n *Node) bundleIn(ctx context.Context, r *agentv1.Remote, b *requorumv1.Bundle, identity string, p *Progress) (data []byte, err error) {
+	err = n.inRemote(r, p, func(s objectstore.Store) (err error) {
+		data, err = remote.DownloadFiles(ctx, s, b, identity, func(done int64) { p.Bytes(done, b.GetSize()) })
+		return err
+	})
+	return data, err
+}
+
+// uploadFiles stores the node's bundle of a snapshot in a remote.
+func (n *Node) uploadFiles(ctx context.Context, spec *agentv1.UploadFiles, p *Progress) (*agentv1.TaskResult, error) {
+	if n.Files == nil {
+		return nil, errNoFiles
+	}
+	b := spec.GetBundle()
+	data, err := n.Files.Read(spec.GetName(), b)
+	if err != nil {
+		return nil, err
+	}
+	var stored *requorumv1.StoredObject
+	err = n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) (err error) {
+		stored, err = remote.UploadFiles(ctx, s, spec.GetName(), b, data, func(done int64) { p.Bytes(done, b.GetSize()) })
+		return err
+	})
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Stored{Stored: stored}}, err
+}
+
+// downloadFiles makes the node hold its bundle of a snapshot. One that is good stays, and nothing is written until one
+// from the remote has shown to be the right one.
+func (n *Node) downloadFiles(ctx context.Context, spec *agentv1.DownloadFiles, p *Progress) error {
+	if n.Files == nil {
+		return errNoFiles
+	}
+	_, err := n.Files.Read(spec.GetName(), spec.GetBundle())
+	if err == nil || !errors.Is(err, files.ErrNotFound) && !is[*files.CorruptError](err) {
+		return err
+	}
+	data, err := n.bundleIn(ctx, spec.GetRemote(), spec.GetBundle(), spec.GetIdentity(), p)
+	if err != nil {
+		return err
+	}
+	return n.Files.Put(spec.GetName(), spec.GetBundle(), data)
 }
 
 // restoreFiles writes files back, or puts back what was there before.

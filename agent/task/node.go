@@ -131,6 +131,10 @@ func (n *Node) doRemote(ctx context.Context, task *agentv1.Task, p *Progress) (r
 		err = n.dropRemote(ctx, spec.DropRemote, p)
 	case *agentv1.Task_ListRemote:
 		result, err = n.listRemote(ctx, spec.ListRemote, p)
+	case *agentv1.Task_UploadFiles:
+		result, err = n.uploadFiles(ctx, spec.UploadFiles, p)
+	case *agentv1.Task_DownloadFiles:
+		err = n.downloadFiles(ctx, spec.DownloadFiles, p)
 	default:
 		return nil, nil, false
 	}

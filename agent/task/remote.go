@@ -100,7 +100,7 @@ func withoutStored(m *requorumv1.Manifest) *requorumv1.Manifest {
 
 func (n *Node) dropRemote(ctx context.Context, spec *agentv1.DropRemote, p *Progress) error {
 	return n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) error {
-		return remote.Drop(ctx, s, spec.GetName(), spec.GetKey())
+		return remote.Drop(ctx, s, spec.GetName(), spec.GetKey(), spec.GetBundles()...)
 	})
 }
 

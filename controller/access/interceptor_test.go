@@ -52,6 +52,7 @@ var mayCall = map[string]string{
 	"requorum.v1.SnapshotService/ExportSnapshot":                    "operator admin",
 	"requorum.v1.SnapshotService/RepairSnapshot":                    "operator admin",
 	"requorum.v1.SnapshotService/PlanPrune":                         "viewer operator admin",
+	"requorum.v1.SnapshotService/PlanRebuild":                       "viewer operator admin",
 	"requorum.v1.SnapshotService/ListOrphans":                       "viewer operator admin",
 	"requorum.v1.SnapshotService/RebuildCatalog":                    "operator admin",
 	"requorum.v1.ScheduleService/ApplySchedule":                     "admin",

@@ -50,6 +50,7 @@ var permissions = map[string]who{
 
 	requorumv1.SnapshotService_RepairSnapshot_FullMethodName: work,
 	requorumv1.SnapshotService_PlanPrune_FullMethodName:      look,
+	requorumv1.SnapshotService_PlanRebuild_FullMethodName:    look,
 	requorumv1.SnapshotService_ListOrphans_FullMethodName:    look,
 	requorumv1.SnapshotService_RebuildCatalog_FullMethodName: work,
 

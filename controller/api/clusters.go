@@ -106,6 +106,7 @@ func (s clusters) describe(rec *journalv1.ClusterRecord, facts map[string]*agent
 	if lacking := reconcile.Lacking(snapshots); lacking != "" {
 		c.Problems = append(c.Problems, lacking)
 	}
+	c.Problems = append(c.Problems, s.Copies.Unreachable(rec.GetName())...)
 	if err != nil {
 		return nil, err
 	}
@@ -113,11 +114,14 @@ func (s clusters) describe(rec *journalv1.ClusterRecord, facts map[string]*agent
 	return c, err
 }
 
-// failedRuns adds the schedules whose latest run has failed to the cluster's problems.
+// failedRuns adds the schedules whose latest run or drill has failed to the cluster's problems.
 func (s clusters) failedRuns(c *requorumv1.Cluster) ([]string, error) {
 	all, err := s.Schedules.List(c.GetName())
 	found := c.GetProblems()
 	for _, sched := range all {
+		if drill := sched.GetStatus().GetDrill(); drill.GetResult() == requorumv1.RunResult_RUN_RESULT_FAILED {
+			found = append(found, fmt.Sprintf("schedule %s: its latest drill failed: %s", sched.GetName(), drill.GetReason()))
+		}
 		for _, run := range sched.GetStatus().GetRecords() {
 			if run.GetResult() == requorumv1.RunResult_RUN_RESULT_FAILED {
 				found = append(found, fmt.Sprintf("schedule %s: its latest run failed: %s", sched.GetName(), run.GetReason()))

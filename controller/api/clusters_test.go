@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -17,6 +18,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
@@ -35,11 +37,16 @@ func TestClusterShowsWhatIsWrongWithItsBackups(t *testing.T) {
 		dispatcher := dispatch.New(1, "self", records, dispatch.Options{}, quiet)
 		engine := operation.NewEngine(db, dispatcher, 1, nil, quiet)
 		jobs := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Engine: engine, Log: quiet}
-		s := &Server{Catalog: records, Dispatcher: dispatcher, Engine: engine, Log: quiet, Schedules: &schedule.Scheduler{
+		s := &Server{Catalog: records, Dispatcher: dispatcher, Engine: engine, Log: quiet, Copies: &reconcile.Reconciler{}, Schedules: &schedule.Scheduler{
 			Store: db, Catalog: records, Engine: engine, Snapshots: jobs, Fleet: dispatcher, Log: quiet,
 		}}
 		err := records.Write(func(tx store.Tx) error {
 			if err := catalog.UpdateCluster(tx, "empty", func(*journalv1.ClusterRecord) {}); err != nil {
+				return err
+			}
+			proved := &requorumv1.Schedule{Name: "proved", Cluster: "empty", Every: durationpb.New(time.Hour), Paused: true, Drill: &requorumv1.Drill{After: 1}}
+			drill := &requorumv1.ScheduleDrill{Ended: timestamppb.Now(), Result: requorumv1.RunResult_RUN_RESULT_FAILED, Reason: "HashKV differs"}
+			if err := store.Save(tx, store.Schedules, "proved", &journalv1.ScheduleRecord{Schedule: proved, Drill: drill}); err != nil {
 				return err
 			}
 			return catalog.Put(tx, &requorumv1.Snapshot{
@@ -59,7 +66,7 @@ func TestClusterShowsWhatIsWrongWithItsBackups(t *testing.T) {
 		synctest.Wait() // a cluster without a node cannot be saved
 		resp, err := clusters{Server: s}.GetCluster(ctx, &requorumv1.GetClusterRequest{Cluster: "empty"})
 		problems := strings.Join(resp.GetCluster().GetProblems(), "\n")
-		for _, want := range []string{"copies are missing or bad of s", "schedule often: its latest run failed: cluster empty has no node"} {
+		for _, want := range []string{"copies are missing or bad of s", "schedule proved: its latest drill failed: HashKV differs", "schedule often: its latest run failed: cluster empty has no node"} {
 			if err != nil || !strings.Contains(problems, want) {
 				t.Errorf("%v; problems\n%s\nwant %s", err, problems, want)
 			}

@@ -111,7 +111,7 @@ func (s snapshots) RepairSnapshot(ctx context.Context, req *requorumv1.RepairSna
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Snapshots.Repair(req.GetCluster(), req.GetName(), req.GetRequestId(), by)
+	op, err := s.Snapshots.Repair(req.GetCluster(), req.GetName(), req.GetRequestId(), by, req.GetIdentity())
 	return &requorumv1.RepairSnapshotResponse{Operation: op}, toStatus(err)
 }
 
@@ -120,11 +120,16 @@ func (s snapshots) RebuildCatalog(ctx context.Context, req *requorumv1.RebuildCa
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	op, err := s.Snapshots.Rebuild(req.GetCluster(), req.GetRequestId(), by)
+	op, err := s.Snapshots.Rebuild(req.GetCluster(), req.GetFrom(), req.GetRequestId(), by)
 	return &requorumv1.RebuildCatalogResponse{Operation: op}, toStatus(err)
 }
 
+func (s snapshots) PlanRebuild(ctx context.Context, req *requorumv1.PlanRebuildRequest) (*requorumv1.PlanRebuildResponse, error) {
+	resp, err := s.Snapshots.PlanRebuild(ctx, req.GetCluster(), req.GetFrom())
+	return resp, toStatus(err)
+}
+
 func (s snapshots) ListOrphans(ctx context.Context, req *requorumv1.ListOrphansRequest) (*requorumv1.ListOrphansResponse, error) {
-	orphans, silent, err := s.Copies.Orphans(ctx, req.GetCluster())
-	return &requorumv1.ListOrphansResponse{Orphans: orphans, Silent: silent}, toStatus(err)
+	resp, err := s.Copies.Orphans(ctx, req.GetCluster())
+	return resp, toStatus(err)
 }

@@ -245,7 +245,7 @@ func lacks(task *agentv1.Task, r *agentv1.TaskResult) bool {
 		return r.GetSwapped() == nil
 	case *agentv1.Task_InspectOld:
 		return r.GetOld() == nil
-	case *agentv1.Task_UploadCopy:
+	case *agentv1.Task_UploadCopy, *agentv1.Task_UploadFiles:
 		return r.GetStored() == nil
 	case *agentv1.Task_ListRemote:
 		return r.GetRemote() == nil

@@ -1,5 +1,5 @@
-// Package reconcile compares what the catalog says with what the nodes hold. It asks for lists only and reads no file,
-// so it can be done often: that a copy has disappeared is noticed before it is needed.
+// Package reconcile compares what the catalog says with what nodes and remotes hold. It asks for lists only and reads no
+// file, so it can be done often: that a copy has disappeared is noticed before it is needed.
 package reconcile
 
 import (
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/store"
 )
 
@@ -40,12 +42,24 @@ type Reconciler struct {
 	Catalog *catalog.Catalog
 	Fleet   Fleet
 	Engine  Engine
+	Remotes *remote.Remotes
 	Every   time.Duration // 0 for DefaultEvery
 	Log     hclog.Logger
+
+	mu   sync.Mutex
+	away map[string]map[string]string // why remotes could not be looked into the last time, by cluster and remote
 }
 
-// Run looks at every cluster, again and again, until ctx ends. It fails when the catalog cannot be read or written.
+// Run looks at every cluster, again and again, until ctx ends. A remote that does not answer for long does not keep it
+// from looking at the nodes. It fails when the catalog cannot be read or written.
 func (r *Reconciler) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.again(ctx, r.Look) })
+	g.Go(func() error { return r.again(ctx, r.LookAtRemotes) })
+	return g.Wait()
+}
+
+func (r *Reconciler) again(ctx context.Context, look func(context.Context, string) error) error {
 	every := r.Every
 	if every <= 0 {
 		every = DefaultEvery
@@ -63,7 +77,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return err
 		}
 		for _, c := range clusters {
-			if err := r.Look(ctx, c.GetName()); err != nil {
+			if err := look(ctx, c.GetName()); err != nil {
 				return err
 			}
 		}
@@ -176,11 +190,22 @@ func (r *Reconciler) ask(ctx context.Context, cluster string) (map[string]map[st
 	return held, nil
 }
 
-// Orphans returns the copies that nodes hold and the catalog does not know, and the nodes that did not answer.
-func (r *Reconciler) Orphans(ctx context.Context, cluster string) (orphans []*requorumv1.Orphan, silent []string, err error) {
+// Orphans returns what nodes and remotes hold and the catalog does not know, the nodes that did not answer, and what could
+// not be read of remotes.
+func (r *Reconciler) Orphans(ctx context.Context, cluster string) (*requorumv1.ListOrphansResponse, error) {
 	if _, err := r.Catalog.Cluster(cluster); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	onNodes, silent, err := r.nodeOrphans(ctx, cluster)
+	if err != nil {
+		return nil, err
+	}
+	inRemotes, problems, err := r.remoteOrphans(ctx, cluster, r.Remotes.All())
+	return &requorumv1.ListOrphansResponse{Orphans: append(onNodes, inRemotes...), Silent: silent, Problems: problems}, err
+}
+
+// nodeOrphans returns the copies that nodes hold and the catalog does not know, and the nodes that did not answer.
+func (r *Reconciler) nodeOrphans(ctx context.Context, cluster string) (orphans []*requorumv1.Orphan, silent []string, err error) {
 	nodes, err := r.Catalog.NodeNames(cluster)
 	if err != nil {
 		return nil, nil, err
@@ -218,8 +243,7 @@ const shownLacking = 3
 func Lacking(snapshots []*requorumv1.Snapshot) string {
 	var names []string
 	for _, s := range snapshots {
-		bad := slices.ContainsFunc(s.GetCopies(), func(c *requorumv1.Copy) bool { return c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD })
-		if catalog.Good(s) && bad {
+		if catalog.Good(s) && lacks(s) {
 			names = append(names, s.GetName())
 		}
 	}
@@ -231,4 +255,10 @@ func Lacking(snapshots []*requorumv1.Snapshot) string {
 		more = fmt.Sprintf(" and %d more", n)
 	}
 	return fmt.Sprintf("copies are missing or bad of %s%s: requorum snapshot repair %s", strings.Join(names[:min(len(names), shownLacking)], ", "), more, names[0])
+}
+
+// lacks tells whether a copy of a snapshot is not good, on a node or in a remote.
+func lacks(s *requorumv1.Snapshot) bool {
+	return slices.ContainsFunc(s.GetCopies(), func(c *requorumv1.Copy) bool { return c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD }) ||
+		slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool { return c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD })
 }

@@ -32,6 +32,7 @@ type desk struct {
 	held    map[string][]*requorumv1.Manifest
 	offline map[string]bool
 	silent  map[string]bool
+	remotes map[string]*agentv1.RemoteList // by node and remote; out of reach where there is none
 	running string
 	asked   func() // what happens while the nodes are asked
 }
@@ -42,12 +43,15 @@ func (d *desk) Info(key dispatch.Key) dispatch.Info {
 
 func (d *desk) Running(string) string { return d.running }
 
-func (d *desk) AskNode(_ context.Context, _, node string, _ *agentv1.Task) (*agentv1.TaskResult, error) {
+func (d *desk) AskNode(_ context.Context, _, node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
 	if node == "a" && d.asked != nil {
 		d.asked()
 	}
 	if d.silent[node] {
 		return nil, errors.New("no answer")
+	}
+	if spec := task.GetListRemote(); spec != nil {
+		return d.listRemote(node, spec)
 	}
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copies{Copies: &agentv1.CopyList{Manifests: d.held[node]}}}, nil
 }
@@ -173,15 +177,15 @@ func TestOrphansAreListedAndStay(t *testing.T) {
 	d := atDesk(t)
 	d.held["b"] = append(d.held["b"], &requorumv1.Manifest{Name: "stray", Cluster: "prod"}, &requorumv1.Manifest{Name: "s1", Cluster: "prod"})
 	d.silent["a"] = true
-	orphans, silent, err := d.Orphans(t.Context(), "prod")
+	resp, err := d.Orphans(t.Context(), "prod")
 	var got []string
-	for _, o := range orphans {
+	for _, o := range resp.GetOrphans() {
 		got = append(got, o.GetNode()+" "+o.GetManifest().GetName())
 	}
-	if err != nil || fmt.Sprint(got) != "[b s1 b stray]" || fmt.Sprint(silent) != "[a]" {
-		t.Errorf("orphans %v, silent %v, %v", got, silent, err)
+	if err != nil || fmt.Sprint(got) != "[b s1 b stray]" || fmt.Sprint(resp.GetSilent()) != "[a]" {
+		t.Errorf("orphans %v, silent %v, %v", got, resp.GetSilent(), err)
 	}
-	if _, _, err := d.Orphans(t.Context(), "nowhere"); !errors.As(err, new(*catalog.NotFoundError)) {
+	if _, err := d.Orphans(t.Context(), "nowhere"); !errors.As(err, new(*catalog.NotFoundError)) {
 		t.Error(err)
 	}
 }

@@ -8,11 +8,14 @@ import (
 	"path"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/internal/names"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // Remotes are the remotes of a configuration. The zero value has none.
@@ -52,6 +55,9 @@ func (r *Remotes) Get(name string) (*Remote, error) {
 	}
 	return nil, r.unknown("remote %q is not in the controller's configuration", name)
 }
+
+// All returns the remotes in the order of the configuration.
+func (r *Remotes) All() []*Remote { return r.list() }
 
 func (r *Remotes) list() []*Remote {
 	if r == nil {
@@ -115,7 +121,11 @@ func (r *Remote) Folder(cluster string) string { return path.Join(r.cfg.Folder, 
 // Owns tells whether a key is in a cluster's folder.
 func (r *Remote) Owns(cluster, key string) bool { return path.Dir(key) == r.Folder(cluster) }
 
-const digits = 8 // of the file's SHA-256 in its key
+const (
+	digits      = 8 // of the file's SHA-256 in its key
+	fileSuffix  = ".db"
+	filesSuffix = ".files"
+)
 
 // Object returns the object that a snapshot's file is to be stored as.
 func (r *Remote) Object(cluster string, m *requorumv1.Manifest) (*requorumv1.StoredObject, error) {
@@ -123,8 +133,22 @@ func (r *Remote) Object(cluster string, m *requorumv1.Manifest) (*requorumv1.Sto
 	if err != nil {
 		return nil, r.broken(err)
 	}
-	key := path.Join(r.Folder(cluster), m.GetName()+"-"+m.GetSha256()[:min(digits, len(m.GetSha256()))]+".db"+o.Suffix())
+	key := path.Join(r.Folder(cluster), m.GetName()+"-"+m.GetSha256()[:min(digits, len(m.GetSha256()))]+fileSuffix+o.Suffix())
 	return &requorumv1.StoredObject{Key: key, ZstdLevel: int32(o.Level), Recipients: o.Recipients}, nil
+}
+
+// Bundles returns the bundles of a snapshot with the objects that they are to be stored as, beside that of its file and as
+// that is.
+func (r *Remote) Bundles(file *requorumv1.StoredObject, m *requorumv1.Manifest) []*requorumv1.Bundle {
+	sealed := seal.Options{Level: int(file.GetZstdLevel()), Recipients: file.GetRecipients()}.Suffix()
+	base := strings.TrimSuffix(file.GetKey(), fileSuffix+sealed)
+	var all []*requorumv1.Bundle
+	for _, b := range m.GetBundles() {
+		b = proto.CloneOf(b)
+		b.Stored = &requorumv1.StoredObject{Key: base + "." + b.GetNode() + filesSuffix + sealed, ZstdLevel: file.GetZstdLevel(), Recipients: file.GetRecipients()}
+		all = append(all, b)
+	}
+	return all
 }
 
 // From is a snapshot in a remote.

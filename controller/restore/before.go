@@ -27,7 +27,7 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	p, err := j.prepare(ctx, within{run}, spec, snap, stageChecks(spec, snap.GetManifest()))
+	p, err := j.prepare(ctx, within{run}, spec, snap, stageChecks(spec, snap.GetManifest()), j.Identities.Get(run.ID()))
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,10 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 		job.Manifest, job.Nodes, job.LeaderNode = p.snapshot.GetManifest(), p.nodes, p.leader()
 		job.HadLeader, job.EtcdVersion = p.hadLeader(), p.etcdVersion()
 		job.Spec, job.Generation, job.Holders = p.spec, p.newest+1, snapshot.GoodOn(p.copies)
-		job.Remotes = p.remotes
+		job.Remotes, job.LostFiles = p.remotes, p.lostFiles
+		if len(p.lostFiles) > 0 {
+			job.FileRemotes = snap.GetRemotes()
+		}
 		job.ClusterToken = "requorum-" + run.ID() // fresh, so that no member with old data can join
 	})
 }
@@ -62,8 +65,15 @@ func (j *Jobs) conclude(run *operation.Run, p *prepared) error {
 	return nil
 }
 
-// fetch has a node fetch the file from a remote, where no node holds a good copy.
+// fetch has a node fetch the file from a remote, where no node holds a good copy, and nodes the files that they have lost.
 func (j *Jobs) fetch(ctx context.Context, run *operation.Run) error {
+	if err := j.fetchFile(ctx, run); err != nil {
+		return err
+	}
+	return j.fetchFiles(ctx, run)
+}
+
+func (j *Jobs) fetchFile(ctx context.Context, run *operation.Run) error {
 	job := run.Restore()
 	if len(job.GetHolders()) > 0 || len(job.GetRemotes()) == 0 {
 		return nil

@@ -26,8 +26,9 @@ func bundleOf(m *requorumv1.Manifest, node string) *requorumv1.Bundle {
 	return m.GetBundles()[at]
 }
 
-// checkFiles compares the files of the snapshot with those on the nodes, where that is asked for.
-func (p *prepared) checkFiles(ctx context.Context, ask Asker) error {
+// checkFiles compares the files of the snapshot with those on the nodes, where that is asked for. What a node has lost
+// comes from a remote.
+func (j *Jobs) checkFiles(ctx context.Context, ask Asker, p *prepared, identity string) error {
 	mode, m := p.spec.GetFiles(), p.snapshot.GetManifest()
 	if mode != listFiles && mode != restoreFiles {
 		return nil
@@ -42,16 +43,19 @@ func (p *prepared) checkFiles(ctx context.Context, ask Asker) error {
 			p.warn("files", node, "the snapshot holds no files of this node", "what lies there stays as it is")
 			continue
 		}
-		found, err := snapshot.CompareFiles(ctx, ask, p.spec.GetCluster(), m.GetName(), b)
+		found, remote, err := snapshot.CompareFiles(ctx, ask, j.Remotes, p.spec.GetCluster(), m.GetName(), b, p.snapshot.GetRemotes(), identity)
 		if err != nil {
 			return err
 		}
-		p.judgeFiles(node, found)
+		if remote != "" {
+			p.lostFiles = append(p.lostFiles, node)
+		}
+		p.judgeFiles(node, found, remote)
 	}
 	return nil
 }
 
-func (p *prepared) judgeFiles(node string, found *agentv1.ComparedFiles) {
+func (p *prepared) judgeFiles(node string, found *agentv1.ComparedFiles, remote string) {
 	p.files[node] = found.GetFiles()
 	count := map[requorumv1.FileState]int{}
 	for _, f := range found.GetFiles() {
@@ -59,6 +63,9 @@ func (p *prepared) judgeFiles(node string, found *agentv1.ComparedFiles) {
 	}
 	text := fmt.Sprintf("files and directories of the snapshot on %s: %d as they are there, %d different, %d missing", node,
 		count[requorumv1.FileState_FILE_STATE_SAME], count[requorumv1.FileState_FILE_STATE_DIFFERENT], count[requorumv1.FileState_FILE_STATE_MISSING])
+	if remote != "" {
+		text += ", as remote " + remote + " has them: the node has lost its own"
+	}
 	switch {
 	case found.GetProblem() != "" && p.spec.GetFiles() == restoreFiles:
 		p.fail("files", node, found.GetProblem(), found.GetAdvice())
@@ -69,6 +76,22 @@ func (p *prepared) judgeFiles(node string, found *agentv1.ComparedFiles) {
 	default:
 		p.pass("files", "%s; none is written", text)
 	}
+}
+
+// fetchFiles has nodes that have lost the files which they are to get back fetch them from a remote. They stay beside the
+// node's copy, also where the restore is taken back.
+func (j *Jobs) fetchFiles(ctx context.Context, run *operation.Run) error {
+	job := run.Restore()
+	if job.GetSpec().GetFiles() != restoreFiles {
+		return nil
+	}
+	for _, node := range job.GetLostFiles() {
+		b := bundleOf(job.GetManifest(), node)
+		if err := snapshot.FetchFiles(ctx, run, j.Remotes, job.GetFileRemotes(), job.GetManifest().GetName(), b, j.Identities.Get(run.ID())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeFiles writes the files of the snapshot back on every node that has added some, if that is asked for.

@@ -42,6 +42,7 @@ type prepared struct {
 	copiesAsKnown  bool
 	remotes        []*requorumv1.RemoteCopy             // that hold a copy, where no node holds a good one
 	files          map[string][]*requorumv1.PlannedFile // of the snapshot, by node
+	lostFiles      []string                             // nodes that have lost their files, which a remote has
 	leftOutServing string                               // a node that is left out although its member serves
 	highest        int64                                // revision that clients may have seen
 	newest         uint64                               // generation that any node has
@@ -111,8 +112,9 @@ func (j *Jobs) complete(spec *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, 
 }
 
 // prepare asks every node and runs every check. It changes nothing. copiesAsKnown spares the nodes from reading
-// their copies, as long as all were good when they were last read and are still there.
-func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, snap *requorumv1.Snapshot, copiesAsKnown bool) (*prepared, error) {
+// their copies, as long as all were good when they were last read and are still there. identity opens files of nodes in
+// remotes.
+func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, snap *requorumv1.Snapshot, copiesAsKnown bool, identity string) (*prepared, error) {
 	p := &prepared{spec: spec, snapshot: snap, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts), files: make(map[string][]*requorumv1.PlannedFile)}
 	var err error
 	if p.cluster, err = j.Catalog.Cluster(spec.GetCluster()); err != nil {
@@ -140,7 +142,7 @@ func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreS
 		return nil, err
 	}
 	p.checkCopies()
-	if err := p.checkFiles(ctx, ask); err != nil {
+	if err := j.checkFiles(ctx, ask, p, identity); err != nil {
 		return nil, err
 	}
 	p.checkVersions()

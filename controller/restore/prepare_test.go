@@ -23,6 +23,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/controller/store/bolt"
@@ -47,9 +48,10 @@ type room struct {
 	seen     int64 // revision that members were last seen with
 	more     []*requorumv1.Snapshot
 
-	compared map[string]*agentv1.ComparedFiles
-	gone     string       // a node whose vault lists no copy
-	hashed   atomic.Int32 // copies read
+	compared map[string]*agentv1.ComparedFiles // of a node's own bundle
+	inRemote map[string]*agentv1.ComparedFiles // of its bundle in the remote nfs; nil if nobody has the key
+	gone     string                            // a node whose vault lists no copy
+	hashed   atomic.Int32                      // copies read
 }
 
 func newRoom(t *testing.T) *room {
@@ -118,7 +120,7 @@ func (r *room) AskNode(_ context.Context, _, node string, task *agentv1.Task) (*
 		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Hashed{Hashed: &requorumv1.Copy{State: r.copies[node], Detail: "detail"}}}, nil
 	}
 	if task.GetCompareFiles() != nil {
-		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Compared{Compared: r.compared[node]}}, nil
+		return r.compareFiles(node, task.GetCompareFiles())
 	}
 	if task.GetListCopies() != nil {
 		list := &agentv1.CopyList{}
@@ -154,7 +156,11 @@ func (r *room) open() {
 	if err != nil {
 		r.Fatal(err)
 	}
-	r.Jobs = &Jobs{Catalog: catalog.New(db), Fleet: r, Log: hclog.NewNullLogger()}
+	remotes, err := remote.New([]remote.Config{{Name: "nfs", Kind: "dir", Dir: remote.Dir{Path: "/mnt"}}})
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Jobs = &Jobs{Catalog: catalog.New(db), Fleet: r, Remotes: remotes, Log: hclog.NewNullLogger()}
 	builders := map[requorumv1.OperationKind]operation.Builder{requorumv1.OperationKind_OPERATION_KIND_RESTORE: r.Builder}
 	r.Engine = operation.NewEngine(db, nil, 1, builders, hclog.NewNullLogger())
 }

@@ -54,7 +54,7 @@ func (j *Jobs) stageAll(ctx context.Context, run *operation.Run) (map[string]*ag
 			return nil, cmp.Or(failed, err)
 		}
 	}
-	if err := j.fetch(ctx, run); err != nil {
+	if err := j.fetchFile(ctx, run); err != nil {
 		return nil, err
 	}
 	if err := j.distribute(ctx, run); err != nil {

@@ -64,7 +64,7 @@ func (j *Jobs) Plan(ctx context.Context, req *requorumv1.PlanRestoreRequest) (*r
 	if err != nil {
 		return nil, err
 	}
-	p, err := j.prepare(ctx, j.Fleet, spec, snap, req.GetCopiesAsKnown())
+	p, err := j.prepare(ctx, j.Fleet, spec, snap, req.GetCopiesAsKnown(), req.GetIdentity())
 	if err != nil {
 		return nil, err
 	}

@@ -99,3 +99,35 @@ func consistent(d *desk, n int, survived bool) {
 		d.Errorf("after %d writes, %d snapshots are kept, want 2", n, len(kept))
 	}
 }
+
+// Whichever write a controller dies at, a drill that is due is done, and done once.
+func TestACrashAtAnyWriteNeitherDoublesNorLosesADrill(t *testing.T) {
+	for n := 0; ; n++ {
+		survived := false
+		atDesk(t, func(d *desk) {
+			d.apply(drilling(&requorumv1.Drill{After: 1}))
+			if err := d.stop(); err != nil {
+				t.Fatal(err)
+			}
+			mortal := &dying{Store: d.db, left: n}
+			d.start(mortal)
+			d.pass(10 * time.Minute)
+			err := d.stop()
+			if survived = !mortal.died; survived && err != nil || !survived && !errors.Is(err, errDown) {
+				t.Fatalf("after %d writes: %v", n, err)
+			}
+			d.start(d.db)
+			d.pass(10 * time.Minute)
+			runs, err := d.Runs("nightly", "", 10)
+			if err != nil || len(runs) != 1 || runs[0].GetDrill().GetResult() != succeeded || len(d.verifications()) != 1 {
+				t.Errorf("after %d writes: %d drills, runs %v, %v", n, len(d.verifications()), runs, err)
+			}
+		})
+		if survived || t.Failed() {
+			if n < 10 {
+				t.Errorf("only %d writes were tried", n)
+			}
+			return
+		}
+	}
+}

@@ -47,12 +47,13 @@ type desk struct {
 	epoch  uint64
 	stop   func() error
 
-	mu      sync.Mutex
-	takes   time.Duration // how long a save takes
-	fails   error         // why a save fails; nil if it does not
-	offline map[string]bool
-	removed []string // names, in order
-	down    error    // why nothing can be stored; nil if it can
+	mu       sync.Mutex
+	takes    time.Duration // how long a save takes
+	fails    error         // why a save fails; nil if it does not
+	offline  map[string]bool
+	removed  []string // names, in order
+	unproved error    // why a drill fails; nil if it does not
+	down     error    // why nothing can be stored; nil if it can
 }
 
 func (d *desk) AskNode(context.Context, string, string, *agentv1.Task) (*agentv1.TaskResult, error) {
@@ -114,6 +115,7 @@ func (d *desk) start(db store.Store) {
 		requorumv1.OperationKind_OPERATION_KIND_SAVE:    d.saving,
 		requorumv1.OperationKind_OPERATION_KIND_UPLOAD:  d.storing,
 		requorumv1.OperationKind_OPERATION_KIND_DELETE:  d.deleting,
+		requorumv1.OperationKind_OPERATION_KIND_VERIFY:  d.verifying,
 		requorumv1.OperationKind_OPERATION_KIND_RESTORE: d.restoring,
 	}, quiet)
 	jobs.Engine = d.engine
@@ -200,6 +202,16 @@ func (d *desk) storing(*operation.Run) operation.Job {
 		return catalog.New(d.Store).Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
 			s.Remotes = []*requorumv1.RemoteCopy{{Remote: run.Snapshot().GetRemote(), State: requorumv1.CopyState_COPY_STATE_GOOD}}
 		})
+	}})}
+}
+
+// verifying takes a minute.
+func (d *desk) verifying(*operation.Run) operation.Job {
+	return operation.Job{Plan: phase(operation.Step{Name: "drill", Do: func(ctx context.Context, _ *operation.Run) error {
+		d.mu.Lock()
+		fails := d.unproved
+		d.mu.Unlock()
+		return errors.Join(rest(ctx, time.Minute), fails)
 	}})}
 }
 

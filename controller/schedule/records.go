@@ -260,6 +260,9 @@ func (s *Scheduler) List(cluster string) ([]*requorumv1.Schedule, error) {
 func shown(tx store.Tx, rec *journalv1.ScheduleRecord, runs int) (*requorumv1.Schedule, error) {
 	got := proto.CloneOf(rec.GetSchedule())
 	got.Status = &requorumv1.ScheduleStatus{Applied: rec.GetApplied(), AppliedBy: rec.GetAppliedBy()}
+	if got.GetDrill() != nil {
+		got.Status.Drill = rec.GetDrill()
+	}
 	all, err := runsOf(tx, got.GetName())
 	if err != nil {
 		return nil, err

@@ -44,6 +44,8 @@ func (s *Scheduler) tend(ctx context.Context, name string, woken <-chan struct{}
 			return err
 		case open != nil:
 			err = s.carryOn(ctx, rec, open)
+		case drills(rec):
+			err = s.drillOn(ctx, rec)
 		default:
 			err = s.await(ctx, rec, woken)
 		}
@@ -306,8 +308,14 @@ func (s *Scheduler) finish(run *journalv1.RunRecord, result requorumv1.RunResult
 		r.Snapshot = "" // of what failed nothing is left
 	}
 	err := s.Store.Update(func(tx store.Tx) error {
-		if _, err := load(tx, r.GetSchedule()); err != nil {
+		rec, err := load(tx, r.GetSchedule())
+		if err != nil {
 			return ignoreGone(err)
+		}
+		if result == succeeded {
+			if err := countForDrill(tx, rec, r); err != nil {
+				return err
+			}
 		}
 		if err := saveRun(tx, run); err != nil {
 			return err

@@ -44,6 +44,7 @@ type Snapshots interface {
 	SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose snapshot.Purpose) (*requorumv1.Operation, error)
 	Delete(req *requorumv1.DeleteSnapshotRequest, by string) (*requorumv1.Operation, error)
 	Upload(req *requorumv1.UploadSnapshotRequest, by string) (*requorumv1.Operation, error)
+	Verify(req *requorumv1.VerifySnapshotRequest, by string) (*requorumv1.Operation, error)
 }
 
 // Fleet tells which nodes are connected.

@@ -451,7 +451,7 @@ func (j *Jobs) forget(_ context.Context, run *operation.Run) error {
 	if job := run.Snapshot(); partial(job) {
 		return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
 			if job.GetKeepRemotes() {
-				s.Copies, s.Manifest = nil, withoutBundles(s.GetManifest())
+				s.Copies, s.Manifest = nil, leftInRemotes(s.GetManifest(), s.GetRemotes())
 			}
 			s.Remotes = withoutRemote(s.GetRemotes(), job.GetOnlyRemote())
 		})

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,8 +13,10 @@ import (
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
+	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/internal/names"
 )
 
@@ -68,10 +71,79 @@ func (j *Jobs) packFiles(ctx context.Context, run *operation.Run) error {
 	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Bundles = bundles })
 }
 
-// CompareFiles asks a node how its files compare with those that it added to a snapshot.
-func CompareFiles(ctx context.Context, ask Asker, cluster, snapshot string, b *requorumv1.Bundle) (*agentv1.ComparedFiles, error) {
-	result, err := ask.AskNode(ctx, cluster, b.GetNode(), &agentv1.Task{Spec: &agentv1.Task_CompareFiles{CompareFiles: &agentv1.CompareFiles{Name: snapshot, Bundle: b}}})
+// CompareFiles asks a node how its files compare with those that it added to a snapshot. Where it has lost these, they are
+// taken from the first of the copies in remotes that has them, and fromRemote names it.
+func CompareFiles(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster, snapshot string, b *requorumv1.Bundle, copies []*requorumv1.RemoteCopy, identity string) (found *agentv1.ComparedFiles, fromRemote string, err error) {
+	found, err = compareFiles(ctx, ask, cluster, &agentv1.CompareFiles{Name: snapshot, Bundle: b})
+	if err != nil || !found.GetLost() {
+		return found, "", err
+	}
+	for _, c := range copies {
+		stored := bundleIn(c, b)
+		if stored == nil {
+			continue
+		}
+		there, err := compareIn(ctx, ask, remotes, cluster, c.GetRemote(), &agentv1.CompareFiles{Name: snapshot, Bundle: stored, Identity: identity})
+		switch {
+		case ctx.Err() != nil:
+			return nil, "", context.Cause(ctx)
+		case err == nil && !there.GetLost():
+			return there, c.GetRemote(), nil
+		case err == nil:
+			err = &failure.Error{Message: there.GetProblem(), Advice: there.GetAdvice()}
+		}
+		found = proto.CloneOf(found)
+		found.Problem += fmt.Sprintf("; remote %s: %v", c.GetRemote(), err)
+		if failed, is := errors.AsType[*failure.Error](err); is && failed.Advice != "" {
+			found.Advice = failed.Advice
+		}
+	}
+	return found, "", nil
+}
+
+func compareFiles(ctx context.Context, ask Asker, cluster string, spec *agentv1.CompareFiles) (*agentv1.ComparedFiles, error) {
+	result, err := ask.AskNode(ctx, cluster, spec.GetBundle().GetNode(), &agentv1.Task{Spec: &agentv1.Task_CompareFiles{CompareFiles: spec}})
 	return result.GetCompared(), err
+}
+
+func compareIn(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster, name string, spec *agentv1.CompareFiles) (*agentv1.ComparedFiles, error) {
+	r, err := remotes.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Remote, err = r.Access(); err != nil {
+		return nil, err
+	}
+	return compareFiles(ctx, ask, cluster, spec)
+}
+
+// FetchFiles has a node fetch its files of a snapshot from the first of the remotes that gives it good ones.
+func FetchFiles(ctx context.Context, run *operation.Run, remotes *remote.Remotes, copies []*requorumv1.RemoteCopy, snapshot string, b *requorumv1.Bundle, identity string) error {
+	var failures []error
+	for _, c := range copies {
+		stored := bundleIn(c, b)
+		if stored == nil {
+			continue
+		}
+		err := fetchFilesFrom(ctx, run, remotes, c.GetRemote(), &agentv1.DownloadFiles{Name: snapshot, Bundle: stored, Identity: identity})
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		failures = append(failures, err)
+	}
+	return errors.Join(failures...)
+}
+
+func fetchFilesFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes, name string, spec *agentv1.DownloadFiles) error {
+	r, err := remotes.Get(name)
+	if err != nil {
+		return err
+	}
+	if spec.Remote, err = r.Access(); err != nil {
+		return err
+	}
+	_, err = run.Ask(ctx, spec.GetBundle().GetNode(), &agentv1.Task{Spec: &agentv1.Task_DownloadFiles{DownloadFiles: spec}})
+	return err
 }
 
 // agreeWithFiles is agree that also looks at the files that nodes have added.
@@ -82,29 +154,155 @@ func (j *Jobs) agreeWithFiles(ctx context.Context, run *operation.Run) error {
 	return j.agreeFiles(ctx, run)
 }
 
-// agreeFiles makes sure that every node still holds the files that it has added, and could write them back.
+// agreeFiles makes sure that every node still holds the files that it has added, and could write them back. Those that are
+// in a remote alone are told.
 func (j *Jobs) agreeFiles(ctx context.Context, run *operation.Run) error {
 	for _, b := range run.Snapshot().GetManifest().GetBundles() {
 		if !slices.Contains(run.Operation().GetNodes(), b.GetNode()) {
 			continue // the node is not there any more, and its files went with it
 		}
-		found, err := CompareFiles(ctx, within{run}, run.Cluster(), run.Operation().GetSnapshot(), b)
+		found, err := compareFiles(ctx, within{run}, run.Cluster(), &agentv1.CompareFiles{Name: run.Operation().GetSnapshot(), Bundle: b})
 		if err != nil {
 			return err
 		}
-		if found.GetProblem() != "" {
+		at := slices.IndexFunc(run.Snapshot().GetRemotes(), func(c *requorumv1.RemoteCopy) bool { return bundleIn(c, b) != nil })
+		switch {
+		case found.GetLost() && at >= 0:
+			name := run.Snapshot().GetRemotes()[at].GetRemote()
+			if err := run.Warn("%s: its files of the snapshot are good in remote %s at best, where a restore fetches them: %s", b.GetNode(), name, found.GetProblem()); err != nil {
+				return err
+			}
+		case found.GetProblem() != "":
 			return failure.On(b.GetNode(), "its files of the snapshot could not be restored: "+found.GetProblem(), found.GetAdvice())
 		}
 	}
 	return nil
 }
 
-// withoutBundles is a manifest as a remote has it, which stores etcd's file alone.
-func withoutBundles(m *requorumv1.Manifest) *requorumv1.Manifest {
-	if len(m.GetBundles()) == 0 {
-		return m
+// lost tells whether a node has said that its files of a snapshot are gone, or damaged.
+func lost(err error) bool {
+	task, failed := errors.AsType[*dispatch.TaskError](err)
+	return failed && task.Code == agentv1.TaskErrorCode_TASK_ERROR_CODE_CORRUPT
+}
+
+// storeFiles has every node store its files in a remote, and returns them with what is stored. What is about to be stored
+// is journaled first, so that undo knows it.
+func (j *Jobs) storeFiles(ctx context.Context, run *operation.Run, r *remote.Remote) ([]*requorumv1.Bundle, error) {
+	job := run.Snapshot()
+	if len(job.GetManifest().GetBundles()) == 0 {
+		return nil, nil
 	}
+	if len(job.GetStored().GetRecipients()) == 0 {
+		if err := run.Warn("remote %s has no recipients: the files of the nodes, and what keys are among them, lie there without encryption", r.Name()); err != nil {
+			return nil, err
+		}
+	}
+	planned := job.GetStoredBundles()
+	if len(planned) == 0 {
+		planned = r.Bundles(job.GetStored(), job.GetManifest())
+		if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().StoredBundles = planned }); err != nil {
+			return nil, err
+		}
+	}
+	return j.storeBundles(ctx, run, r, planned)
+}
+
+// storeBundles has every node store its files as planned, and returns them with what is stored.
+func (j *Jobs) storeBundles(ctx context.Context, run *operation.Run, r *remote.Remote, planned []*requorumv1.Bundle) ([]*requorumv1.Bundle, error) {
+	var stored []*requorumv1.Bundle
+	for _, b := range planned {
+		b, err := j.storeBundle(ctx, run, r, b)
+		if err != nil {
+			return nil, err
+		}
+		if b != nil {
+			stored = append(stored, b)
+		}
+	}
+	return stored, nil
+}
+
+// storeBundle has a node store its files. Of a snapshot that is there already, whoever uploads it later has to do without
+// those that are gone with their node or its disk: they are told, and etcd's file is stored all the same.
+func (j *Jobs) storeBundle(ctx context.Context, run *operation.Run, r *remote.Remote, b *requorumv1.Bundle) (*requorumv1.Bundle, error) {
+	access, err := r.Access()
+	if err != nil {
+		return nil, err
+	}
+	later := run.Operation().GetKind() != requorumv1.OperationKind_OPERATION_KIND_SAVE
+	if later && len(j.connected(run.Cluster(), []string{b.GetNode()})) == 0 {
+		return alreadyIn(run, r, b, "its agent is not connected")
+	}
+	result, err := run.Ask(ctx, b.GetNode(), &agentv1.Task{Spec: &agentv1.Task_UploadFiles{UploadFiles: &agentv1.UploadFiles{
+		Remote: access, Name: run.Operation().GetSnapshot(), Bundle: b,
+	}}})
+	if later && (lost(err) || errors.Is(err, dispatch.ErrRemoved)) {
+		return alreadyIn(run, r, b, err.Error())
+	}
+	if err != nil {
+		return nil, err
+	}
+	b = proto.CloneOf(b)
+	b.Stored = result.GetStored()
+	return b, nil
+}
+
+// alreadyIn returns a node's files as the remote has them from before, nil if it does not, which is told.
+func alreadyIn(run *operation.Run, r *remote.Remote, b *requorumv1.Bundle, why string) (*requorumv1.Bundle, error) {
+	if known := bundleIn(copyIn(run.Snapshot().GetRemotes(), r.Name()), b); known != nil {
+		return known, nil
+	}
+	return nil, run.Warn("remote %s does not store the files of %s: %s", r.Name(), b.GetNode(), why)
+}
+
+// copyIn returns the copy in a remote, nil if there is none.
+func copyIn(copies []*requorumv1.RemoteCopy, name string) *requorumv1.RemoteCopy {
+	at := slices.IndexFunc(copies, func(c *requorumv1.RemoteCopy) bool { return c.GetRemote() == name })
+	if at < 0 {
+		return nil
+	}
+	return copies[at]
+}
+
+// bundleIn returns a node's files as a remote stores them, nil if it does not.
+func bundleIn(c *requorumv1.RemoteCopy, b *requorumv1.Bundle) *requorumv1.Bundle {
+	at := slices.IndexFunc(c.GetBundles(), func(s *requorumv1.Bundle) bool {
+		return s.GetNode() == b.GetNode() && s.GetSha256() == b.GetSha256()
+	})
+	if at < 0 {
+		return nil
+	}
+	return c.GetBundles()[at]
+}
+
+func bundleKeys(c *requorumv1.RemoteCopy) []string {
+	var keys []string
+	for _, b := range c.GetBundles() {
+		keys = append(keys, b.GetStored().GetKey())
+	}
+	return keys
+}
+
+// withBundles is a manifest that lists these bundles.
+func withBundles(m *requorumv1.Manifest, bundles []*requorumv1.Bundle) *requorumv1.Manifest {
 	m = proto.CloneOf(m)
-	m.Bundles = nil
+	m.Bundles = bundles
 	return m
+}
+
+// asOnNodes is a manifest that was in a remote as it stands beside a copy on a node.
+func asOnNodes(m *requorumv1.Manifest) *requorumv1.Manifest {
+	m = proto.CloneOf(m)
+	m.Stored = nil
+	for _, b := range m.GetBundles() {
+		b.Stored = nil
+	}
+	return m
+}
+
+// leftInRemotes is a manifest that lists only the bundles which a remote stores.
+func leftInRemotes(m *requorumv1.Manifest, copies []*requorumv1.RemoteCopy) *requorumv1.Manifest {
+	return withBundles(m, slices.DeleteFunc(slices.Clone(m.GetBundles()), func(b *requorumv1.Bundle) bool {
+		return !slices.ContainsFunc(copies, func(c *requorumv1.RemoteCopy) bool { return bundleIn(c, b) != nil })
+	}))
 }

@@ -2,11 +2,15 @@ package snapshot
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/controller/failure"
 )
 
 // keepsFiles makes the nodes keep files; problem is what a node finds when it reads its own back.
@@ -22,7 +26,8 @@ func keepsFiles(f *fleet, problem map[string]string) {
 			if sum := spec.CompareFiles.GetBundle().GetSha256(); sum != "of "+node {
 				return nil, fmt.Errorf("%s was asked for the bundle %s", node, sum)
 			}
-			return &agentv1.TaskResult{Result: &agentv1.TaskResult_Compared{Compared: &agentv1.ComparedFiles{Problem: problem[node], Advice: "mend it"}}}, nil
+			compared := &agentv1.ComparedFiles{Problem: problem[node], Advice: "mend it", Lost: problem[node] == "gone"}
+			return &agentv1.TaskResult{Result: &agentv1.TaskResult_Compared{Compared: compared}}, nil
 		}
 		return nil, nil
 	}
@@ -80,30 +85,118 @@ func TestWithoutFilesNoNodeIsAskedForAny(t *testing.T) {
 	})
 }
 
-// A remote says of itself only what it stores, and whoever saves is told.
-func TestARemoteStoresNoFiles(t *testing.T) {
-	withShop(t, func(d *desk, s *shop) {
-		stores := d.fleet.answer
-		keepsFiles(d.fleet, nil)
-		keeps := d.fleet.answer
-		d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
-			if result, err := keeps(node, task); result != nil || err != nil {
-				return result, err
-			}
-			return stores(node, task)
+// filesInShop makes nodes keep files, and a shop that stores them; gone are the nodes whose files are not there any more.
+func filesInShop(d *desk, s *shop, problem map[string]string) {
+	stores := d.fleet.answer
+	keepsFiles(d.fleet, problem)
+	keeps := d.fleet.answer
+	d.fleet.answer = func(node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+		if result, err := keeps(node, task); result != nil || err != nil {
+			return result, err
 		}
+		if task.GetUploadFiles() != nil && problem[node] == "gone" {
+			return nil, &failure.Error{Node: node, Message: "its files are gone", Cause: &dispatch.TaskError{Code: agentv1.TaskErrorCode_TASK_ERROR_CODE_CORRUPT}}
+		}
+		return stores(node, task)
+	}
+}
+
+func (s *shop) bundles(name string) string {
+	var found []string
+	for _, b := range s.manifests["etcd/prod/"+name].GetBundles() {
+		found = append(found, b.GetNode()+" "+b.GetStored().GetKey())
+	}
+	return strings.Join(found, "; ")
+}
+
+const everyBundle = "a etcd/prod/s-sha.a.files.zst; b etcd/prod/s-sha.b.files.zst; c etcd/prod/s-sha.c.files.zst"
+
+// Each node stores its files, before the manifest that lists them, and they go with the remote copy.
+func TestARemoteStoresFilesOfNodes(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		filesInShop(d, s, nil)
+		d.ready("other", "a")
 		op := d.saved(&requorumv1.SaveSnapshotRequest{Files: []string{"pki"}, Remote: "off-site"})
 		d.expect(op, succeeded, "")
-		if w := strings.Join(op.GetWarnings(), "; "); !strings.Contains(w, "remote off-site stores etcd's file alone") {
+		if w := strings.Join(op.GetWarnings(), "; "); !strings.Contains(w, "lie there without encryption") {
 			t.Errorf("warnings %q", w)
 		}
-		if len(s.manifests) != 1 || len(d.entry("s").GetManifest().GetBundles()) != 3 {
-			t.Errorf("stored %v", s.manifests)
+		e := d.entry("s")
+		if s.bundles("s") != everyBundle || len(e.GetRemotes()[0].GetBundles()) != 3 || e.GetManifest().GetBundles()[0].GetStored() != nil {
+			t.Errorf("stored %s, known %v", s.bundles("s"), e)
 		}
-		for key, m := range s.manifests {
-			if len(m.GetBundles()) != 0 {
-				t.Errorf("%s: %v", key, m)
-			}
+		if last := slices.Index(d.fleet.asked, "UploadCopy b"); last < slices.Index(d.fleet.asked, "UploadFiles c") || d.fleet.count("UploadFiles") != 3 {
+			t.Error(d.fleet.asked)
+		}
+		d.expect(d.ended(d.remove("s", "", false)), succeeded, "")
+		if strings.Join(s.dropped, "; ") != "etcd/prod/s-sha.a.files.zst; etcd/prod/s-sha.b.files.zst; etcd/prod/s-sha.c.files.zst" {
+			t.Error(s.dropped)
+		}
+	})
+}
+
+// Files that cannot be stored revert a save, and take those with them that could.
+func TestASaveWhoseFilesCannotBeStored(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		filesInShop(d, s, nil)
+		s.broken["UploadFiles"] = 1
+		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Files: []string{"pki"}, Remote: "off-site"}), reverted, "the bucket is on fire")
+		if len(s.dropped) != 3 || d.fleet.holding("s") != "" || d.fleet.count("UploadCopy") != 0 {
+			t.Errorf("dropped %v, held by %s, asked %v", s.dropped, d.fleet.holding("s"), d.fleet.asked)
+		}
+	})
+}
+
+// A snapshot is stored later without the files that are gone, unless the remote has them, and never loses what is there.
+func TestFilesThatAreGoneWhenTheyAreToBeStored(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		problem := map[string]string{}
+		filesInShop(d, s, problem)
+		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Files: []string{"pki"}}), succeeded, "")
+		problem["a"] = "gone"
+		upload := &requorumv1.UploadSnapshotRequest{Cluster: "prod", Name: "s", Remote: "off-site"}
+		op := d.ended(d.Upload(upload, "alice"))
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), "; "); !strings.Contains(w, "remote off-site does not store the files of a: a: its files are gone") || s.bundles("s") == everyBundle {
+			t.Errorf("%q, stored %s", w, s.bundles("s"))
+		}
+		delete(problem, "a")
+		d.expect(d.ended(d.Upload(upload, "alice")), succeeded, "")
+		problem["b"] = "gone"
+		d.expect(d.ended(d.Upload(upload, "alice")), succeeded, "")
+		s.broken["UploadCopy"] = 1
+		d.expect(d.ended(d.Upload(upload, "alice")), reverted, "the bucket is on fire")
+		if s.bundles("s") != everyBundle || len(s.dropped) != 0 || len(d.entry("s").GetRemotes()) != 1 {
+			t.Errorf("stored %s, dropped %v", s.bundles("s"), s.dropped)
+		}
+		op = d.ended(d.Check("prod", "s", "", "alice"))
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), "; "); !strings.Contains(w, "b: its files of the snapshot are good in remote off-site at best") {
+			t.Error(w)
+		}
+		d.expect(d.ended(d.Delete(&requorumv1.DeleteSnapshotRequest{Cluster: "prod", Name: "s", KeepRemotes: true}, "alice")), succeeded, "")
+		if len(d.entry("s").GetManifest().GetBundles()) != 3 {
+			t.Errorf("%v", d.entry("s"))
+		}
+	})
+}
+
+// A repair and a rebuilt catalog keep what a remote has of the nodes' files.
+func TestRepairAndRebuildKnowFilesInRemotes(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		problem := map[string]string{}
+		filesInShop(d, s, problem)
+		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Files: []string{"pki"}, Remote: "off-site"}), succeeded, "")
+		problem["b"] = "gone"
+		delete(s.manifests, "etcd/prod/s")
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
+		if s.bundles("s") != everyBundle || len(d.entry("s").GetRemotes()[0].GetBundles()) != 3 {
+			t.Errorf("repaired: %s, %v", s.bundles("s"), d.entry("s").GetRemotes())
+		}
+		d.forgets("s")
+		d.expect(d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")), succeeded, "")
+		if c := d.entry("s").GetRemotes(); len(c) != 1 || len(c[0].GetBundles()) != 3 || c[0].GetBundles()[0].GetStored().GetKey() == "" {
+			t.Errorf("rebuilt: %v", c)
 		}
 	})
 }

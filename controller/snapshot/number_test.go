@@ -32,7 +32,7 @@ func TestSaveOnANumberOfNodes(t *testing.T) {
 				t.Errorf("%d copies: held by %s, want %s; entry %v", copies, got, want, s)
 			}
 			d.expect(d.ended(d.Check("prod", "s", "", "alice")), succeeded, "")
-			d.expect(d.ended(d.Repair("prod", "s", "", "alice")), succeeded, "")
+			d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
 			if got := d.fleet.holding("s"); got != want {
 				t.Errorf("%d copies: after a repair with nothing to repair, held by %s", copies, got)
 			}
@@ -57,7 +57,7 @@ func TestRepairGivesBackAsManyCopiesAsThereWere(t *testing.T) {
 		lost := strings.Fields(d.fleet.holding("s"))[0]
 		delete(d.fleet.vaults[lost], "s")
 		d.expect(d.ended(d.Check("prod", "s", "", "alice")), refused, lost+" missing")
-		d.expect(d.ended(d.Repair("prod", "s", "r", "alice")), succeeded, "")
+		d.expect(d.ended(d.Repair("prod", "s", "r", "alice", "")), succeeded, "")
 		s := d.entry("s")
 		if got := strings.Fields(d.fleet.holding("s")); len(got) != 2 || !slices.Equal(GoodOn(s.GetCopies()), got) || len(s.GetCopies()) != 2 {
 			t.Errorf("held by %v, entry %v", got, s)
@@ -71,7 +71,7 @@ func TestRepairGivesBackAsManyCopiesAsThereWere(t *testing.T) {
 func TestRepairOfOneThatEveryNodeIsToHold(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.ready("s", "a")
-		d.expect(d.ended(d.Repair("prod", "s", "", "alice")), succeeded, "")
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
 		if got := d.fleet.holding("s"); got != "a b c" || len(GoodOn(d.entry("s").GetCopies())) != 3 {
 			t.Errorf("held by %s", got)
 		}
@@ -79,7 +79,7 @@ func TestRepairOfOneThatEveryNodeIsToHold(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.ready("s", "a")
 		d.fleet.found = map[string]requorumv1.CopyState{"a": badCopy}
-		d.expect(d.ended(d.Repair("prod", "s", "", "alice")), refused, "no node holds a good copy")
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), refused, "no node holds a good copy")
 	})
 }
 
@@ -140,7 +140,7 @@ func TestRebuildEntersWhatTheNodesHold(t *testing.T) {
 		first, second, known := d.entry("first"), d.entry("second"), d.entry("known")
 		d.lose("first", "second")
 		d.fleet.vaults["c"]["foreign"] = &requorumv1.Manifest{Name: "foreign", Cluster: "test"}
-		op := d.ended(d.Rebuild("prod", "r", "alice"))
+		op := d.ended(d.Rebuild("prod", nil, "r", "alice"))
 		d.expect(op, succeeded, "")
 		if w := strings.Join(op.GetWarnings(), "\n"); w != `foreign is left out: its manifest says that it is of cluster "test"` {
 			t.Errorf("warnings %s", w)
@@ -154,10 +154,10 @@ func TestRebuildEntersWhatTheNodesHold(t *testing.T) {
 		if got := d.entry("known"); got.GetOperationId() != known.GetOperationId() {
 			t.Error("what the catalog knew was entered anew")
 		}
-		if again := d.ended(d.Rebuild("prod", "r", "alice")); again.GetId() != op.GetId() {
+		if again := d.ended(d.Rebuild("prod", nil, "r", "alice")); again.GetId() != op.GetId() {
 			t.Error("the same request is another operation")
 		}
-		nothing := d.ended(d.Rebuild("prod", "", "alice"))
+		nothing := d.ended(d.Rebuild("prod", nil, "", "alice"))
 		if nothing.GetState() != succeeded || !strings.Contains(strings.Join(nothing.GetWarnings(), "\n"), "nothing that the catalog does not know") {
 			t.Errorf("again: %v", nothing)
 		}
@@ -172,7 +172,7 @@ func TestRebuildTellsGoodFromBad(t *testing.T) {
 		d.fleet.vaults["a"]["s"], d.fleet.vaults["b"]["s"], d.fleet.vaults["c"]["s"] = m("other"), m("sha"), m("sha")
 		d.fleet.found = map[string]requorumv1.CopyState{"a": badCopy}
 		d.fleet.offline["c"] = false
-		op := d.ended(d.Rebuild("prod", "", "alice"))
+		op := d.ended(d.Rebuild("prod", nil, "", "alice"))
 		d.expect(op, succeeded, "")
 		s := d.entry("s")
 		if s.GetManifest().GetSha256() != "sha" || !slices.Equal(GoodOn(s.GetCopies()), []string{"b", "c"}) || len(s.GetCopies()) != 3 {
@@ -186,7 +186,7 @@ func TestRebuildTellsGoodFromBad(t *testing.T) {
 		d.fleet.vaults["a"]["s"] = &requorumv1.Manifest{Name: "s", Cluster: "prod", Sha256: "sha"}
 		d.fleet.found = map[string]requorumv1.CopyState{"a": badCopy}
 		d.fleet.offline["c"] = true
-		op := d.ended(d.Rebuild("prod", "", "alice"))
+		op := d.ended(d.Rebuild("prod", nil, "", "alice"))
 		d.expect(op, succeeded, "")
 		if w := strings.Join(op.GetWarnings(), "\n"); !strings.Contains(w, "c: its agent is not connected") || !strings.Contains(w, "s is left out: no node holds a good copy: a different") {
 			t.Errorf("warnings %s", w)
@@ -197,7 +197,7 @@ func TestRebuildTellsGoodFromBad(t *testing.T) {
 	})
 	atDesk(t, func(d *desk) {
 		d.fleet.offline = map[string]bool{"a": true, "b": true, "c": true}
-		d.expect(d.ended(d.Rebuild("prod", "", "alice")), refused, "no agent is connected")
+		d.expect(d.ended(d.Rebuild("prod", nil, "", "alice")), refused, "no agent is connected")
 	})
 }
 

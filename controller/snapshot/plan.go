@@ -91,13 +91,14 @@ func (j *Jobs) check(*operation.Run) operation.Job {
 	)}
 }
 
-// distributing gives every node that lacks a good copy one.
+// distributing gives every node that lacks a good copy one, and in a repair the remotes.
 func (j *Jobs) distributing(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "locate", Do: j.locate, Check: true},
 		operation.Step{Name: "fetch", Do: j.fetch, Undo: j.dropPartial},
 		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.dropPartial},
 		operation.Step{Name: "agree", Do: j.agree},
+		operation.Step{Name: "upload", Do: j.uploadAgain},
 		operation.Step{Name: "record", Do: j.record},
 	), End: j.forgetIdentity}
 }
@@ -113,7 +114,7 @@ func (j *Jobs) deleting(*operation.Run) operation.Job {
 	)}
 }
 
-// rebuilding enters into the catalog what the nodes hold.
+// rebuilding enters into the catalog what the nodes, and the remotes that are named, hold.
 func (j *Jobs) rebuilding(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "find", Do: j.find, Check: true},

@@ -93,29 +93,87 @@ func (j *Jobs) store(ctx context.Context, run *operation.Run, job *journalv1.Sna
 			return err
 		}
 	}
+	bundles, err := j.storeFiles(ctx, run, r)
+	if err != nil {
+		return err
+	}
 	access, err := r.Access()
 	if err != nil {
 		return err
 	}
 	result, err := run.Ask(ctx, job.GetNode(), &agentv1.Task{Spec: &agentv1.Task_UploadCopy{UploadCopy: &agentv1.UploadCopy{
-		Remote: access, Manifest: withoutBundles(job.GetManifest()), Object: object,
+		Remote: access, Manifest: withBundles(job.GetManifest(), bundles), Object: object,
 	}}})
 	if err != nil {
 		return err
 	}
 	stored := result.GetStored()
-	if len(job.GetManifest().GetBundles()) > 0 {
-		if err := run.Warn("remote %s stores etcd's file alone: the files of the nodes stay on the nodes", job.GetRemote()); err != nil {
-			return err
-		}
-	}
 	if err := run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Stored = stored }); err != nil {
 		return err
 	}
 	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
-		s.Remotes = append(withoutRemote(s.GetRemotes(), job.GetRemote()), &requorumv1.RemoteCopy{
-			Remote: job.GetRemote(), State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.New(time.Now()), Object: stored,
-		})
+		noteStored(s, job.GetRemote(), stored, bundles)
+	})
+}
+
+// uploadAgain makes the remotes that have stored the snapshot hold it, in a repair. One that fails does not keep the others from it.
+// What a remote holds of another snapshot under that name stays, and is told.
+func (j *Jobs) uploadAgain(ctx context.Context, run *operation.Run) error {
+	if !run.Snapshot().GetRepair() {
+		return nil
+	}
+	var failures []error
+	for _, c := range run.Snapshot().GetRemotes() {
+		if err := j.uploadTo(ctx, run, c); err != nil {
+			failures = append(failures, fmt.Errorf("remote %s: %w", c.GetRemote(), err))
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// uploadTo has a node store the file where c is. Of a copy that is whole the node only makes sure.
+func (j *Jobs) uploadTo(ctx context.Context, run *operation.Run, c *requorumv1.RemoteCopy) error {
+	job := run.Snapshot()
+	r, err := j.Remotes.Get(c.GetRemote())
+	if err != nil {
+		return err
+	}
+	if !r.Owns(run.Cluster(), c.GetObject().GetKey()) {
+		return run.Warn("remote %s: %s is in the folder of another cluster and is left as it is", c.GetRemote(), c.GetObject().GetKey())
+	}
+	object, err := r.Object(run.Cluster(), job.GetManifest())
+	if err != nil {
+		return err
+	}
+	if object.GetKey() != c.GetObject().GetKey() { // the remote's settings have changed
+		object = c.GetObject()
+	}
+	bundles, err := j.storeBundles(ctx, run, r, r.Bundles(object, job.GetManifest()))
+	if err != nil {
+		return err
+	}
+	access, err := r.Access()
+	if err != nil {
+		return err
+	}
+	result, err := run.Ask(ctx, held(run)[0], &agentv1.Task{Spec: &agentv1.Task_UploadCopy{UploadCopy: &agentv1.UploadCopy{
+		Remote: access, Manifest: withBundles(job.GetManifest(), bundles), Object: object,
+	}}})
+	if err != nil {
+		return err
+	}
+	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+		noteStored(s, c.GetRemote(), result.GetStored(), bundles)
+	})
+}
+
+// noteStored notes that a remote has stored a snapshot, and files of nodes with it.
+func noteStored(s *requorumv1.Snapshot, remote string, stored *requorumv1.StoredObject, bundles []*requorumv1.Bundle) {
+	s.Remotes = append(withoutRemote(s.GetRemotes(), remote), &requorumv1.RemoteCopy{
+		Remote: remote, State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.New(time.Now()), Object: stored, Bundles: bundles,
 	})
 }
 
@@ -123,14 +181,14 @@ func withoutRemote(copies []*requorumv1.RemoteCopy, name string) []*requorumv1.R
 	return slices.DeleteFunc(slices.Clone(copies), func(c *requorumv1.RemoteCopy) bool { return c.GetRemote() == name })
 }
 
-// dropUpload removes what upload has stored. A remote that is out of reach must not keep a cluster from its next
-// operation: what may be left there, without a manifest, is told.
+// dropUpload removes what upload has stored, unless the remote held the snapshot before. A remote that is out of reach
+// must not keep a cluster from its next operation: what may be left there, without a manifest, is told.
 func (j *Jobs) dropUpload(ctx context.Context, run *operation.Run, node string) error {
 	job := run.Snapshot()
-	if job.GetStored() == nil || node != job.GetNode() {
+	if job.GetStored() == nil || node != job.GetNode() || copyIn(job.GetRemotes(), job.GetRemote()) != nil {
 		return nil
 	}
-	err := j.dropFrom(ctx, run, node, &requorumv1.RemoteCopy{Remote: job.GetRemote(), Object: job.GetStored()})
+	err := j.dropFrom(ctx, run, node, &requorumv1.RemoteCopy{Remote: job.GetRemote(), Object: job.GetStored(), Bundles: job.GetStoredBundles()})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -172,7 +230,7 @@ func (j *Jobs) dropFrom(ctx context.Context, run *operation.Run, node string, c 
 		return err
 	}
 	_, err = run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_DropRemote{DropRemote: &agentv1.DropRemote{
-		Remote: access, Name: run.Operation().GetSnapshot(), Key: c.GetObject().GetKey(),
+		Remote: access, Name: run.Operation().GetSnapshot(), Key: c.GetObject().GetKey(), Bundles: bundleKeys(c),
 	}}})
 	return err
 }
@@ -332,9 +390,8 @@ func newest(all []*requorumv1.Manifest, latest bool) *requorumv1.Manifest {
 // entry returns the catalog's entry of what was found in a remote: the one that is there, with this remote copy, or a
 // new one.
 func (f *Finder) entry(from remote.From, cluster string, m *requorumv1.Manifest) (*requorumv1.Snapshot, error) {
-	stored := &requorumv1.RemoteCopy{Remote: from.Remote.Name(), State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.New(time.Now()), Object: m.GetStored()}
-	plain := proto.CloneOf(m)
-	plain.Stored = nil
+	stored := &requorumv1.RemoteCopy{Remote: from.Remote.Name(), State: requorumv1.CopyState_COPY_STATE_GOOD, Checked: timestamppb.New(time.Now()), Object: m.GetStored(), Bundles: m.GetBundles()}
+	plain := asOnNodes(m)
 	known, err := f.Catalog.Snapshot(cluster, m.GetName())
 	_, unknown := errors.AsType[*catalog.NotFoundError](err)
 	switch {

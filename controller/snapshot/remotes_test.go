@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,7 @@ type shop struct {
 	manifests map[string]*requorumv1.Manifest
 	identity  string         // that a download came with
 	broken    map[string]int // kinds of tasks that fail so many times
+	dropped   []string       // keys of bundles that were removed
 }
 
 // withShop gives a desk a remote.
@@ -66,6 +68,11 @@ func (s *shop) answer(f *fleet, node string, task *agentv1.Task) (*agentv1.TaskR
 		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Stored{Stored: stored}}, nil
 	case *agentv1.Task_DropRemote:
 		delete(s.manifests, filepath.Dir(spec.DropRemote.GetKey())+"/"+spec.DropRemote.GetName())
+		s.dropped = append(s.dropped, spec.DropRemote.GetBundles()...)
+	case *agentv1.Task_UploadFiles:
+		stored := proto.CloneOf(spec.UploadFiles.GetBundle().GetStored())
+		stored.Size, stored.Sha256 = 10, "stored"
+		return &agentv1.TaskResult{Result: &agentv1.TaskResult_Stored{Stored: stored}}, nil
 	case *agentv1.Task_DownloadCopy:
 		s.identity = spec.DownloadCopy.GetIdentity()
 		m := proto.CloneOf(spec.DownloadCopy.GetManifest())
@@ -161,6 +168,76 @@ func TestUploadOfASnapshotThatIsThere(t *testing.T) {
 		d.ready("nowhere")
 		op := d.ended(d.Upload(&requorumv1.UploadSnapshotRequest{Cluster: "prod", Name: "nowhere", Remote: "off-site"}, "alice"))
 		d.expect(op, refused, "no node that is connected holds a good copy")
+	})
+}
+
+// spoil makes the catalog say that a remote's copy is bad.
+func (d *desk) spoil(name string) {
+	d.Helper()
+	err := d.Catalog.Update("prod", name, func(s *requorumv1.Snapshot) {
+		s.Remotes[0].State, s.Remotes[0].Detail = requorumv1.CopyState_COPY_STATE_MISSING, "gone"
+	})
+	if err != nil {
+		d.Fatal(err)
+	}
+}
+
+func TestRepairStoresAgainWhatARemoteHasLost(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		clear(s.manifests)
+		d.spoil("s")
+		s.broken["UploadCopy"] = 1
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), reverted, "the bucket is on fire")
+		if r := d.entry("s").GetRemotes(); len(r) != 1 || r[0].GetState() == requorumv1.CopyState_COPY_STATE_GOOD || d.fleet.holding("s") != "a b c" {
+			t.Errorf("after a repair that failed: %v, held by %s", r, d.fleet.holding("s"))
+		}
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "")), succeeded, "")
+		r := d.entry("s").GetRemotes()
+		if len(r) != 1 || r[0].GetState() != requorumv1.CopyState_COPY_STATE_GOOD || r[0].GetDetail() != "" || len(s.manifests) != 1 {
+			t.Errorf("%v, %v", r, s.manifests)
+		}
+	})
+}
+
+func TestRepairFetchesWhatNoNodeHas(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		for _, vault := range d.fleet.vaults {
+			delete(vault, "s")
+		}
+		d.expect(d.ended(d.Repair("prod", "s", "", "alice", "the key")), succeeded, "")
+		if d.fleet.holding("s") != "a b c" || s.identity != "the key" {
+			t.Errorf("held by %q, opened with %q", d.fleet.holding("s"), s.identity)
+		}
+	})
+}
+
+func TestRepairLeavesWhatIsAnotherClusters(t *testing.T) {
+	withShop(t, func(d *desk, _ *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		uploads := d.fleet.count("UploadCopy")
+		err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) { s.Remotes[0].Object.Key = "etcd/other/s-sha.db.zst" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		op := d.ended(d.Repair("prod", "s", "", "alice", ""))
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), " "); !strings.Contains(w, "another cluster") || d.fleet.count("UploadCopy") != uploads {
+			t.Error(w)
+		}
+	})
+}
+
+func TestRepairOfWhatOnlyARemoteIsToHold(t *testing.T) {
+	withShop(t, func(d *desk, _ *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		if err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) { s.Copies = nil }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Repair("prod", "s", "", "alice", ""); err == nil || !strings.Contains(err.Error(), "snapshot distribute s") {
+			t.Error(err)
+		}
 	})
 }
 
@@ -276,6 +353,130 @@ func TestDeleteFromOnePlace(t *testing.T) {
 			if _, err := d.Delete(req, "alice"); !errors.As(err, new(*InvalidError)) {
 				t.Errorf("%v: %v", req, err)
 			}
+		}
+	})
+}
+
+func (s *shop) put(name, cluster, sha string) {
+	s.manifests["etcd/prod/"+name] = &requorumv1.Manifest{
+		Name: name, Cluster: cluster, Sha256: sha, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_SCHEDULED, Schedule: "nightly",
+		Stored: &requorumv1.StoredObject{Key: "etcd/prod/" + name + "-" + sha + ".db.zst", Size: 50},
+	}
+}
+
+// withStrays is a shop whose remote holds what the catalog does not know: alone; both, which nodes hold as well; foreign, of
+// another cluster; s, of which the catalog knows only the nodes' copies; and another file by the name of clash.
+func withStrays(t *testing.T, test func(*desk)) {
+	t.Helper()
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		d.ready("clash", "a") // with the SHA-256 sha
+		d.ready("both", "a", "b")
+		d.lose("both")
+		if err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) { s.Remotes = nil }); err != nil {
+			t.Fatal(err)
+		}
+		s.put("clash", "prod", "other")
+		s.put("both", "prod", "sha")
+		s.put("alone", "prod", "x")
+		s.put("foreign", "test", "y")
+		test(d)
+	})
+}
+
+func TestARebuildSaysWhatItWouldEnter(t *testing.T) {
+	withStrays(t, func(d *desk) {
+		plan, err := d.PlanRebuild(context.Background(), "prod", []string{"off-site"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var entries []string
+		for _, e := range plan.GetEntries() {
+			entries = append(entries, fmt.Sprintf("%s %v %v %v", e.GetManifest().GetName(), e.GetNodes(), e.GetRemotes(), e.GetKnown()))
+		}
+		if got := strings.Join(entries, "; "); got != "alone [] [off-site] false; both [a b] [off-site] false; s [] [off-site] true" {
+			t.Errorf("planned: %s", got)
+		}
+		if _, err := d.Catalog.Snapshot("prod", "alone"); err == nil {
+			t.Error("a plan has entered something")
+		}
+		if op := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")); !slices.Equal(op.GetWarnings(), plan.GetNotes()) {
+			t.Errorf("the plan notes %q, the rebuild warns of %q", plan.GetNotes(), op.GetWarnings())
+		}
+	})
+}
+
+func TestRebuildFromARemote(t *testing.T) {
+	withStrays(t, func(d *desk) {
+		op := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), "\n"); len(op.GetWarnings()) != 2 || !strings.Contains(w, "clash: the catalog has another snapshot") || !strings.Contains(w, "foreign in remote off-site is left out") {
+			t.Errorf("warnings %s", w)
+		}
+		alone := d.entry("alone")
+		if !catalog.Good(alone) || len(alone.GetCopies()) != 0 || alone.GetSchedule() != "nightly" || alone.GetManifest().GetStored() != nil || alone.GetRemotes()[0].GetObject().GetKey() != "etcd/prod/alone-x.db.zst" {
+			t.Errorf("%v", alone)
+		}
+		for name, nodes := range map[string]int{"both": 2, "s": 3} {
+			if e := d.entry(name); len(GoodOn(e.GetCopies())) != nodes || len(e.GetRemotes()) != 1 {
+				t.Errorf("%v", e)
+			}
+		}
+		if got := d.entry("clash"); got.GetManifest().GetSha256() != "sha" || len(got.GetRemotes()) != 0 {
+			t.Errorf("overwritten: %v", got)
+		}
+		d.expect(d.ended(d.Distribute("prod", "alone", "", "alice", "key")), succeeded, "")
+	})
+}
+
+func TestARebuildThatIsDoneAgainEntersNothingTwice(t *testing.T) {
+	withStrays(t, func(d *desk) {
+		d.expect(d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")), succeeded, "")
+		before, err := d.Catalog.Snapshots("prod")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
+		d.expect(again, succeeded, "")
+		if w := strings.Join(again.GetWarnings(), "\n"); !strings.Contains(w, "the nodes and off-site hold nothing that the catalog does not know") || !strings.Contains(w, "clash:") {
+			t.Errorf("again: %s", w)
+		}
+		after, err := d.Catalog.Snapshots("prod")
+		if err != nil || !slices.EqualFunc(before, after, func(a, b *requorumv1.Snapshot) bool { return proto.Equal(a, b) }) {
+			t.Errorf("%v, then %v, %v", before, after, err)
+		}
+	})
+}
+
+func TestRebuildFromARemoteThatIsAway(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		if _, err := d.Rebuild("prod", []string{"nosuch"}, "", "alice"); err == nil || !strings.Contains(err.Error(), "it has off-site") {
+			t.Error(err)
+		}
+		s.broken["ListRemote"] = 2
+		d.expect(d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")), refused, "the bucket is on fire")
+		if _, err := d.PlanRebuild(context.Background(), "prod", []string{"off-site"}); err == nil || !strings.Contains(err.Error(), "the bucket is on fire") {
+			t.Error(err)
+		}
+		if _, err := d.PlanRebuild(context.Background(), "nowhere", nil); err == nil {
+			t.Error("a cluster that is not known was planned for")
+		}
+	})
+}
+
+// A name that nodes and a remote have for different files: the nodes' is entered, and the other told of.
+func TestRebuildOfANameThatIsTwoFiles(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.ready("two", "a")
+		d.lose("two")
+		s.put("two", "prod", "other")
+		op := d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice"))
+		d.expect(op, succeeded, "")
+		if e := d.entry("two"); e.GetManifest().GetSha256() != "sha" || len(e.GetRemotes()) != 0 {
+			t.Errorf("%v", e)
+		}
+		if w := strings.Join(op.GetWarnings(), "\n"); !strings.Contains(w, "two: remote off-site holds another snapshot") {
+			t.Error(w)
 		}
 	})
 }

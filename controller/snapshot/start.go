@@ -215,9 +215,9 @@ func (j *Jobs) Distribute(cluster, name, requestID, by, identity string) (*requo
 	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{}, identity)
 }
 
-// Repair starts the operation that gives a snapshot as many good copies as it is to have.
-func (j *Jobs) Repair(cluster, name, requestID, by string) (*requorumv1.Operation, error) {
-	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{Repair: true}, "")
+// Repair starts the operation that gives a snapshot as many good copies as it is to have, in remotes too.
+func (j *Jobs) Repair(cluster, name, requestID, by, identity string) (*requorumv1.Operation, error) {
+	return j.onExisting(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, cluster, name, requestID, by, &journalv1.SnapshotJob{Repair: true}, identity)
 }
 
 // Delete starts the operation that removes a snapshot.
@@ -264,6 +264,10 @@ func (j *Jobs) startOnExisting(kind requorumv1.OperationKind, cluster, name, dig
 	}
 	if kind == requorumv1.OperationKind_OPERATION_KIND_CHECK && len(snap.GetCopies()) == 0 && len(snap.GetRemotes()) > 0 {
 		return nil, &InvalidError{fmt.Sprintf("no node holds snapshot %s any more, remote %s does; requorum snapshot distribute %s brings it back to the nodes",
+			snap.GetName(), snap.GetRemotes()[0].GetRemote(), snap.GetName())}
+	}
+	if job.GetRepair() && len(snap.GetCopies()) == 0 && len(snap.GetRemotes()) > 0 {
+		return nil, &InvalidError{fmt.Sprintf("no node is to hold snapshot %s any more, so there is nothing to repair it from but remote %s; requorum snapshot distribute %s brings it back to the nodes first",
 			snap.GetName(), snap.GetRemotes()[0].GetRemote(), snap.GetName())}
 	}
 	rec, err := j.newRecord(kind, cluster, snap.GetName(), asked.GetRequestId(), asked.GetRequestedBy())

@@ -31,6 +31,7 @@ type Bed struct {
 	dir      string
 	seed     string // snapshot file with the data
 	members  []*member
+	bucket   *bucket
 	byScript bool          // this program runs etcd
 	scripts  int           // counts restores by script
 	stopTook time.Duration // of the last bare restart
@@ -53,6 +54,9 @@ func makeBed(ctx context.Context, r *Report, size Size) (b *Bed, err error) {
 	}
 	if err := b.fill(ctx); err != nil {
 		return b, fmt.Errorf("make the data: %w", err)
+	}
+	if b.bucket, err = newBucket(filepath.Join(b.dir, "s3")); err != nil {
+		return b, err
 	}
 	patient, cancel := context.WithTimeoutCause(ctx, patience, errors.New("the cluster did not come up"))
 	defer cancel()
@@ -88,7 +92,8 @@ func (b *Bed) useCopy() error {
 func (b *Bed) options() dev.Options {
 	return dev.Options{
 		Binary: b.r.Settings.Binary, Dir: filepath.Join(b.dir, "requorum"), Name: "bench",
-		Etcd: []string{fmt.Sprintf("--quota-backend-bytes=%d", int64(quota))},
+		Etcd:    []string{fmt.Sprintf("--quota-backend-bytes=%d", int64(quota))},
+		Control: b.bucket.configure,
 		Configure: func(node string, c *agent.Config) {
 			b.members = append(b.members, newMember(node, c.Runtime.Process.Command, filepath.Join(b.dir, node+".log")))
 		},
@@ -169,7 +174,7 @@ func (b *Bed) Clean(ctx context.Context) error {
 
 // Remove stops what runs and removes what is on disk.
 func (b *Bed) Remove() error {
-	var errs []error
+	errs := []error{b.bucket.stop()}
 	for _, m := range b.members {
 		errs = append(errs, m.kill())
 	}

@@ -31,6 +31,23 @@ func (r *Report) build(ctx context.Context) error {
 	return goBuild(ctx, root, "-trimpath", "-ldflags=-s -w", "-o", r.Settings.Binary, "./cmd/requorum")
 }
 
+// buildS3 builds the S3 server that is pinned for tests, and returns its path. What REQUORUM_S3_BIN names is used instead.
+func (r *Report) buildS3(ctx context.Context) (string, error) {
+	if given := os.Getenv("REQUORUM_S3_BIN"); given != "" {
+		return filepath.Abs(given)
+	}
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(r.Settings.Dir, "bin", "versitygw")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	r.Say("  building the S3 server")
+	return path, goBuild(ctx, root, "-modfile="+filepath.Join("internal", "tools", "s3.mod"), "-o", path, "github.com/versity/versitygw/cmd/versitygw")
+}
+
 func goBuild(ctx context.Context, root string, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-buildvcs=false"}, args...)...)
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")

@@ -32,9 +32,9 @@ func (b *Bed) requorum(ctx context.Context, args ...string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
-// save takes a snapshot and returns its operation, which has ended.
-func (b *Bed) save(ctx context.Context, name string) (*requorumv1.Operation, error) {
-	out, err := b.requorum(ctx, "snapshot", "save", "--name", name)
+// save takes a snapshot, with further flags, and returns its operation, which has ended.
+func (b *Bed) save(ctx context.Context, name string, flags ...string) (*requorumv1.Operation, error) {
+	out, err := b.requorum(ctx, append([]string{"snapshot", "save", "--name", name}, flags...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ type Section struct {
 func sections() []Section {
 	return []Section{
 		{Name: "save", About: "a snapshot until it is ready, against etcdctl snapshot save", Takes: perGiB(5, 60), RunOn: save},
+		{Name: "upload", About: "a snapshot until a bucket has it, against etcdctl and a client of S3", Takes: perGiB(10, 150), RunOn: upload},
 		{Name: "memory", About: "memory of the agents", Takes: perGiB(20, 40), RunOn: memory},
 		{Name: "restore", About: "a restore, against a bare restart and the classical script", Takes: perGiB(60, 180), RunOn: restore},
 		{Name: "writes", About: "writes during a save, against etcdctl snapshot save", Takes: perGiB(15, 60), RunOn: writes},

@@ -77,6 +77,26 @@ func Rename(from, to string) error {
 	return SyncDir(filepath.Dir(from))
 }
 
+// RenameNew renames unless the target exists, and says so if it does. Unlike Rename it leaves it to the caller to fsync both
+// parent directories, as one who renames many files does once.
+func RenameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // the file system does not know the flag
+		if _, statErr := os.Lstat(to); statErr == nil {
+			err = unix.EEXIST
+		} else if err = os.Rename(from, to); err == nil {
+			return nil
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%s is in the way of %s; move one of the two aside", to, from)
+	}
+	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+}
+
 // Remove removes a file or an empty directory, which may be gone already, and fsyncs its directory.
 func Remove(path string) error {
 	if err := removeIfThere(path); err != nil {

@@ -3,6 +3,7 @@ package durable_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/requorum/requorum/internal/durable"
@@ -101,5 +102,29 @@ func TestDropCacheForgetsAFile(t *testing.T) {
 	}
 	if got := durabletest.Cached(t, path); got > 0.1 {
 		t.Errorf("%.0f %% are still in memory", 100*got)
+	}
+}
+
+func TestRenameNewOverwritesNothing(t *testing.T) {
+	from, to := filepath.Join(t.TempDir(), "from"), filepath.Join(t.TempDir(), "to")
+	for _, path := range []string{from, to} {
+		if err := os.WriteFile(path, []byte(path), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := durable.RenameNew(from, to); err == nil || !strings.Contains(err.Error(), to+" is in the way") {
+		t.Errorf("%v", err)
+	}
+	if got, err := os.ReadFile(to); err != nil || string(got) != to {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := os.Remove(to); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.RenameNew(from, to); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(to); err != nil || string(got) != from {
+		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -34,7 +34,7 @@ const (
 
 // Check returns a *FieldError unless the schedule can be meant.
 func Check(s *requorumv1.Schedule) error {
-	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels, checkFiles} {
+	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels, checkFiles, checkDrill} {
 		if err := check(s); err != nil {
 			return err
 		}
@@ -53,6 +53,22 @@ func checkRemoteStorage(r *requorumv1.RemoteStorage) error {
 		return wrong("remoteStorage", "remote is missing: name one that the controller has (requorum remote ls shows them)")
 	}
 	return CheckRetention(r.GetRetention(), "remoteStorage.")
+}
+
+func checkDrill(s *requorumv1.Schedule) error {
+	d := s.GetDrill()
+	switch every := d.GetEvery(); {
+	case d == nil:
+	case d.GetAfter() == 0 && every == nil:
+		return wrong("drill", "neither after nor every is given: say after which runs, as drill: {after: 1} or drill: {every: 7d}")
+	case d.GetAfter() > 0 && every != nil:
+		return wrong("drill", "after and every do not go together: remove one of them")
+	case d.GetAfter() > mostKept:
+		return wrong("drill.after", "%d is more than %d", d.GetAfter(), mostKept)
+	case every != nil && (every.CheckValid() != nil || every.AsDuration() < shortestEvery):
+		return wrong("drill.every", "%s is too short; at least %s has to pass", every.AsDuration(), shortestEvery)
+	}
+	return nil
 }
 
 func wrong(field, format string, args ...any) error {

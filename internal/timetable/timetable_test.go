@@ -163,6 +163,12 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		"a long stagger": {func(s *requorumv1.Schedule) {
 			s.Cron, s.Every, s.Stagger = "", durationpb.New(time.Hour), durationpb.New(2*time.Hour)
 		}, "stagger", "longer than every"},
+		"an empty drill": {func(s *requorumv1.Schedule) { s.Drill = &requorumv1.Drill{} }, "drill", "neither after nor every"},
+		"a double drill": {func(s *requorumv1.Schedule) {
+			s.Drill = &requorumv1.Drill{After: 1, Every: durationpb.New(time.Hour)}
+		}, "drill", "do not go together"},
+		"a rare drill":   {func(s *requorumv1.Schedule) { s.Drill = &requorumv1.Drill{After: 1e6} }, "drill.after", "more than"},
+		"a quick drill":  {func(s *requorumv1.Schedule) { s.Drill = &requorumv1.Drill{Every: durationpb.New(0)} }, "drill.every", "too short"},
 		"a short ttl":    {func(s *requorumv1.Schedule) { s.LocalStorage = &requorumv1.Retention{Ttl: durationpb.New(0)} }, "localStorage.ttl", "too short"},
 		"too many":       {func(s *requorumv1.Schedule) { s.LocalStorage = &requorumv1.Retention{Daily: 1e6} }, "localStorage.daily", "more than"},
 		"an empty label": {func(s *requorumv1.Schedule) { s.Labels = map[string]string{" ": "x"} }, "labels", "without a key"},

@@ -65,13 +65,21 @@ func askVersion(ctx context.Context, b Binary) (string, error) {
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
-	for line := range strings.Lines(string(out)) {
-		if version, ok := strings.CutPrefix(line, "etcd Version: "); ok {
-			return strings.TrimSpace(version), nil
-		}
+	if version, ok := ParseVersion(string(out)); ok {
+		return version, nil
 	}
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("%s --version: %w", b.Path, context.Cause(ctx))
 	}
 	return "", errors.Join(fmt.Errorf("%s: %w", b.Path, ErrNotEtcd), err)
+}
+
+// ParseVersion returns the version in what etcd prints for --version.
+func ParseVersion(output string) (string, bool) {
+	for line := range strings.Lines(output) {
+		if version, ok := strings.CutPrefix(line, "etcd Version: "); ok {
+			return strings.TrimSpace(version), true
+		}
+	}
+	return "", false
 }

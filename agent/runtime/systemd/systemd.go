@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -176,13 +177,11 @@ func readEtcd(c Command) (runtime.Member, error) {
 
 // processes returns those that have to be gone for a unit to be stopped.
 func (r *Runtime) processes(u *unit) ([]int, error) {
-	if r.o.Embedded == nil {
-		return u.processes()
+	all, err := u.processes()
+	if err != nil || r.o.Embedded == nil {
+		return all, err
 	}
-	if u.mainPID == 0 || isZombie(int(u.mainPID)) {
-		return nil, nil
-	}
-	return []int{int(u.mainPID)}, nil
+	return slices.DeleteFunc(all, func(pid int) bool { return pid != int(u.mainPID) }), nil
 }
 
 // isWanted tells whether systemd runs the unit or would at the next boot. One that ended by itself is wanted too.

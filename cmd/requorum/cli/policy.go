@@ -34,9 +34,16 @@ type policy struct {
 	Stagger       *config.Lifetime  `yaml:"stagger,omitempty"`
 	AllowDegraded bool              `yaml:"allowDegraded,omitempty"`
 	Files         []string          `yaml:"files,omitempty,flow"`
+	Drill         *drilling         `yaml:"drill,omitempty"`
 	LocalStorage  *keeping          `yaml:"localStorage,omitempty"`
 	RemoteStorage *storing          `yaml:"remoteStorage,omitempty"`
 	Status        *policyStatus     `yaml:"status,omitempty"`
+}
+
+// drilling says after which runs the newest snapshot is proved restorable.
+type drilling struct {
+	After uint32           `yaml:"after,omitempty"`
+	Every *config.Lifetime `yaml:"every,omitempty"`
 }
 
 // storing says in which remote snapshots are stored, and its retention there.
@@ -60,7 +67,16 @@ type policyStatus struct {
 	Applied   string         `yaml:"applied,omitempty"`
 	AppliedBy string         `yaml:"appliedBy,omitempty"`
 	Next      string         `yaml:"next,omitempty"`
+	Drill     *policyDrill   `yaml:"drill,omitempty"`
 	Records   []policyRecord `yaml:"records,omitempty"`
+}
+
+type policyDrill struct {
+	Due       string `yaml:"due"`
+	FileName  string `yaml:"fileName,omitempty"`
+	Result    string `yaml:"result"`
+	Reason    string `yaml:"reason,omitempty"`
+	Operation string `yaml:"operation,omitempty"`
 }
 
 type policyRecord struct {
@@ -72,6 +88,8 @@ type policyRecord struct {
 	Operation       string `yaml:"operation,omitempty"`
 	TriggeredBy     string `yaml:"triggeredBy,omitempty"`
 	Missed          uint32 `yaml:"missed,omitempty"`
+
+	Drill *policyDrill `yaml:"drill,omitempty"`
 }
 
 // copyCount is on how many nodes a snapshot is kept: 0 for all.
@@ -189,6 +207,9 @@ func (p *policy) schedule(doc config.Document[policy]) (*requorumv1.Schedule, er
 			s.RemoteStorage.Retention = r.retention()
 		}
 	}
+	if d := p.Drill; d != nil {
+		s.Drill = &requorumv1.Drill{After: d.After, Every: lasting(d.Every)}
+	}
 	var wrong *timetable.FieldError
 	if err := timetable.Check(s); errors.As(err, &wrong) {
 		field := wrong.Field
@@ -234,8 +255,11 @@ func document(s *requorumv1.Schedule) *policy {
 	if r := s.GetRemoteStorage(); r != nil {
 		p.RemoteStorage = &storing{Remote: r.GetRemote(), keeping: *kept(r.GetRetention())}
 	}
+	if d := s.GetDrill(); d != nil {
+		p.Drill = &drilling{After: d.GetAfter(), Every: lifetime(d.GetEvery())}
+	}
 	status := s.GetStatus()
-	p.Status = &policyStatus{Applied: rfc3339(status.GetApplied()), AppliedBy: status.GetAppliedBy(), Next: rfc3339(status.GetNext())}
+	p.Status = &policyStatus{Applied: rfc3339(status.GetApplied()), AppliedBy: status.GetAppliedBy(), Next: rfc3339(status.GetNext()), Drill: drillRecord(status.GetDrill())}
 	for _, r := range status.GetRecords() {
 		p.Status.Records = append(p.Status.Records, record(r))
 	}
@@ -249,13 +273,24 @@ func kept(r *requorumv1.Retention) *keeping {
 func record(r *requorumv1.ScheduleRun) policyRecord {
 	rec := policyRecord{
 		Due: rfc3339(r.GetDue()), BackupTimestamp: rfc3339(r.GetBegan()), Result: runResult(r.GetResult()), Reason: r.GetReason(),
-		Operation: r.GetOperationId(), TriggeredBy: r.GetTriggeredBy(), Missed: r.GetMissed(),
+		Operation: r.GetOperationId(), TriggeredBy: r.GetTriggeredBy(), Missed: r.GetMissed(), Drill: drillRecord(r.GetDrill()),
 	}
 	if rec.BackupTimestamp == "" {
 		rec.BackupTimestamp = rec.Due
 	}
 	if r.GetSnapshot() != "" {
 		rec.FileName = r.GetSnapshot() + ".db"
+	}
+	return rec
+}
+
+func drillRecord(d *requorumv1.ScheduleDrill) *policyDrill {
+	if d == nil {
+		return nil
+	}
+	rec := &policyDrill{Due: rfc3339(d.GetDue()), Result: runResult(d.GetResult()), Reason: d.GetReason(), Operation: d.GetOperationId()}
+	if d.GetSnapshot() != "" {
+		rec.FileName = d.GetSnapshot() + ".db"
 	}
 	return rec
 }

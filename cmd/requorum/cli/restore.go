@@ -114,6 +114,15 @@ func (m *filesMode) String() string {
 // Type names the kind of value in a flag's help.
 func (m *filesMode) Type() string { return "none|list|restore" }
 
+// planRequest asks for the plan. The controller is told what opens encrypted copies only if it has files to look at.
+func (f *restoreFlags) planRequest(identity string) *requorumv1.PlanRestoreRequest {
+	req := &requorumv1.PlanRestoreRequest{Spec: f.spec, CopiesAsKnown: (f.yes || f.drill) && !f.plan}
+	if mode := f.spec.GetFiles(); mode == requorumv1.FilesMode_FILES_MODE_LIST || mode == requorumv1.FilesMode_FILES_MODE_RESTORE {
+		req.Identity = identity
+	}
+	return req
+}
+
 // restore shows the plan, asks, starts the operation and follows it.
 func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error {
 	identity, err := readIdentity(f.identity)
@@ -127,7 +136,7 @@ func (p *program) restore(ctx context.Context, c *client, f *restoreFlags) error
 		return usagef("nobody can be asked to confirm the restore, as stdin is not a terminal; look at it with --plan, go ahead without being asked with --yes")
 	}
 	checked := p.checking()
-	planned, err := ask(ctx, c.PlanRestore, &requorumv1.PlanRestoreRequest{Spec: f.spec, CopiesAsKnown: (f.yes || f.drill) && !f.plan}, planLimit)
+	planned, err := ask(ctx, c.PlanRestore, f.planRequest(identity), planLimit)
 	checked()
 	if err != nil {
 		return err

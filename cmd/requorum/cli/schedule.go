@@ -161,6 +161,10 @@ func (p *program) writeSchedule(s *requorumv1.Schedule) error {
 	count := copyCount(s.GetCopies())
 	fields.Add("Copies", "%s", count.String())
 	fields.Add("Keeps", "%s", keepsOf(s.GetLocalStorage()))
+	fields.Add("Drills", "%s", drillsOf(s.GetDrill()))
+	if d := s.GetStatus().GetDrill(); d != nil {
+		fields.Add("Last drill", "%s, due %s", drillOf(d), output.Time(d.GetDue()))
+	}
 	fields.Add("Labels", "%s", labelList(s.GetLabels()))
 	fields.Add("Files", "%s", strings.Join(s.GetFiles(), ", "))
 	if s.GetAllowDegraded() {
@@ -207,6 +211,30 @@ func keepsOf(r *requorumv1.Retention) string {
 	return strings.Join(parts, ", ")
 }
 
+func drillsOf(d *requorumv1.Drill) string {
+	switch {
+	case d == nil:
+		return ""
+	case d.GetEvery() != nil:
+		return "after a run, once " + lifetime(d.GetEvery()).String() + " have passed"
+	case d.GetAfter() == 1:
+		return "after each run"
+	}
+	return fmt.Sprintf("after every %d runs", d.GetAfter())
+}
+
+// drillOf tells how a drill stands.
+func drillOf(d *requorumv1.ScheduleDrill) string {
+	text := "drill " + runResult(d.GetResult())
+	if d.GetSnapshot() != "" {
+		text = "drill of " + d.GetSnapshot() + " " + runResult(d.GetResult())
+	}
+	if d.GetReason() != "" {
+		text += ": " + output.Brief(d.GetReason())
+	}
+	return text
+}
+
 func runTable(runs []*requorumv1.ScheduleRun, named bool) *output.Rows {
 	heading := []string{"DUE", "BEGAN", "RESULT", "SNAPSHOT", "OPERATION", "REASON"}
 	if named {
@@ -233,6 +261,9 @@ func reasonOf(r *requorumv1.ScheduleRun) string {
 	}
 	if r.GetTriggeredBy() != "" {
 		parts = append(parts, "triggered by "+r.GetTriggeredBy())
+	}
+	if r.GetDrill() != nil {
+		parts = append(parts, drillOf(r.GetDrill()))
 	}
 	return strings.Join(parts, "; ")
 }

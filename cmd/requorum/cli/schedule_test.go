@@ -61,12 +61,24 @@ func (f *fake) RepairSnapshot(_ context.Context, req *requorumv1.RepairSnapshotR
 	return &requorumv1.RepairSnapshotResponse{Operation: f.op}, f.accept(req)
 }
 
+func (f *fake) PlanRebuild(_ context.Context, req *requorumv1.PlanRebuildRequest) (*requorumv1.PlanRebuildResponse, error) {
+	f.take(req)
+	return &requorumv1.PlanRebuildResponse{
+		Entries: []*requorumv1.RebuildEntry{
+			{Manifest: manifest(), Nodes: []string{"etcd-1", "etcd-2"}, Remotes: req.GetFrom()}, {Manifest: manifest(), Remotes: req.GetFrom(), Known: true},
+		},
+		Notes: []string{"clash: the catalog has another snapshot of that name than remote off-site; the catalog's stays, and the remote's is left out"},
+	}, nil
+}
+
 func (f *fake) RebuildCatalog(_ context.Context, req *requorumv1.RebuildCatalogRequest) (*requorumv1.RebuildCatalogResponse, error) {
 	return &requorumv1.RebuildCatalogResponse{Operation: f.op}, f.accept(req)
 }
 
 func (f *fake) ListOrphans(context.Context, *requorumv1.ListOrphansRequest) (*requorumv1.ListOrphansResponse, error) {
-	return &requorumv1.ListOrphansResponse{Orphans: []*requorumv1.Orphan{{Node: "etcd-1", Manifest: manifest()}}, Silent: []string{"etcd-3"}}, nil
+	return &requorumv1.ListOrphansResponse{Orphans: []*requorumv1.Orphan{
+		{Node: "etcd-1", Manifest: manifest()}, {Remote: "off-site", Key: "etcd/prod/pre-1.31-5f1c09aa.db.zst", Manifest: manifest()}, {Remote: "off-site", Key: "etcd/prod/half.db.zst"},
+	}, Silent: []string{"etcd-3"}, Problems: []string{"remote nfs: the directory is not there"}}, nil
 }
 
 func (f *fake) PlanPrune(_ context.Context, req *requorumv1.PlanPruneRequest) (*requorumv1.PlanPruneResponse, error) {
@@ -83,7 +95,8 @@ func nightly() *requorumv1.Schedule {
 	return &requorumv1.Schedule{
 		Name: "nightly", Cluster: "prod", Cron: "30 2 * * *", Timezone: "Europe/Berlin", Labels: map[string]string{"by": "schedule"}, Copies: 1,
 		Stagger: durationpb.New(30 * time.Minute), LocalStorage: &requorumv1.Retention{Ttl: durationpb.New(60 * 24 * time.Hour), Daily: 7, Weekly: 4},
-		Status: &requorumv1.ScheduleStatus{Applied: before(48 * time.Hour), AppliedBy: "admin alice", Next: timestamppb.New(noon.Add(13 * time.Hour)), Records: ranNightly()},
+		Status: &requorumv1.ScheduleStatus{Applied: before(48 * time.Hour), AppliedBy: "admin alice", Next: timestamppb.New(noon.Add(13 * time.Hour)), Records: ranNightly(), Drill: ranNightly()[0].GetDrill()},
+		Drill:  &requorumv1.Drill{Every: durationpb.New(7 * 24 * time.Hour)},
 	}
 }
 
@@ -97,6 +110,10 @@ func ranNightly() []*requorumv1.ScheduleRun {
 	}
 	good, bad, waited := run(11*time.Hour, requorumv1.RunResult_RUN_RESULT_SUCCEEDED), run(35*time.Hour, requorumv1.RunResult_RUN_RESULT_FAILED), run(59*time.Hour, requorumv1.RunResult_RUN_RESULT_DELAYED)
 	good.Snapshot, good.TriggeredBy = "nightly-prod-1", "admin alice"
+	good.Drill = &requorumv1.ScheduleDrill{
+		Due: good.GetEnded(), Began: good.GetEnded(), Ended: good.GetEnded(), Snapshot: "nightly-prod-1", OperationId: opID,
+		Result: requorumv1.RunResult_RUN_RESULT_FAILED, Reason: "reverted: etcd-2: HashKV differs",
+	}
 	bad.Reason = "refused: etcd-2: its agent is not connected; start the agent"
 	waited.Began, waited.Ended, waited.OperationId, waited.Reason, waited.Missed = nil, nil, "", "waited for operation 01J (restore)", 2
 	return []*requorumv1.ScheduleRun{good, bad, waited}
@@ -121,6 +138,7 @@ func TestScheduleCommandsAnswerAsWritten(t *testing.T) {
 		"snapshot-prune":          {line: "snapshot prune --yes", given: kind(requorumv1.OperationKind_OPERATION_KIND_DELETE)},
 		"snapshot-repair":         {line: "snapshot repair pre-1.31", given: kind(requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE)},
 		"snapshot-orphans":        {line: "snapshot orphans"},
+		"catalog-rebuild-plan":    {line: "catalog rebuild --from off-site --dry-run"},
 		"catalog-rebuild":         {line: "catalog rebuild", given: kind(requorumv1.OperationKind_OPERATION_KIND_REBUILD)},
 		"schedule-get-not-found":  {line: "schedule get nosuch"},
 		"schedule-rm-nobody":      {line: "schedule rm nightly"},

@@ -236,10 +236,14 @@ func (p *program) writeSnapshot(s *requorumv1.Snapshot) error {
 }
 
 func (p *program) writeRemotes(s *requorumv1.Snapshot) error {
-	table := output.NewTable("REMOTE", "COPY", "CHECKED", "STORED", "SEALED", "WHERE")
+	table := output.NewTable("REMOTE", "COPY", "CHECKED", "STORED", "SEALED", "FILES OF", "WHERE")
 	for _, c := range s.GetRemotes() {
+		var nodes []string
+		for _, b := range c.GetBundles() {
+			nodes = append(nodes, b.GetNode())
+		}
 		o := c.GetObject()
-		table.Row(c.GetRemote(), copyState(c.GetState()), output.Time(c.GetChecked()), output.Bytes(o.GetSize()), sealed(o), strings.TrimSpace(o.GetKey()+" "+c.GetDetail()))
+		table.Row(c.GetRemote(), copyState(c.GetState()), output.Time(c.GetChecked()), output.Bytes(o.GetSize()), sealed(o), strings.Join(nodes, ", "), strings.TrimSpace(o.GetKey()+" "+c.GetDetail()))
 	}
 	if _, err := fmt.Fprintln(p.out); err != nil {
 		return err
@@ -395,16 +399,24 @@ func (p *program) snapshotRepair() *cobra.Command {
 		Use:   "repair NAME",
 		Short: "Give a snapshot back the copies that it is to have",
 		Long: `Give a snapshot back the copies that it is to have, from one that is good: on
-every node, or on as many nodes as were asked for when it was taken (--copies).
-Copies that are missing, unreadable or different are replaced. NAME may be latest.`,
+every node, or on as many nodes as were asked for when it was taken (--copies),
+and in the remotes that stored it. Copies that are missing, unreadable or
+different are replaced. Where no node has a good one, it is fetched from a
+remote. NAME may be latest.`,
 		Example:           "  requorum snapshot repair nightly-prod-20260304T020000Z-k3x9qa",
 		Args:              takes("NAME"),
 		ValidArgsFunction: firstArgument(p.completeSnapshots),
 	}
 	j := p.jobFlags(command)
+	var identity string
+	identityFlag(command.Flags(), &identity)
 	command.RunE = func(c *cobra.Command, args []string) error {
+		key, err := readIdentity(identity)
+		if err != nil {
+			return err
+		}
 		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
-			resp, err := change(ctx, c, c.RepairSnapshot, &requorumv1.RepairSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0]})
+			resp, err := change(ctx, c, c.RepairSnapshot, &requorumv1.RepairSnapshotRequest{RequestId: p.request(j.requestID), Cluster: cluster, Name: args[0], Identity: key})
 			return resp.GetOperation(), err
 		}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.RepairSnapshotResponse{Operation: op} })(c, args)
 	}
@@ -415,10 +427,11 @@ func (p *program) snapshotOrphans() *cobra.Command {
 	var cluster string
 	command := &cobra.Command{
 		Use:   "orphans",
-		Short: "List copies on the nodes that the catalog does not know",
-		Long: `Ask the nodes for copies that the catalog does not know, as after the catalog was
-lost. Nothing removes them by themselves: requorum catalog rebuild takes them
-into the catalog, where snapshot rm can remove them.`,
+		Short: "List copies on nodes and in remotes that the catalog does not know",
+		Long: `Ask the nodes, and look into the remotes, for copies that the catalog does not
+know, as after the catalog was lost, and for objects in the remotes that belong
+to no snapshot. Nothing removes them by itself: requorum catalog rebuild takes
+snapshots into the catalog, where snapshot rm can remove them.`,
 		Example: "  requorum snapshot orphans --cluster prod",
 		Args:    takes(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -443,10 +456,20 @@ into the catalog, where snapshot rm can remove them.`,
 }
 
 func (p *program) writeOrphans(resp *requorumv1.ListOrphansResponse) error {
-	table := output.NewTable("NODE", "NAME", "AGE", "SIZE", "REVISION", "KIND")
+	table := output.NewTable("WHERE", "NAME", "AGE", "SIZE", "REVISION", "KIND")
+	snapshots := false
 	for _, o := range resp.GetOrphans() {
-		size, revision := p.manifestCells(o.GetManifest())
-		table.Row(o.GetNode(), o.GetManifest().GetName(), output.Ago(o.GetManifest().GetCreated(), p.now()), size, revision, snapshotKind(o.GetManifest().GetKind()))
+		m, where := o.GetManifest(), o.GetNode()
+		if o.GetRemote() != "" {
+			where = "remote " + o.GetRemote()
+		}
+		if m == nil {
+			table.Row(where, o.GetKey(), "", "", "", "no snapshot")
+			continue
+		}
+		snapshots = true
+		size, revision := p.manifestCells(m)
+		table.Row(where, m.GetName(), output.Ago(m.GetCreated(), p.now()), size, revision, snapshotKind(m.GetKind()))
 	}
 	if _, err := table.WriteTo(p.out); err != nil {
 		return err
@@ -456,8 +479,13 @@ func (p *program) writeOrphans(resp *requorumv1.ListOrphansResponse) error {
 			return err
 		}
 	}
-	if len(resp.GetOrphans()) > 0 {
-		p.hint("to take them into the catalog: requorum catalog rebuild")
+	for _, problem := range resp.GetProblems() {
+		if _, err := fmt.Fprintln(p.out, output.Clean(problem)); err != nil {
+			return err
+		}
+	}
+	if snapshots {
+		p.hint("to take the snapshots into the catalog: requorum catalog rebuild")
 	}
 	return nil
 }
@@ -465,28 +493,77 @@ func (p *program) writeOrphans(resp *requorumv1.ListOrphansResponse) error {
 func (p *program) catalogCommand() *cobra.Command {
 	return parent(&cobra.Command{
 		Use:     "catalog",
-		Short:   "Rebuild the list of snapshots from what the nodes hold",
-		Long:    "Rebuild the controller's list of snapshots from the manifests on the nodes.",
+		Short:   "Rebuild the list of snapshots from what nodes and remotes hold",
+		Long:    "Rebuild the controller's list of snapshots from the manifests on the nodes and in\nremotes.",
 		Example: "  requorum catalog rebuild --cluster prod",
 	}, p.catalogRebuild())
 }
 
 func (p *program) catalogRebuild() *cobra.Command {
+	var (
+		from   []string
+		dryRun bool
+	)
 	command := &cobra.Command{
 		Use:   "rebuild",
-		Short: "Take into the catalog what the nodes hold and it does not know",
+		Short: "Take into the catalog what nodes and remotes hold and it does not know",
 		Long: `Take into the catalog what the nodes hold and the catalog does not know, as after
 the controller's data was lost. Every file is read back from disk and compared
-with its manifest first. What the catalog knows already stays as it is.`,
-		Example: "  requorum catalog rebuild --cluster prod",
+with its manifest first. With --from, what is in a remote is taken, too, by its
+manifest. What the catalog knows already stays as it is; another snapshot of the
+same name is told of and left out.`,
+		Example: "  requorum catalog rebuild --cluster prod\n  requorum catalog rebuild --from off-site --dry-run",
 		Args:    takes(),
 	}
 	j := p.jobFlags(command)
-	command.RunE = p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
-		resp, err := change(ctx, c, c.RebuildCatalog, &requorumv1.RebuildCatalogRequest{RequestId: p.request(j.requestID), Cluster: cluster})
+	command.Flags().StringSliceVar(&from, "from", nil, "look into the remote `NAME`, too; may be given again")
+	complete(command, "from", p.completeRemotes)
+	command.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be taken, by the manifests; take nothing")
+	rebuild := p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
+		resp, err := change(ctx, c, c.RebuildCatalog, &requorumv1.RebuildCatalogRequest{RequestId: p.request(j.requestID), Cluster: cluster, From: from})
 		return resp.GetOperation(), err
 	}, func(op *requorumv1.Operation) proto.Message { return &requorumv1.RebuildCatalogResponse{Operation: op} })
+	command.RunE = func(command *cobra.Command, args []string) error {
+		if !dryRun {
+			return rebuild(command, args)
+		}
+		return p.with(command.Context(), func(ctx context.Context, c *client) error {
+			cluster, err := c.clusterOr(ctx, j.cluster)
+			if err != nil {
+				return err
+			}
+			resp, err := ask(ctx, c.PlanRebuild, &requorumv1.PlanRebuildRequest{Cluster: cluster, From: from}, planLimit)
+			if err != nil {
+				return err
+			}
+			return p.writeRebuild(resp)
+		})
+	}
 	return command
+}
+
+func (p *program) writeRebuild(resp *requorumv1.PlanRebuildResponse) error {
+	if p.settings.format != output.Table {
+		return output.Message(p.out, p.settings.format, resp)
+	}
+	table := output.NewTable("NAME", "AGE", "SIZE", "REVISION", "KIND", "NODES", "REMOTES", "WHAT")
+	for _, e := range resp.GetEntries() {
+		m, what := e.GetManifest(), "enter"
+		if e.GetKnown() {
+			what = "note the remote copy"
+		}
+		size, revision := p.manifestCells(m)
+		table.Row(m.GetName(), output.Ago(m.GetCreated(), p.now()), size, revision, snapshotKind(m.GetKind()), strings.Join(e.GetNodes(), ", "), strings.Join(e.GetRemotes(), ", "), what)
+	}
+	if _, err := table.WriteTo(p.out); err != nil {
+		return err
+	}
+	for _, note := range resp.GetNotes() {
+		if _, err := fmt.Fprintln(p.out, output.Clean(note)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *program) snapshotRm() *cobra.Command {

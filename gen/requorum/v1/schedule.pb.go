@@ -985,6 +985,8 @@ type Schedule struct {
 	Status *ScheduleStatus `protobuf:"bytes,13,opt,name=status,proto3" json:"status,omitempty"`
 	// Remote that stores each snapshot, too, and how long; unset for none.
 	RemoteStorage *RemoteStorage `protobuf:"bytes,14,opt,name=remote_storage,json=remoteStorage,proto3" json:"remote_storage,omitempty"`
+	// After which runs the newest snapshot is proved restorable; unset for none.
+	Drill *Drill `protobuf:"bytes,16,opt,name=drill,proto3" json:"drill,omitempty"`
 	// Sets of files that every node adds to its snapshots, by their names in the agents' configurations.
 	Files         []string `protobuf:"bytes,17,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1119,9 +1121,72 @@ func (x *Schedule) GetRemoteStorage() *RemoteStorage {
 	return nil
 }
 
+func (x *Schedule) GetDrill() *Drill {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
 func (x *Schedule) GetFiles() []string {
 	if x != nil {
 		return x.Files
+	}
+	return nil
+}
+
+// Drill says after which runs the newest snapshot of a schedule is restored on one node, beside the live member, and read.
+// Only runs that have succeeded count. Exactly one of after and every is set.
+type Drill struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// After every so many runs; 1 for each.
+	After uint32 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	// After the first run, and then after the first one that ends when so much time has passed since the last drill was due.
+	Every         *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drill) Reset() {
+	*x = Drill{}
+	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drill) ProtoMessage() {}
+
+func (x *Drill) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drill.ProtoReflect.Descriptor instead.
+func (*Drill) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Drill) GetAfter() uint32 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *Drill) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
 	}
 	return nil
 }
@@ -1139,7 +1204,7 @@ type RemoteStorage struct {
 
 func (x *RemoteStorage) Reset() {
 	*x = RemoteStorage{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1216,7 @@ func (x *RemoteStorage) String() string {
 func (*RemoteStorage) ProtoMessage() {}
 
 func (x *RemoteStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1229,7 @@ func (x *RemoteStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteStorage.ProtoReflect.Descriptor instead.
 func (*RemoteStorage) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoteStorage) GetRemote() string {
@@ -1203,7 +1268,7 @@ type Retention struct {
 
 func (x *Retention) Reset() {
 	*x = Retention{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1280,7 @@ func (x *Retention) String() string {
 func (*Retention) ProtoMessage() {}
 
 func (x *Retention) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1293,7 @@ func (x *Retention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retention.ProtoReflect.Descriptor instead.
 func (*Retention) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Retention) GetTtl() *durationpb.Duration {
@@ -1283,14 +1348,16 @@ type ScheduleStatus struct {
 	// When the next run is due; unset while it is paused.
 	Next *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`
 	// Its latest runs, newest first.
-	Records       []*ScheduleRun `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
+	Records []*ScheduleRun `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
+	// Its latest drill; unset if there was none.
+	Drill         *ScheduleDrill `protobuf:"bytes,5,opt,name=drill,proto3" json:"drill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ScheduleStatus) Reset() {
 	*x = ScheduleStatus{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1369,7 @@ func (x *ScheduleStatus) String() string {
 func (*ScheduleStatus) ProtoMessage() {}
 
 func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1382,7 @@ func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleStatus.ProtoReflect.Descriptor instead.
 func (*ScheduleStatus) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ScheduleStatus) GetApplied() *timestamppb.Timestamp {
@@ -1346,6 +1413,113 @@ func (x *ScheduleStatus) GetRecords() []*ScheduleRun {
 	return nil
 }
 
+func (x *ScheduleStatus) GetDrill() *ScheduleDrill {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
+// ScheduleDrill is the drill that follows a run.
+type ScheduleDrill struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was due: when the run ended.
+	Due *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=due,proto3" json:"due,omitempty"`
+	// When its operation began; unset if it did not.
+	Began *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=began,proto3" json:"began,omitempty"`
+	// When it ended; unset while it is under way.
+	Ended *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	// Snapshot that is to be proved restorable: the newest of the schedule when the drill could begin.
+	Snapshot string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// Operation that proves it; empty if none began.
+	OperationId string `protobuf:"bytes,5,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// How it stands. SUCCEEDED: the snapshot can be restored. FAILED: that could not be proved.
+	Result RunResult `protobuf:"varint,6,opt,name=result,proto3,enum=requorum.v1.RunResult" json:"result,omitempty"`
+	// Why it failed or waited; empty if it did neither.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScheduleDrill) Reset() {
+	*x = ScheduleDrill{}
+	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScheduleDrill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScheduleDrill) ProtoMessage() {}
+
+func (x *ScheduleDrill) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScheduleDrill.ProtoReflect.Descriptor instead.
+func (*ScheduleDrill) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ScheduleDrill) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *ScheduleDrill) GetBegan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Began
+	}
+	return nil
+}
+
+func (x *ScheduleDrill) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *ScheduleDrill) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *ScheduleDrill) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+func (x *ScheduleDrill) GetResult() RunResult {
+	if x != nil {
+		return x.Result
+	}
+	return RunResult_RUN_RESULT_UNSPECIFIED
+}
+
+func (x *ScheduleDrill) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // ScheduleRun is one run of a schedule.
 type ScheduleRun struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1372,14 +1546,16 @@ type ScheduleRun struct {
 	// Other times that came due before it began, which it stands for.
 	Missed uint32 `protobuf:"varint,11,opt,name=missed,proto3" json:"missed,omitempty"`
 	// Who asked for it; empty if it came due.
-	TriggeredBy   string `protobuf:"bytes,12,opt,name=triggered_by,json=triggeredBy,proto3" json:"triggered_by,omitempty"`
+	TriggeredBy string `protobuf:"bytes,12,opt,name=triggered_by,json=triggeredBy,proto3" json:"triggered_by,omitempty"`
+	// The drill that follows it; unset if none does.
+	Drill         *ScheduleDrill `protobuf:"bytes,13,opt,name=drill,proto3" json:"drill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ScheduleRun) Reset() {
 	*x = ScheduleRun{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1567,7 @@ func (x *ScheduleRun) String() string {
 func (*ScheduleRun) ProtoMessage() {}
 
 func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1580,7 @@ func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleRun.ProtoReflect.Descriptor instead.
 func (*ScheduleRun) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{20}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScheduleRun) GetId() string {
@@ -1491,6 +1667,13 @@ func (x *ScheduleRun) GetTriggeredBy() string {
 	return ""
 }
 
+func (x *ScheduleRun) GetDrill() *ScheduleDrill {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
 var File_requorum_v1_schedule_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_schedule_proto_rawDesc = "" +
@@ -1540,7 +1723,7 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\"H\n" +
 	"\x18ListScheduleRunsResponse\x12,\n" +
-	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\x96\x05\n" +
+	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\xba\x05\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -1556,11 +1739,15 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\rlocal_storage\x18\v \x01(\v2\x16.requorum.v1.RetentionR\flocalStorage\x12%\n" +
 	"\x0eallow_degraded\x18\f \x01(\bR\rallowDegraded\x123\n" +
 	"\x06status\x18\r \x01(\v2\x1b.requorum.v1.ScheduleStatusR\x06status\x12A\n" +
-	"\x0eremote_storage\x18\x0e \x01(\v2\x1a.requorum.v1.RemoteStorageR\rremoteStorage\x12\x14\n" +
+	"\x0eremote_storage\x18\x0e \x01(\v2\x1a.requorum.v1.RemoteStorageR\rremoteStorage\x12(\n" +
+	"\x05drill\x18\x10 \x01(\v2\x12.requorum.v1.DrillR\x05drill\x12\x14\n" +
 	"\x05files\x18\x11 \x03(\tR\x05files\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10J\x04\b\x10\x10\x11J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"]\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"N\n" +
+	"\x05Drill\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\rR\x05after\x12/\n" +
+	"\x05every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05every\"]\n" +
 	"\rRemoteStorage\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x124\n" +
 	"\tretention\x18\x02 \x01(\v2\x16.requorum.v1.RetentionR\tretention\"\xac\x01\n" +
@@ -1570,13 +1757,22 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\x06hourly\x18\x03 \x01(\rR\x06hourly\x12\x14\n" +
 	"\x05daily\x18\x04 \x01(\rR\x05daily\x12\x16\n" +
 	"\x06weekly\x18\x05 \x01(\rR\x06weekly\x12\x18\n" +
-	"\amonthly\x18\x06 \x01(\rR\amonthly\"\xc9\x01\n" +
+	"\amonthly\x18\x06 \x01(\rR\amonthly\"\xfb\x01\n" +
 	"\x0eScheduleStatus\x124\n" +
 	"\aapplied\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x12\x1d\n" +
 	"\n" +
 	"applied_by\x18\x02 \x01(\tR\tappliedBy\x12.\n" +
 	"\x04next\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x122\n" +
-	"\arecords\x18\x04 \x03(\v2\x18.requorum.v1.ScheduleRunR\arecords\"\xa7\x03\n" +
+	"\arecords\x18\x04 \x03(\v2\x18.requorum.v1.ScheduleRunR\arecords\x120\n" +
+	"\x05drill\x18\x05 \x01(\v2\x1a.requorum.v1.ScheduleDrillR\x05drill\"\xa8\x02\n" +
+	"\rScheduleDrill\x12,\n" +
+	"\x03due\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x120\n" +
+	"\x05began\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x120\n" +
+	"\x05ended\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12\x1a\n" +
+	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12!\n" +
+	"\foperation_id\x18\x05 \x01(\tR\voperationId\x12.\n" +
+	"\x06result\x18\x06 \x01(\x0e2\x16.requorum.v1.RunResultR\x06result\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"\xd9\x03\n" +
 	"\vScheduleRun\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bschedule\x18\x02 \x01(\tR\bschedule\x12\x18\n" +
@@ -1590,7 +1786,8 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x16\n" +
 	"\x06missed\x18\v \x01(\rR\x06missed\x12!\n" +
-	"\ftriggered_by\x18\f \x01(\tR\vtriggeredBy*\x80\x01\n" +
+	"\ftriggered_by\x18\f \x01(\tR\vtriggeredBy\x120\n" +
+	"\x05drill\x18\r \x01(\v2\x1a.requorum.v1.ScheduleDrillR\x05drill*\x80\x01\n" +
 	"\fApplyOutcome\x12\x1d\n" +
 	"\x19APPLY_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15APPLY_OUTCOME_CREATED\x10\x01\x12\x19\n" +
@@ -1626,7 +1823,7 @@ func file_requorum_v1_schedule_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_schedule_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_requorum_v1_schedule_proto_goTypes = []any{
 	(ApplyOutcome)(0),                // 0: requorum.v1.ApplyOutcome
 	(RunResult)(0),                   // 1: requorum.v1.RunResult
@@ -1647,14 +1844,16 @@ var file_requorum_v1_schedule_proto_goTypes = []any{
 	(*ListScheduleRunsRequest)(nil),  // 16: requorum.v1.ListScheduleRunsRequest
 	(*ListScheduleRunsResponse)(nil), // 17: requorum.v1.ListScheduleRunsResponse
 	(*Schedule)(nil),                 // 18: requorum.v1.Schedule
-	(*RemoteStorage)(nil),            // 19: requorum.v1.RemoteStorage
-	(*Retention)(nil),                // 20: requorum.v1.Retention
-	(*ScheduleStatus)(nil),           // 21: requorum.v1.ScheduleStatus
-	(*ScheduleRun)(nil),              // 22: requorum.v1.ScheduleRun
-	nil,                              // 23: requorum.v1.Schedule.LabelsEntry
-	(*Operation)(nil),                // 24: requorum.v1.Operation
-	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
+	(*Drill)(nil),                    // 19: requorum.v1.Drill
+	(*RemoteStorage)(nil),            // 20: requorum.v1.RemoteStorage
+	(*Retention)(nil),                // 21: requorum.v1.Retention
+	(*ScheduleStatus)(nil),           // 22: requorum.v1.ScheduleStatus
+	(*ScheduleDrill)(nil),            // 23: requorum.v1.ScheduleDrill
+	(*ScheduleRun)(nil),              // 24: requorum.v1.ScheduleRun
+	nil,                              // 25: requorum.v1.Schedule.LabelsEntry
+	(*Operation)(nil),                // 26: requorum.v1.Operation
+	(*durationpb.Duration)(nil),      // 27: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 28: google.protobuf.Timestamp
 }
 var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 0: requorum.v1.ApplyScheduleRequest.schedule:type_name -> requorum.v1.Schedule
@@ -1664,45 +1863,53 @@ var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 4: requorum.v1.GetScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 5: requorum.v1.PauseScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 6: requorum.v1.ResumeScheduleResponse.schedule:type_name -> requorum.v1.Schedule
-	24, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
-	22, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
-	22, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
-	25, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
-	23, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
-	25, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
-	20, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
-	21, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
-	19, // 15: requorum.v1.Schedule.remote_storage:type_name -> requorum.v1.RemoteStorage
-	20, // 16: requorum.v1.RemoteStorage.retention:type_name -> requorum.v1.Retention
-	25, // 17: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
-	26, // 18: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
-	26, // 19: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
-	22, // 20: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
-	26, // 21: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
-	26, // 22: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
-	26, // 23: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
-	1,  // 24: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
-	2,  // 25: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
-	4,  // 26: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
-	6,  // 27: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
-	8,  // 28: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
-	10, // 29: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
-	12, // 30: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
-	14, // 31: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
-	16, // 32: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
-	3,  // 33: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
-	5,  // 34: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
-	7,  // 35: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
-	9,  // 36: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
-	11, // 37: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
-	13, // 38: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
-	15, // 39: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
-	17, // 40: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
-	33, // [33:41] is the sub-list for method output_type
-	25, // [25:33] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	26, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
+	24, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
+	24, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
+	27, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
+	25, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
+	27, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
+	21, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
+	22, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
+	20, // 15: requorum.v1.Schedule.remote_storage:type_name -> requorum.v1.RemoteStorage
+	19, // 16: requorum.v1.Schedule.drill:type_name -> requorum.v1.Drill
+	27, // 17: requorum.v1.Drill.every:type_name -> google.protobuf.Duration
+	21, // 18: requorum.v1.RemoteStorage.retention:type_name -> requorum.v1.Retention
+	27, // 19: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
+	28, // 20: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
+	28, // 21: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
+	24, // 22: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
+	23, // 23: requorum.v1.ScheduleStatus.drill:type_name -> requorum.v1.ScheduleDrill
+	28, // 24: requorum.v1.ScheduleDrill.due:type_name -> google.protobuf.Timestamp
+	28, // 25: requorum.v1.ScheduleDrill.began:type_name -> google.protobuf.Timestamp
+	28, // 26: requorum.v1.ScheduleDrill.ended:type_name -> google.protobuf.Timestamp
+	1,  // 27: requorum.v1.ScheduleDrill.result:type_name -> requorum.v1.RunResult
+	28, // 28: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
+	28, // 29: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
+	28, // 30: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
+	1,  // 31: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
+	23, // 32: requorum.v1.ScheduleRun.drill:type_name -> requorum.v1.ScheduleDrill
+	2,  // 33: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
+	4,  // 34: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
+	6,  // 35: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
+	8,  // 36: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
+	10, // 37: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
+	12, // 38: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
+	14, // 39: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
+	16, // 40: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
+	3,  // 41: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
+	5,  // 42: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
+	7,  // 43: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
+	9,  // 44: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
+	11, // 45: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
+	13, // 46: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
+	15, // 47: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
+	17, // 48: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
+	41, // [41:49] is the sub-list for method output_type
+	33, // [33:41] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_schedule_proto_init() }
@@ -1717,7 +1924,7 @@ func file_requorum_v1_schedule_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_schedule_proto_rawDesc), len(file_requorum_v1_schedule_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

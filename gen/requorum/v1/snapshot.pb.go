@@ -961,7 +961,10 @@ type RepairSnapshotRequest struct {
 	// Name of the cluster.
 	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// Name of the snapshot, or "latest".
-	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Text of key files of age, for a snapshot of which only an encrypted remote copy is good. It goes to the node
+	// that decrypts, and is kept in memory only.
+	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1013,6 +1016,13 @@ func (x *RepairSnapshotRequest) GetCluster() string {
 func (x *RepairSnapshotRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *RepairSnapshotRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
 	}
 	return ""
 }
@@ -1337,13 +1347,15 @@ func (x *ListOrphansRequest) GetCluster() string {
 	return ""
 }
 
-// ListOrphansResponse lists what the nodes hold and the catalog does not know.
+// ListOrphansResponse lists what nodes and remotes hold and the catalog does not know.
 type ListOrphansResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The copies, in the order of nodes and names.
+	// The copies, in the order of nodes and names, then of remotes and names.
 	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
 	// Nodes that did not answer.
-	Silent        []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	Silent []string `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"`
+	// What could not be read of remotes, in words.
+	Problems      []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1392,13 +1404,24 @@ func (x *ListOrphansResponse) GetSilent() []string {
 	return nil
 }
 
+func (x *ListOrphansResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 // Orphan is a copy that the catalog does not know.
 type Orphan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Node that holds it.
+	// Node that holds it; empty for one in a remote.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// What its manifest says.
-	Manifest      *Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// What its manifest says; unset for an object in a remote that no manifest describes.
+	Manifest *Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Remote that holds it; empty for one on a node.
+	Remote string `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Key of its object in the remote.
+	Key           string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1447,13 +1470,29 @@ func (x *Orphan) GetManifest() *Manifest {
 	return nil
 }
 
+func (x *Orphan) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *Orphan) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 // RebuildCatalogRequest names the cluster.
 type RebuildCatalogRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Makes the call safe to repeat: the same ID returns the same operation.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Name of the cluster.
-	Cluster       string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Cluster string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Remotes to look into, too, by their names in the controller's configuration.
+	From          []string `protobuf:"bytes,3,rep,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1502,6 +1541,196 @@ func (x *RebuildCatalogRequest) GetCluster() string {
 	return ""
 }
 
+func (x *RebuildCatalogRequest) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+// PlanRebuildRequest names the cluster.
+type PlanRebuildRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the cluster.
+	Cluster string `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Remotes to look into, by their names in the controller's configuration.
+	From          []string `protobuf:"bytes,2,rep,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRebuildRequest) Reset() {
+	*x = PlanRebuildRequest{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRebuildRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRebuildRequest) ProtoMessage() {}
+
+func (x *PlanRebuildRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRebuildRequest.ProtoReflect.Descriptor instead.
+func (*PlanRebuildRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PlanRebuildRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *PlanRebuildRequest) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+// PlanRebuildResponse lists what would be entered.
+type PlanRebuildResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The snapshots, in the order of their names.
+	Entries []*RebuildEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// What is left out, and why, in words.
+	Notes         []string `protobuf:"bytes,2,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRebuildResponse) Reset() {
+	*x = PlanRebuildResponse{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRebuildResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRebuildResponse) ProtoMessage() {}
+
+func (x *PlanRebuildResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRebuildResponse.ProtoReflect.Descriptor instead.
+func (*PlanRebuildResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PlanRebuildResponse) GetEntries() []*RebuildEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *PlanRebuildResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+// RebuildEntry is what would be entered of one snapshot.
+type RebuildEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What its manifest says.
+	Manifest *Manifest `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	// Nodes that hold it.
+	Nodes []string `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Remotes that hold it.
+	Remotes []string `protobuf:"bytes,3,rep,name=remotes,proto3" json:"remotes,omitempty"`
+	// Whether the catalog knows the snapshot, and lacks only that the remotes hold it.
+	Known         bool `protobuf:"varint,4,opt,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildEntry) Reset() {
+	*x = RebuildEntry{}
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildEntry) ProtoMessage() {}
+
+func (x *RebuildEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildEntry.ProtoReflect.Descriptor instead.
+func (*RebuildEntry) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RebuildEntry) GetManifest() *Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *RebuildEntry) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *RebuildEntry) GetRemotes() []string {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
+func (x *RebuildEntry) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
 // RebuildCatalogResponse carries the operation.
 type RebuildCatalogResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1513,7 +1742,7 @@ type RebuildCatalogResponse struct {
 
 func (x *RebuildCatalogResponse) Reset() {
 	*x = RebuildCatalogResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1754,7 @@ func (x *RebuildCatalogResponse) String() string {
 func (*RebuildCatalogResponse) ProtoMessage() {}
 
 func (x *RebuildCatalogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[21]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1767,7 @@ func (x *RebuildCatalogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildCatalogResponse.ProtoReflect.Descriptor instead.
 func (*RebuildCatalogResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RebuildCatalogResponse) GetOperation() *Operation {
@@ -1569,7 +1798,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1810,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[22]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1823,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteSnapshotRequest) GetRequestId() string {
@@ -1650,7 +1879,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1891,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[23]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1904,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteSnapshotResponse) GetOperation() *Operation {
@@ -1713,7 +1942,7 @@ type ImportSnapshotRequest struct {
 
 func (x *ImportSnapshotRequest) Reset() {
 	*x = ImportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1954,7 @@ func (x *ImportSnapshotRequest) String() string {
 func (*ImportSnapshotRequest) ProtoMessage() {}
 
 func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[24]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1967,7 @@ func (x *ImportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImportSnapshotRequest) GetRequestId() string {
@@ -1815,7 +2044,7 @@ type ImportSnapshotResponse struct {
 
 func (x *ImportSnapshotResponse) Reset() {
 	*x = ImportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +2056,7 @@ func (x *ImportSnapshotResponse) String() string {
 func (*ImportSnapshotResponse) ProtoMessage() {}
 
 func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[25]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +2069,7 @@ func (x *ImportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ImportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImportSnapshotResponse) GetOperation() *Operation {
@@ -1867,7 +2096,7 @@ type VerifySnapshotRequest struct {
 
 func (x *VerifySnapshotRequest) Reset() {
 	*x = VerifySnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +2108,7 @@ func (x *VerifySnapshotRequest) String() string {
 func (*VerifySnapshotRequest) ProtoMessage() {}
 
 func (x *VerifySnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[26]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +2121,7 @@ func (x *VerifySnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySnapshotRequest.ProtoReflect.Descriptor instead.
 func (*VerifySnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifySnapshotRequest) GetRequestId() string {
@@ -1934,7 +2163,7 @@ type VerifySnapshotResponse struct {
 
 func (x *VerifySnapshotResponse) Reset() {
 	*x = VerifySnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2175,7 @@ func (x *VerifySnapshotResponse) String() string {
 func (*VerifySnapshotResponse) ProtoMessage() {}
 
 func (x *VerifySnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[27]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2188,7 @@ func (x *VerifySnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySnapshotResponse.ProtoReflect.Descriptor instead.
 func (*VerifySnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VerifySnapshotResponse) GetOperation() *Operation {
@@ -1984,7 +2213,7 @@ type ExportSnapshotRequest struct {
 
 func (x *ExportSnapshotRequest) Reset() {
 	*x = ExportSnapshotRequest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2225,7 @@ func (x *ExportSnapshotRequest) String() string {
 func (*ExportSnapshotRequest) ProtoMessage() {}
 
 func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[28]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2238,7 @@ func (x *ExportSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExportSnapshotRequest) GetCluster() string {
@@ -2049,7 +2278,7 @@ type ExportSnapshotResponse struct {
 
 func (x *ExportSnapshotResponse) Reset() {
 	*x = ExportSnapshotResponse{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2290,7 @@ func (x *ExportSnapshotResponse) String() string {
 func (*ExportSnapshotResponse) ProtoMessage() {}
 
 func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[29]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2303,7 @@ func (x *ExportSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*ExportSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExportSnapshotResponse) GetPart() isExportSnapshotResponse_Part {
@@ -2157,7 +2386,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2398,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[30]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2411,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Snapshot) GetName() string {
@@ -2290,19 +2519,21 @@ type RemoteCopy struct {
 	Remote string `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
 	// What was found when it was last looked at.
 	State CopyState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.CopyState" json:"state,omitempty"`
-	// When it was stored, or last looked at.
+	// When it was stored, or when the state was first found as it is.
 	Checked *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=checked,proto3" json:"checked,omitempty"`
 	// What is stored.
 	Object *StoredObject `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
 	// The reason, where state is not GOOD.
-	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Files of nodes that are stored with it, one bundle for each node that has some there.
+	Bundles       []*Bundle `protobuf:"bytes,6,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoteCopy) Reset() {
 	*x = RemoteCopy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2545,7 @@ func (x *RemoteCopy) String() string {
 func (*RemoteCopy) ProtoMessage() {}
 
 func (x *RemoteCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[31]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2558,7 @@ func (x *RemoteCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteCopy.ProtoReflect.Descriptor instead.
 func (*RemoteCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoteCopy) GetRemote() string {
@@ -2365,7 +2596,14 @@ func (x *RemoteCopy) GetDetail() string {
 	return ""
 }
 
-// StoredObject describes the object that holds a snapshot's file, compressed and encrypted as it says.
+func (x *RemoteCopy) GetBundles() []*Bundle {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+// StoredObject describes the object that holds a snapshot's file or a bundle, compressed and encrypted as it says.
 type StoredObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its key in the remote. The manifest's is beside it: the snapshot's name and ".json".
@@ -2384,7 +2622,7 @@ type StoredObject struct {
 
 func (x *StoredObject) Reset() {
 	*x = StoredObject{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2634,7 @@ func (x *StoredObject) String() string {
 func (*StoredObject) ProtoMessage() {}
 
 func (x *StoredObject) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[32]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2647,7 @@ func (x *StoredObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredObject.ProtoReflect.Descriptor instead.
 func (*StoredObject) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StoredObject) GetKey() string {
@@ -2466,7 +2704,7 @@ type Verification struct {
 
 func (x *Verification) Reset() {
 	*x = Verification{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2716,7 @@ func (x *Verification) String() string {
 func (*Verification) ProtoMessage() {}
 
 func (x *Verification) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[33]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2729,7 @@ func (x *Verification) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verification.ProtoReflect.Descriptor instead.
 func (*Verification) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Verification) GetTime() *timestamppb.Timestamp {
@@ -2591,7 +2829,7 @@ type Manifest struct {
 	Expires *timestamppb.Timestamp `protobuf:"bytes,31,opt,name=expires,proto3" json:"expires,omitempty"`
 	// On how many nodes it is kept; 0 for all.
 	WantedCopies uint32 `protobuf:"varint,32,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
-	// Files that nodes added, one bundle for each node.
+	// Files that nodes added, one bundle for each node. In a remote: those that are stored there.
 	Bundles []*Bundle `protobuf:"bytes,73,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	// Version of Kubernetes on the node that saved it, as "v1.31.2"; empty if the node cannot tell.
 	KubernetesVersion string `protobuf:"bytes,74,opt,name=kubernetes_version,json=kubernetesVersion,proto3" json:"kubernetes_version,omitempty"`
@@ -2601,7 +2839,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +2851,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[34]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +2864,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Manifest) GetFormatVersion() uint32 {
@@ -2858,14 +3096,16 @@ type Bundle struct {
 	// Sets of the node's configuration that the files belong to.
 	Sets []string `protobuf:"bytes,4,rep,name=sets,proto3" json:"sets,omitempty"`
 	// How many files and directories are in it.
-	Files         uint32 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
+	Files uint32 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
+	// In a remote: the object that holds the tar.
+	Stored        *StoredObject `protobuf:"bytes,6,opt,name=stored,proto3" json:"stored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Bundle) Reset() {
 	*x = Bundle{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2877,7 +3117,7 @@ func (x *Bundle) String() string {
 func (*Bundle) ProtoMessage() {}
 
 func (x *Bundle) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[35]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2890,7 +3130,7 @@ func (x *Bundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
 func (*Bundle) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Bundle) GetNode() string {
@@ -2928,6 +3168,13 @@ func (x *Bundle) GetFiles() uint32 {
 	return 0
 }
 
+func (x *Bundle) GetStored() *StoredObject {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
 // Copy is a snapshot's file on one node.
 type Copy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2953,7 +3200,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[36]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3212,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_snapshot_proto_msgTypes[36]
+	mi := &file_requorum_v1_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3225,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_requorum_v1_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Copy) GetNode() string {
@@ -3094,12 +3341,13 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
 	"\x06remote\x18\x04 \x01(\tR\x06remote\"N\n" +
 	"\x16UploadSnapshotResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"d\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\x85\x01\n" +
 	"\x15RepairSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"N\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1f\n" +
+	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\"N\n" +
 	"\x16RepairSnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"~\n" +
 	"\x10PlanPruneRequest\x12\x18\n" +
@@ -3119,17 +3367,32 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x06remote\x18\x1b \x01(\tR\x06remote\x12<\n" +
 	"\aremoval\x18\x1c \x01(\v2\".requorum.v1.DeleteSnapshotRequestR\aremoval\".\n" +
 	"\x12ListOrphansRequest\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\"\\\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\"x\n" +
 	"\x13ListOrphansResponse\x12-\n" +
 	"\aorphans\x18\x01 \x03(\v2\x13.requorum.v1.OrphanR\aorphans\x12\x16\n" +
-	"\x06silent\x18\x02 \x03(\tR\x06silent\"O\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\x12\x1a\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"y\n" +
 	"\x06Orphan\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x121\n" +
-	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\"P\n" +
+	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x16\n" +
+	"\x06remote\x18\x03 \x01(\tR\x06remote\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\"d\n" +
 	"\x15RebuildCatalogRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
-	"\acluster\x18\x02 \x01(\tR\acluster\"N\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04from\x18\x03 \x03(\tR\x04from\"B\n" +
+	"\x12PlanRebuildRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04from\x18\x02 \x03(\tR\x04from\"`\n" +
+	"\x13PlanRebuildResponse\x123\n" +
+	"\aentries\x18\x01 \x03(\v2\x19.requorum.v1.RebuildEntryR\aentries\x12\x14\n" +
+	"\x05notes\x18\x02 \x03(\tR\x05notes\"\x87\x01\n" +
+	"\fRebuildEntry\x121\n" +
+	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12\x18\n" +
+	"\aremotes\x18\x03 \x03(\tR\aremotes\x12\x14\n" +
+	"\x05known\x18\x04 \x01(\bR\x05known\"N\n" +
 	"\x16RebuildCatalogResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\xbe\x01\n" +
 	"\x15DeleteSnapshotRequest\x12\x1d\n" +
@@ -3190,14 +3453,15 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	" \x01(\tR\bschedule\x124\n" +
 	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x125\n" +
 	"\bverified\x18\r \x01(\v2\x19.requorum.v1.VerificationR\bverified\x12J\n" +
-	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\xd3\x01\n" +
+	"\x13failed_verification\x18\x0e \x01(\v2\x19.requorum.v1.VerificationR\x12failedVerification\"\x82\x02\n" +
 	"\n" +
 	"RemoteCopy\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x124\n" +
 	"\achecked\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\achecked\x121\n" +
 	"\x06object\x18\x04 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\x12\x16\n" +
-	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x8b\x01\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12-\n" +
+	"\abundles\x18\x06 \x03(\v2\x13.requorum.v1.BundleR\abundles\"\x8b\x01\n" +
 	"\fStoredObject\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
@@ -3250,13 +3514,14 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x12kubernetes_version\x18J \x01(\tR\x11kubernetesVersion\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"r\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x01\n" +
 	"\x06Bundle\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x12\n" +
 	"\x04sets\x18\x04 \x03(\tR\x04sets\x12\x14\n" +
-	"\x05files\x18\x05 \x01(\rR\x05files\"\xe8\x01\n" +
+	"\x05files\x18\x05 \x01(\rR\x05files\x121\n" +
+	"\x06stored\x18\x06 \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\"\xe8\x01\n" +
 	"\x04Copy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x12\x12\n" +
@@ -3286,7 +3551,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x12COPY_STATE_MISSING\x10\x02\x12\x19\n" +
 	"\x15COPY_STATE_UNREADABLE\x10\x03\x12\x18\n" +
 	"\x14COPY_STATE_DIFFERENT\x10\x04\x12\x16\n" +
-	"\x12COPY_STATE_UNKNOWN\x10\x052\xec\t\n" +
+	"\x12COPY_STATE_UNKNOWN\x10\x052\xbe\n" +
+	"\n" +
 	"\x0fSnapshotService\x12S\n" +
 	"\fSaveSnapshot\x12 .requorum.v1.SaveSnapshotRequest\x1a!.requorum.v1.SaveSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.requorum.v1.ListSnapshotsRequest\x1a\".requorum.v1.ListSnapshotsResponse\x12P\n" +
@@ -3297,7 +3563,8 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x0eRepairSnapshot\x12\".requorum.v1.RepairSnapshotRequest\x1a#.requorum.v1.RepairSnapshotResponse\x12J\n" +
 	"\tPlanPrune\x12\x1d.requorum.v1.PlanPruneRequest\x1a\x1e.requorum.v1.PlanPruneResponse\x12P\n" +
 	"\vListOrphans\x12\x1f.requorum.v1.ListOrphansRequest\x1a .requorum.v1.ListOrphansResponse\x12Y\n" +
-	"\x0eRebuildCatalog\x12\".requorum.v1.RebuildCatalogRequest\x1a#.requorum.v1.RebuildCatalogResponse\x12Y\n" +
+	"\x0eRebuildCatalog\x12\".requorum.v1.RebuildCatalogRequest\x1a#.requorum.v1.RebuildCatalogResponse\x12P\n" +
+	"\vPlanRebuild\x12\x1f.requorum.v1.PlanRebuildRequest\x1a .requorum.v1.PlanRebuildResponse\x12Y\n" +
 	"\x0eDeleteSnapshot\x12\".requorum.v1.DeleteSnapshotRequest\x1a#.requorum.v1.DeleteSnapshotResponse\x12Y\n" +
 	"\x0eUploadSnapshot\x12\".requorum.v1.UploadSnapshotRequest\x1a#.requorum.v1.UploadSnapshotResponse\x12Y\n" +
 	"\x0eImportSnapshot\x12\".requorum.v1.ImportSnapshotRequest\x1a#.requorum.v1.ImportSnapshotResponse\x12[\n" +
@@ -3316,7 +3583,7 @@ func file_requorum_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_requorum_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(SnapshotState)(0),                 // 0: requorum.v1.SnapshotState
 	(SnapshotKind)(0),                  // 1: requorum.v1.SnapshotKind
@@ -3342,113 +3609,122 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	(*ListOrphansResponse)(nil),        // 21: requorum.v1.ListOrphansResponse
 	(*Orphan)(nil),                     // 22: requorum.v1.Orphan
 	(*RebuildCatalogRequest)(nil),      // 23: requorum.v1.RebuildCatalogRequest
-	(*RebuildCatalogResponse)(nil),     // 24: requorum.v1.RebuildCatalogResponse
-	(*DeleteSnapshotRequest)(nil),      // 25: requorum.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),     // 26: requorum.v1.DeleteSnapshotResponse
-	(*ImportSnapshotRequest)(nil),      // 27: requorum.v1.ImportSnapshotRequest
-	(*ImportSnapshotResponse)(nil),     // 28: requorum.v1.ImportSnapshotResponse
-	(*VerifySnapshotRequest)(nil),      // 29: requorum.v1.VerifySnapshotRequest
-	(*VerifySnapshotResponse)(nil),     // 30: requorum.v1.VerifySnapshotResponse
-	(*ExportSnapshotRequest)(nil),      // 31: requorum.v1.ExportSnapshotRequest
-	(*ExportSnapshotResponse)(nil),     // 32: requorum.v1.ExportSnapshotResponse
-	(*Snapshot)(nil),                   // 33: requorum.v1.Snapshot
-	(*RemoteCopy)(nil),                 // 34: requorum.v1.RemoteCopy
-	(*StoredObject)(nil),               // 35: requorum.v1.StoredObject
-	(*Verification)(nil),               // 36: requorum.v1.Verification
-	(*Manifest)(nil),                   // 37: requorum.v1.Manifest
-	(*Bundle)(nil),                     // 38: requorum.v1.Bundle
-	(*Copy)(nil),                       // 39: requorum.v1.Copy
-	nil,                                // 40: requorum.v1.SaveSnapshotRequest.LabelsEntry
-	nil,                                // 41: requorum.v1.ImportSnapshotRequest.LabelsEntry
-	nil,                                // 42: requorum.v1.Manifest.LabelsEntry
-	(*durationpb.Duration)(nil),        // 43: google.protobuf.Duration
-	(*Operation)(nil),                  // 44: requorum.v1.Operation
-	(*Retention)(nil),                  // 45: requorum.v1.Retention
-	(*timestamppb.Timestamp)(nil),      // 46: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 47: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 48: requorum.v1.Alarm
+	(*PlanRebuildRequest)(nil),         // 24: requorum.v1.PlanRebuildRequest
+	(*PlanRebuildResponse)(nil),        // 25: requorum.v1.PlanRebuildResponse
+	(*RebuildEntry)(nil),               // 26: requorum.v1.RebuildEntry
+	(*RebuildCatalogResponse)(nil),     // 27: requorum.v1.RebuildCatalogResponse
+	(*DeleteSnapshotRequest)(nil),      // 28: requorum.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil),     // 29: requorum.v1.DeleteSnapshotResponse
+	(*ImportSnapshotRequest)(nil),      // 30: requorum.v1.ImportSnapshotRequest
+	(*ImportSnapshotResponse)(nil),     // 31: requorum.v1.ImportSnapshotResponse
+	(*VerifySnapshotRequest)(nil),      // 32: requorum.v1.VerifySnapshotRequest
+	(*VerifySnapshotResponse)(nil),     // 33: requorum.v1.VerifySnapshotResponse
+	(*ExportSnapshotRequest)(nil),      // 34: requorum.v1.ExportSnapshotRequest
+	(*ExportSnapshotResponse)(nil),     // 35: requorum.v1.ExportSnapshotResponse
+	(*Snapshot)(nil),                   // 36: requorum.v1.Snapshot
+	(*RemoteCopy)(nil),                 // 37: requorum.v1.RemoteCopy
+	(*StoredObject)(nil),               // 38: requorum.v1.StoredObject
+	(*Verification)(nil),               // 39: requorum.v1.Verification
+	(*Manifest)(nil),                   // 40: requorum.v1.Manifest
+	(*Bundle)(nil),                     // 41: requorum.v1.Bundle
+	(*Copy)(nil),                       // 42: requorum.v1.Copy
+	nil,                                // 43: requorum.v1.SaveSnapshotRequest.LabelsEntry
+	nil,                                // 44: requorum.v1.ImportSnapshotRequest.LabelsEntry
+	nil,                                // 45: requorum.v1.Manifest.LabelsEntry
+	(*durationpb.Duration)(nil),        // 46: google.protobuf.Duration
+	(*Operation)(nil),                  // 47: requorum.v1.Operation
+	(*Retention)(nil),                  // 48: requorum.v1.Retention
+	(*timestamppb.Timestamp)(nil),      // 49: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 50: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 51: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
-	40, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
-	43, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
+	43, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
+	46, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
 	1,  // 2: requorum.v1.SaveSnapshotRequest.kind:type_name -> requorum.v1.SnapshotKind
-	44, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	33, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	33, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	44, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	44, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	44, // 8: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	44, // 9: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	45, // 10: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
+	47, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	36, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	36, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	47, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	47, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	47, // 8: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	47, // 9: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	48, // 10: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
 	19, // 11: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
 	1,  // 12: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
-	46, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
-	25, // 14: requorum.v1.PruneVerdict.removal:type_name -> requorum.v1.DeleteSnapshotRequest
+	49, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
+	28, // 14: requorum.v1.PruneVerdict.removal:type_name -> requorum.v1.DeleteSnapshotRequest
 	22, // 15: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
-	37, // 16: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
-	44, // 17: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
-	44, // 18: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	41, // 19: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	44, // 20: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	44, // 21: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
-	37, // 22: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 23: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 24: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	46, // 25: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	37, // 26: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	39, // 27: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	34, // 28: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
-	46, // 29: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
-	36, // 30: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
-	36, // 31: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
-	2,  // 32: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
-	46, // 33: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
-	35, // 34: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
-	46, // 35: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
-	43, // 36: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
-	46, // 37: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	47, // 38: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	48, // 39: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	42, // 40: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 41: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	35, // 42: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
-	46, // 43: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
-	38, // 44: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
-	2,  // 45: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	46, // 46: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 47: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 48: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 49: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 50: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	29, // 51: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
-	11, // 52: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	15, // 53: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
-	17, // 54: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
-	20, // 55: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
-	23, // 56: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
-	25, // 57: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	13, // 58: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
-	27, // 59: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	31, // 60: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 61: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 62: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 63: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 64: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	30, // 65: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
-	12, // 66: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	16, // 67: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
-	18, // 68: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
-	21, // 69: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
-	24, // 70: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
-	26, // 71: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	14, // 72: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
-	28, // 73: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	32, // 74: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	61, // [61:75] is the sub-list for method output_type
-	47, // [47:61] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	40, // 16: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
+	26, // 17: requorum.v1.PlanRebuildResponse.entries:type_name -> requorum.v1.RebuildEntry
+	40, // 18: requorum.v1.RebuildEntry.manifest:type_name -> requorum.v1.Manifest
+	47, // 19: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	47, // 20: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 21: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	47, // 22: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	47, // 23: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	40, // 24: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 25: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 26: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	49, // 27: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	40, // 28: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	42, // 29: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	37, // 30: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	49, // 31: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	39, // 32: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
+	39, // 33: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
+	2,  // 34: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
+	49, // 35: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
+	38, // 36: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
+	41, // 37: requorum.v1.RemoteCopy.bundles:type_name -> requorum.v1.Bundle
+	49, // 38: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	46, // 39: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	49, // 40: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	50, // 41: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	51, // 42: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	45, // 43: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 44: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	38, // 45: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
+	49, // 46: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	41, // 47: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
+	38, // 48: requorum.v1.Bundle.stored:type_name -> requorum.v1.StoredObject
+	2,  // 49: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	49, // 50: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 51: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 52: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 53: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 54: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	32, // 55: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 56: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 57: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	17, // 58: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	20, // 59: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	23, // 60: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	24, // 61: requorum.v1.SnapshotService.PlanRebuild:input_type -> requorum.v1.PlanRebuildRequest
+	28, // 62: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 63: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	30, // 64: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	34, // 65: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 66: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 67: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 68: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 69: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	33, // 70: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 71: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 72: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	18, // 73: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	21, // 74: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	27, // 75: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	25, // 76: requorum.v1.SnapshotService.PlanRebuild:output_type -> requorum.v1.PlanRebuildResponse
+	29, // 77: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 78: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	31, // 79: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	35, // 80: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	66, // [66:81] is the sub-list for method output_type
+	51, // [51:66] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }
@@ -3459,7 +3735,7 @@ func file_requorum_v1_snapshot_proto_init() {
 	file_requorum_v1_cluster_proto_init()
 	file_requorum_v1_operation_proto_init()
 	file_requorum_v1_schedule_proto_init()
-	file_requorum_v1_snapshot_proto_msgTypes[29].OneofWrappers = []any{
+	file_requorum_v1_snapshot_proto_msgTypes[32].OneofWrappers = []any{
 		(*ExportSnapshotResponse_Manifest)(nil),
 		(*ExportSnapshotResponse_Data)(nil),
 	}
@@ -3469,7 +3745,7 @@ func file_requorum_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_snapshot_proto_rawDesc), len(file_requorum_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	SnapshotService_PlanPrune_FullMethodName          = "/requorum.v1.SnapshotService/PlanPrune"
 	SnapshotService_ListOrphans_FullMethodName        = "/requorum.v1.SnapshotService/ListOrphans"
 	SnapshotService_RebuildCatalog_FullMethodName     = "/requorum.v1.SnapshotService/RebuildCatalog"
+	SnapshotService_PlanRebuild_FullMethodName        = "/requorum.v1.SnapshotService/PlanRebuild"
 	SnapshotService_DeleteSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/DeleteSnapshot"
 	SnapshotService_UploadSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/UploadSnapshot"
 	SnapshotService_ImportSnapshot_FullMethodName     = "/requorum.v1.SnapshotService/ImportSnapshot"
@@ -57,15 +58,18 @@ type SnapshotServiceClient interface {
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(ctx context.Context, in *DistributeSnapshotRequest, opts ...grpc.CallOption) (*DistributeSnapshotResponse, error)
 	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
-	// node, or on the number of nodes that was asked for when it was taken.
+	// node, or on the number of nodes that was asked for when it was taken, and in the remotes that stored it.
 	RepairSnapshot(ctx context.Context, in *RepairSnapshotRequest, opts ...grpc.CallOption) (*RepairSnapshotResponse, error)
 	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
 	PlanPrune(ctx context.Context, in *PlanPruneRequest, opts ...grpc.CallOption) (*PlanPruneResponse, error)
-	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	// ListOrphans asks the nodes, and looks into the remotes, for copies that the catalog does not know. Nothing removes
+	// them by itself.
 	ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error)
-	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
-	// not know, once the files were read back and compared.
+	// RebuildCatalog starts the operation that enters into the catalog what the nodes, and the remotes that are named,
+	// hold and the catalog does not know. The nodes' files are read back and compared first, the remotes' are not.
 	RebuildCatalog(ctx context.Context, in *RebuildCatalogRequest, opts ...grpc.CallOption) (*RebuildCatalogResponse, error)
+	// PlanRebuild says what RebuildCatalog would enter, as far as manifests tell. It changes nothing.
+	PlanRebuild(ctx context.Context, in *PlanRebuildRequest, opts ...grpc.CallOption) (*PlanRebuildResponse, error)
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
@@ -187,6 +191,16 @@ func (c *snapshotServiceClient) RebuildCatalog(ctx context.Context, in *RebuildC
 	return out, nil
 }
 
+func (c *snapshotServiceClient) PlanRebuild(ctx context.Context, in *PlanRebuildRequest, opts ...grpc.CallOption) (*PlanRebuildResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanRebuildResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_PlanRebuild_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *snapshotServiceClient) DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteSnapshotResponse)
@@ -258,15 +272,18 @@ type SnapshotServiceServer interface {
 	// DistributeSnapshot starts the operation that gives every node which lacks a good copy one.
 	DistributeSnapshot(context.Context, *DistributeSnapshotRequest) (*DistributeSnapshotResponse, error)
 	// RepairSnapshot starts the operation that gives a snapshot as many good copies as it is to have: on every
-	// node, or on the number of nodes that was asked for when it was taken.
+	// node, or on the number of nodes that was asked for when it was taken, and in the remotes that stored it.
 	RepairSnapshot(context.Context, *RepairSnapshotRequest) (*RepairSnapshotResponse, error)
 	// PlanPrune says which snapshots the retention keeps and which it removes, and why. It changes nothing.
 	PlanPrune(context.Context, *PlanPruneRequest) (*PlanPruneResponse, error)
-	// ListOrphans asks the nodes for copies that the catalog does not know. Nothing removes them by itself.
+	// ListOrphans asks the nodes, and looks into the remotes, for copies that the catalog does not know. Nothing removes
+	// them by itself.
 	ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error)
-	// RebuildCatalog starts the operation that enters into the catalog what the nodes hold and the catalog does
-	// not know, once the files were read back and compared.
+	// RebuildCatalog starts the operation that enters into the catalog what the nodes, and the remotes that are named,
+	// hold and the catalog does not know. The nodes' files are read back and compared first, the remotes' are not.
 	RebuildCatalog(context.Context, *RebuildCatalogRequest) (*RebuildCatalogResponse, error)
+	// PlanRebuild says what RebuildCatalog would enter, as far as manifests tell. It changes nothing.
+	PlanRebuild(context.Context, *PlanRebuildRequest) (*PlanRebuildResponse, error)
 	// DeleteSnapshot starts the operation that removes every copy and the catalog's entry. The last
 	// good snapshot of a cluster is kept unless force is set.
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
@@ -317,6 +334,9 @@ func (UnimplementedSnapshotServiceServer) ListOrphans(context.Context, *ListOrph
 }
 func (UnimplementedSnapshotServiceServer) RebuildCatalog(context.Context, *RebuildCatalogRequest) (*RebuildCatalogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RebuildCatalog not implemented")
+}
+func (UnimplementedSnapshotServiceServer) PlanRebuild(context.Context, *PlanRebuildRequest) (*PlanRebuildResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanRebuild not implemented")
 }
 func (UnimplementedSnapshotServiceServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
@@ -531,6 +551,24 @@ func _SnapshotService_RebuildCatalog_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SnapshotService_PlanRebuild_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanRebuildRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).PlanRebuild(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_PlanRebuild_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).PlanRebuild(ctx, req.(*PlanRebuildRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SnapshotService_DeleteSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteSnapshotRequest)
 	if err := dec(in); err != nil {
@@ -642,6 +680,10 @@ var SnapshotService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RebuildCatalog",
 			Handler:    _SnapshotService_RebuildCatalog_Handler,
+		},
+		{
+			MethodName: "PlanRebuild",
+			Handler:    _SnapshotService_PlanRebuild_Handler,
 		},
 		{
 			MethodName: "DeleteSnapshot",

@@ -1087,6 +1087,8 @@ type Task struct {
 	//	*Task_PackFiles
 	//	*Task_CompareFiles
 	//	*Task_RestoreFiles
+	//	*Task_UploadFiles
+	//	*Task_DownloadFiles
 	Spec          isTask_Spec `protobuf_oneof:"spec"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1459,6 +1461,24 @@ func (x *Task) GetRestoreFiles() *RestoreFiles {
 	return nil
 }
 
+func (x *Task) GetUploadFiles() *UploadFiles {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_UploadFiles); ok {
+			return x.UploadFiles
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetDownloadFiles() *DownloadFiles {
+	if x != nil {
+		if x, ok := x.Spec.(*Task_DownloadFiles); ok {
+			return x.DownloadFiles
+		}
+	}
+	return nil
+}
+
 type isTask_Spec interface {
 	isTask_Spec()
 }
@@ -1623,6 +1643,16 @@ type Task_RestoreFiles struct {
 	RestoreFiles *RestoreFiles `protobuf:"bytes,43,opt,name=restore_files,json=restoreFiles,proto3,oneof"`
 }
 
+type Task_UploadFiles struct {
+	// Store a bundle of the node in a remote.
+	UploadFiles *UploadFiles `protobuf:"bytes,56,opt,name=upload_files,json=uploadFiles,proto3,oneof"`
+}
+
+type Task_DownloadFiles struct {
+	// Fetch a bundle of the node from a remote.
+	DownloadFiles *DownloadFiles `protobuf:"bytes,57,opt,name=download_files,json=downloadFiles,proto3,oneof"`
+}
+
 func (*Task_InspectNode) isTask_Spec() {}
 
 func (*Task_HashKv) isTask_Spec() {}
@@ -1686,6 +1716,10 @@ func (*Task_PackFiles) isTask_Spec() {}
 func (*Task_CompareFiles) isTask_Spec() {}
 
 func (*Task_RestoreFiles) isTask_Spec() {}
+
+func (*Task_UploadFiles) isTask_Spec() {}
+
+func (*Task_DownloadFiles) isTask_Spec() {}
 
 // TaskReport tells how a task stands.
 type TaskReport struct {
@@ -2527,8 +2561,12 @@ type CompareFiles struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the snapshot.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What the bundle must be.
-	Bundle        *v1.Bundle `protobuf:"bytes,2,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// What the bundle must be; with a remote, also as what it is stored.
+	Bundle *v1.Bundle `protobuf:"bytes,2,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// Read the bundle from here instead, into memory; unset for the node's own.
+	Remote *Remote `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Text of key files of age, if it is encrypted there.
+	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2577,6 +2615,20 @@ func (x *CompareFiles) GetBundle() *v1.Bundle {
 	return nil
 }
 
+func (x *CompareFiles) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *CompareFiles) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 // ComparedFiles is what the node found. It changes nothing.
 type ComparedFiles struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2585,7 +2637,9 @@ type ComparedFiles struct {
 	// What to do about it.
 	Advice string `protobuf:"bytes,2,opt,name=advice,proto3" json:"advice,omitempty"`
 	// The files, as they are on the node.
-	Files         []*v1.PlannedFile `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	Files []*v1.PlannedFile `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	// The bundle is not there, or damaged: another copy of it may serve.
+	Lost          bool `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2639,6 +2693,13 @@ func (x *ComparedFiles) GetFiles() []*v1.PlannedFile {
 		return x.Files
 	}
 	return nil
+}
+
+func (x *ComparedFiles) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 // RestoreFiles asks to write a bundle's files back. What lies in their place is kept beside them.
@@ -4267,7 +4328,9 @@ type DropRemote struct {
 	// Name of the snapshot.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Key of its object.
-	Key           string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// Keys of its bundles.
+	Bundles       []string `protobuf:"bytes,4,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4323,6 +4386,150 @@ func (x *DropRemote) GetKey() string {
 	return ""
 }
 
+func (x *DropRemote) GetBundles() []string {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+// UploadFiles asks to store the node's bundle of a snapshot in a remote. The manifest that lists it comes with UploadCopy.
+type UploadFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where to.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What the bundle must be, and the object to make: its key, compression and recipients.
+	Bundle        *v1.Bundle `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadFiles) Reset() {
+	*x = UploadFiles{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadFiles) ProtoMessage() {}
+
+func (x *UploadFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadFiles.ProtoReflect.Descriptor instead.
+func (*UploadFiles) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *UploadFiles) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *UploadFiles) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UploadFiles) GetBundle() *v1.Bundle {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+// DownloadFiles asks to fetch the node's bundle of a snapshot from a remote, and to put it in place only if it is the one.
+type DownloadFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where from.
+	Remote *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What the bundle must be, and as what it is stored.
+	Bundle *v1.Bundle `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// Text of key files of age, if it is encrypted.
+	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadFiles) Reset() {
+	*x = DownloadFiles{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadFiles) ProtoMessage() {}
+
+func (x *DownloadFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadFiles.ProtoReflect.Descriptor instead.
+func (*DownloadFiles) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *DownloadFiles) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *DownloadFiles) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DownloadFiles) GetBundle() *v1.Bundle {
+	if x != nil {
+		return x.Bundle
+	}
+	return nil
+}
+
+func (x *DownloadFiles) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 // ListRemote asks for the manifests in a remote.
 type ListRemote struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4338,7 +4545,7 @@ type ListRemote struct {
 
 func (x *ListRemote) Reset() {
 	*x = ListRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4350,7 +4557,7 @@ func (x *ListRemote) String() string {
 func (*ListRemote) ProtoMessage() {}
 
 func (x *ListRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4363,7 +4570,7 @@ func (x *ListRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemote.ProtoReflect.Descriptor instead.
 func (*ListRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListRemote) GetRemote() *Remote {
@@ -4395,14 +4602,16 @@ type RemoteList struct {
 	// Objects that no manifest describes, by key.
 	Orphans []string `protobuf:"bytes,2,rep,name=orphans,proto3" json:"orphans,omitempty"`
 	// What could not be read, in words.
-	Problems      []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,3,rep,name=problems,proto3" json:"problems,omitempty"`
+	// Snapshots whose manifest or object is not as it was stored. Each has its sentence in problems.
+	Faults        []*RemoteFault `protobuf:"bytes,4,rep,name=faults,proto3" json:"faults,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RemoteList) Reset() {
 	*x = RemoteList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4414,7 +4623,7 @@ func (x *RemoteList) String() string {
 func (*RemoteList) ProtoMessage() {}
 
 func (x *RemoteList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4427,7 +4636,7 @@ func (x *RemoteList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteList.ProtoReflect.Descriptor instead.
 func (*RemoteList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RemoteList) GetManifests() []*v1.Manifest {
@@ -4449,6 +4658,77 @@ func (x *RemoteList) GetProblems() []string {
 		return x.Problems
 	}
 	return nil
+}
+
+func (x *RemoteList) GetFaults() []*RemoteFault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+// RemoteFault tells what is wrong with a snapshot in a remote.
+type RemoteFault struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the snapshot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// MISSING: its object is gone. DIFFERENT: it has another size. UNREADABLE: its manifest cannot be read.
+	State v1.CopyState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.CopyState" json:"state,omitempty"`
+	// The reason.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoteFault) Reset() {
+	*x = RemoteFault{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoteFault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoteFault) ProtoMessage() {}
+
+func (x *RemoteFault) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoteFault.ProtoReflect.Descriptor instead.
+func (*RemoteFault) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RemoteFault) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoteFault) GetState() v1.CopyState {
+	if x != nil {
+		return x.State
+	}
+	return v1.CopyState(0)
+}
+
+func (x *RemoteFault) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
 }
 
 // Stage asks to restore a copy into a staging directory while the old etcd serves.
@@ -4480,7 +4760,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +4772,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +4785,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -4601,7 +4881,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +4893,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +4906,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -4689,7 +4969,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4981,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4994,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -4738,7 +5018,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4750,7 +5030,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4763,7 +5043,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -4791,7 +5071,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4803,7 +5083,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4816,7 +5096,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -4837,7 +5117,7 @@ type Swapped struct {
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4849,7 +5129,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4862,7 +5142,7 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
@@ -4883,7 +5163,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4895,7 +5175,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4908,7 +5188,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -4933,7 +5213,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4945,7 +5225,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4958,7 +5238,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -5009,7 +5289,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5021,7 +5301,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5034,7 +5314,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -5115,7 +5395,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5127,7 +5407,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5140,7 +5420,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -5177,7 +5457,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5189,7 +5469,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5202,7 +5482,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -5230,7 +5510,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5242,7 +5522,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5255,7 +5535,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{62}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -5288,7 +5568,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5300,7 +5580,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5313,7 +5593,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{63}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -5382,7 +5662,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5394,7 +5674,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5407,7 +5687,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{64}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -5453,7 +5733,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5465,7 +5745,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5478,7 +5758,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{65}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -5571,7 +5851,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xcf\x10\n" +
+	"\x10PushCopyResponse\"\xdf\x11\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -5622,7 +5902,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"pack_files\x18) \x01(\v2\x1c.requorum.agent.v1.PackFilesH\x00R\tpackFiles\x12F\n" +
 	"\rcompare_files\x18* \x01(\v2\x1f.requorum.agent.v1.CompareFilesH\x00R\fcompareFiles\x12F\n" +
-	"\rrestore_files\x18+ \x01(\v2\x1f.requorum.agent.v1.RestoreFilesH\x00R\frestoreFilesB\x06\n" +
+	"\rrestore_files\x18+ \x01(\v2\x1f.requorum.agent.v1.RestoreFilesH\x00R\frestoreFiles\x12C\n" +
+	"\fupload_files\x188 \x01(\v2\x1e.requorum.agent.v1.UploadFilesH\x00R\vuploadFiles\x12I\n" +
+	"\x0edownload_files\x189 \x01(\v2 .requorum.agent.v1.DownloadFilesH\x00R\rdownloadFilesB\x06\n" +
 	"\x04spec\"\xb2\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
@@ -5690,14 +5972,17 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x10wal_needed_bytes\x18R \x01(\x03R\x0ewalNeededBytes\"3\n" +
 	"\tPackFiles\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04sets\x18\x02 \x03(\tR\x04sets\"O\n" +
+	"\x04sets\x18\x02 \x03(\tR\x04sets\"\xa3\x01\n" +
 	"\fCompareFiles\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
-	"\x06bundle\x18\x02 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\"q\n" +
+	"\x06bundle\x18\x02 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\x121\n" +
+	"\x06remote\x18\x03 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x1f\n" +
+	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\"\x85\x01\n" +
 	"\rComparedFiles\x12\x18\n" +
 	"\aproblem\x18\x01 \x01(\tR\aproblem\x12\x16\n" +
 	"\x06advice\x18\x02 \x01(\tR\x06advice\x12.\n" +
-	"\x05files\x18\x03 \x03(\v2\x18.requorum.v1.PlannedFileR\x05files\"\x82\x01\n" +
+	"\x05files\x18\x03 \x03(\v2\x18.requorum.v1.PlannedFileR\x05files\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost\"\x82\x01\n" +
 	"\fRestoreFiles\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x12\n" +
@@ -5809,22 +6094,37 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\fDownloadCopy\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x1f\n" +
-	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"e\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"\x7f\n" +
 	"\n" +
 	"DropRemote\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\tR\x03key\"k\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x18\n" +
+	"\abundles\x18\x04 \x03(\tR\abundles\"\x81\x01\n" +
+	"\vUploadFiles\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\"\xa4\x01\n" +
+	"\rDownloadFiles\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\x12\x1f\n" +
+	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\"k\n" +
 	"\n" +
 	"ListRemote\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x16\n" +
 	"\x06folder\x18\x02 \x01(\tR\x06folder\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"w\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xaf\x01\n" +
 	"\n" +
 	"RemoteList\x123\n" +
 	"\tmanifests\x18\x01 \x03(\v2\x15.requorum.v1.ManifestR\tmanifests\x12\x18\n" +
 	"\aorphans\x18\x02 \x03(\tR\aorphans\x12\x1a\n" +
-	"\bproblems\x18\x03 \x03(\tR\bproblems\"\x89\x03\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\x126\n" +
+	"\x06faults\x18\x04 \x03(\v2\x1e.requorum.agent.v1.RemoteFaultR\x06faults\"g\n" +
+	"\vRemoteFault\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x89\x03\n" +
 	"\x05Stage\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x121\n" +
@@ -5961,7 +6261,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -6014,144 +6314,157 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*UploadCopy)(nil),            // 48: requorum.agent.v1.UploadCopy
 	(*DownloadCopy)(nil),          // 49: requorum.agent.v1.DownloadCopy
 	(*DropRemote)(nil),            // 50: requorum.agent.v1.DropRemote
-	(*ListRemote)(nil),            // 51: requorum.agent.v1.ListRemote
-	(*RemoteList)(nil),            // 52: requorum.agent.v1.RemoteList
-	(*Stage)(nil),                 // 53: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 54: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 55: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 56: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 57: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 58: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 59: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 60: requorum.agent.v1.Start
-	(*Verify)(nil),                // 61: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 62: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 63: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 64: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 65: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 66: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 67: requorum.agent.v1.Finish
-	nil,                           // 68: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 69: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 70: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 71: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 72: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 73: requorum.v1.Copy
-	(*v1.StoredObject)(nil),       // 74: requorum.v1.StoredObject
-	(*v1.Bundle)(nil),             // 75: requorum.v1.Bundle
-	(*v1.PlannedFile)(nil),        // 76: requorum.v1.PlannedFile
-	(*timestamppb.Timestamp)(nil), // 77: google.protobuf.Timestamp
+	(*UploadFiles)(nil),           // 51: requorum.agent.v1.UploadFiles
+	(*DownloadFiles)(nil),         // 52: requorum.agent.v1.DownloadFiles
+	(*ListRemote)(nil),            // 53: requorum.agent.v1.ListRemote
+	(*RemoteList)(nil),            // 54: requorum.agent.v1.RemoteList
+	(*RemoteFault)(nil),           // 55: requorum.agent.v1.RemoteFault
+	(*Stage)(nil),                 // 56: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 57: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 58: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 59: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 60: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 61: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 62: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 63: requorum.agent.v1.Start
+	(*Verify)(nil),                // 64: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 65: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 66: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 67: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 68: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 69: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 70: requorum.agent.v1.Finish
+	nil,                           // 71: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 72: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 73: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 74: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 75: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 76: requorum.v1.Copy
+	(*v1.StoredObject)(nil),       // 77: requorum.v1.StoredObject
+	(*v1.Bundle)(nil),             // 78: requorum.v1.Bundle
+	(*v1.PlannedFile)(nil),        // 79: requorum.v1.PlannedFile
+	(*timestamppb.Timestamp)(nil), // 80: google.protobuf.Timestamp
+	(v1.CopyState)(0),             // 81: requorum.v1.CopyState
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	70, // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
-	9,  // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
-	16, // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
-	8,  // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	71, // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	70, // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
-	17, // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
-	20, // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
-	26, // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
-	28, // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
-	31, // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	34, // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	35, // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	38, // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	40, // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	41, // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	42, // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	53, // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	55, // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	56, // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	57, // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	59, // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	60, // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	61, // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	63, // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	67, // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	43, // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	37, // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	64, // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	66, // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	48, // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
-	49, // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
-	50, // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
-	51, // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
-	29, // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
-	32, // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
-	22, // 36: requorum.agent.v1.Task.pack_files:type_name -> requorum.agent.v1.PackFiles
-	23, // 37: requorum.agent.v1.Task.compare_files:type_name -> requorum.agent.v1.CompareFiles
-	25, // 38: requorum.agent.v1.Task.restore_files:type_name -> requorum.agent.v1.RestoreFiles
-	0,  // 39: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18, // 40: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19, // 41: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,  // 42: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21, // 43: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	27, // 44: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	30, // 45: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	72, // 46: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	73, // 47: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	54, // 48: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	62, // 49: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	58, // 50: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	39, // 51: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	44, // 52: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	65, // 53: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	74, // 54: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
-	52, // 55: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
-	33, // 56: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
-	75, // 57: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
-	24, // 58: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
-	70, // 59: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	75, // 60: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
-	76, // 61: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
-	75, // 62: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
-	36, // 63: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
-	77, // 64: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	72, // 65: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
-	71, // 66: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
-	71, // 67: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
-	71, // 68: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
-	72, // 69: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	72, // 70: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	36, // 71: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	72, // 72: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	72, // 73: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	46, // 74: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
-	47, // 75: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
-	71, // 76: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
-	45, // 77: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
-	72, // 78: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
-	74, // 79: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
-	45, // 80: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
-	72, // 81: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
-	45, // 82: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
-	45, // 83: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
-	72, // 84: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
-	72, // 85: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	77, // 86: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
-	68, // 87: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	69, // 88: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	70, // 89: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	27, // 90: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	77, // 91: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,  // 92: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,  // 93: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,  // 94: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10, // 95: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12, // 96: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14, // 97: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,  // 98: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,  // 99: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,  // 100: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11, // 101: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13, // 102: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15, // 103: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	98, // [98:104] is the sub-list for method output_type
-	92, // [92:98] is the sub-list for method input_type
-	92, // [92:92] is the sub-list for extension type_name
-	92, // [92:92] is the sub-list for extension extendee
-	0,  // [0:92] is the sub-list for field type_name
+	73,  // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	9,   // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
+	16,  // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
+	8,   // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
+	74,  // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	73,  // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	17,  // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
+	20,  // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
+	26,  // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
+	28,  // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
+	31,  // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
+	34,  // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	35,  // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	38,  // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	40,  // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	41,  // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	42,  // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	56,  // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	58,  // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	59,  // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	60,  // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	62,  // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	63,  // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	64,  // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	66,  // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	70,  // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	43,  // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	37,  // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	67,  // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	69,  // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	48,  // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
+	49,  // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
+	50,  // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
+	53,  // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
+	29,  // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
+	32,  // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
+	22,  // 36: requorum.agent.v1.Task.pack_files:type_name -> requorum.agent.v1.PackFiles
+	23,  // 37: requorum.agent.v1.Task.compare_files:type_name -> requorum.agent.v1.CompareFiles
+	25,  // 38: requorum.agent.v1.Task.restore_files:type_name -> requorum.agent.v1.RestoreFiles
+	51,  // 39: requorum.agent.v1.Task.upload_files:type_name -> requorum.agent.v1.UploadFiles
+	52,  // 40: requorum.agent.v1.Task.download_files:type_name -> requorum.agent.v1.DownloadFiles
+	0,   // 41: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	18,  // 42: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	19,  // 43: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,   // 44: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	21,  // 45: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	27,  // 46: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	30,  // 47: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	75,  // 48: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	76,  // 49: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	57,  // 50: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	65,  // 51: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	61,  // 52: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	39,  // 53: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	44,  // 54: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	68,  // 55: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	77,  // 56: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
+	54,  // 57: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
+	33,  // 58: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
+	78,  // 59: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
+	24,  // 60: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
+	73,  // 61: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	78,  // 62: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
+	45,  // 63: requorum.agent.v1.CompareFiles.remote:type_name -> requorum.agent.v1.Remote
+	79,  // 64: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
+	78,  // 65: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
+	36,  // 66: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	80,  // 67: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	75,  // 68: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	74,  // 69: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	74,  // 70: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	74,  // 71: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	75,  // 72: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	75,  // 73: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	36,  // 74: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	75,  // 75: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	75,  // 76: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	46,  // 77: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	47,  // 78: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	74,  // 79: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	45,  // 80: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	75,  // 81: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	77,  // 82: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	45,  // 83: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	75,  // 84: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	45,  // 85: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	45,  // 86: requorum.agent.v1.UploadFiles.remote:type_name -> requorum.agent.v1.Remote
+	78,  // 87: requorum.agent.v1.UploadFiles.bundle:type_name -> requorum.v1.Bundle
+	45,  // 88: requorum.agent.v1.DownloadFiles.remote:type_name -> requorum.agent.v1.Remote
+	78,  // 89: requorum.agent.v1.DownloadFiles.bundle:type_name -> requorum.v1.Bundle
+	45,  // 90: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	75,  // 91: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	55,  // 92: requorum.agent.v1.RemoteList.faults:type_name -> requorum.agent.v1.RemoteFault
+	81,  // 93: requorum.agent.v1.RemoteFault.state:type_name -> requorum.v1.CopyState
+	75,  // 94: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	80,  // 95: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
+	71,  // 96: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	72,  // 97: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	73,  // 98: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	27,  // 99: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	80,  // 100: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,   // 101: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,   // 102: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,   // 103: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10,  // 104: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12,  // 105: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14,  // 106: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,   // 107: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,   // 108: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,   // 109: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11,  // 110: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13,  // 111: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15,  // 112: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	107, // [107:113] is the sub-list for method output_type
+	101, // [101:107] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -6192,6 +6505,8 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_PackFiles)(nil),
 		(*Task_CompareFiles)(nil),
 		(*Task_RestoreFiles)(nil),
+		(*Task_UploadFiles)(nil),
+		(*Task_DownloadFiles)(nil),
 	}
 	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
@@ -6221,7 +6536,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   68,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -237,8 +237,10 @@ type SnapshotJob struct {
 	WantedCopies uint32 `protobuf:"varint,17,opt,name=wanted_copies,json=wantedCopies,proto3" json:"wanted_copies,omitempty"`
 	// Nodes that are to hold it; empty for all of the operation.
 	Targets []string `protobuf:"bytes,18,rep,name=targets,proto3" json:"targets,omitempty"`
-	// What a rebuild of the catalog has found on the nodes.
+	// What a rebuild of the catalog has found.
 	Found []*FoundSnapshot `protobuf:"bytes,19,rep,name=found,proto3" json:"found,omitempty"`
+	// Remotes that a rebuild of the catalog looks into.
+	From []string `protobuf:"bytes,75,rep,name=from,proto3" json:"from,omitempty"`
 	// Of a distribution: give the snapshot as many copies as it is to have, and no more.
 	Repair bool `protobuf:"varint,25,opt,name=repair,proto3" json:"repair,omitempty"`
 	// The request of a drill.
@@ -252,7 +254,9 @@ type SnapshotJob struct {
 	// Remove the copies of the nodes only.
 	KeepRemotes bool `protobuf:"varint,68,opt,name=keep_remotes,json=keepRemotes,proto3" json:"keep_remotes,omitempty"`
 	// Remove the copy in this remote only; empty for all.
-	OnlyRemote    string `protobuf:"bytes,69,opt,name=only_remote,json=onlyRemote,proto3" json:"only_remote,omitempty"`
+	OnlyRemote string `protobuf:"bytes,69,opt,name=only_remote,json=onlyRemote,proto3" json:"only_remote,omitempty"`
+	// Bundles that the remote has stored, or is about to, with their objects: journaled before anything is sent.
+	StoredBundles []*v1.Bundle `protobuf:"bytes,71,rep,name=stored_bundles,json=storedBundles,proto3" json:"stored_bundles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +410,13 @@ func (x *SnapshotJob) GetFound() []*FoundSnapshot {
 	return nil
 }
 
+func (x *SnapshotJob) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
 func (x *SnapshotJob) GetRepair() bool {
 	if x != nil {
 		return x.Repair
@@ -455,7 +466,14 @@ func (x *SnapshotJob) GetOnlyRemote() string {
 	return ""
 }
 
-// FoundSnapshot is a snapshot that the nodes hold and the catalog does not know.
+func (x *SnapshotJob) GetStoredBundles() []*v1.Bundle {
+	if x != nil {
+		return x.StoredBundles
+	}
+	return nil
+}
+
+// FoundSnapshot is a snapshot, or a copy of one in a remote, that the catalog does not know.
 type FoundSnapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the manifests beside the copies say.
@@ -463,7 +481,11 @@ type FoundSnapshot struct {
 	// Nodes that hold a copy.
 	Nodes []string `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// The copies, once they were read.
-	Copies        []*v1.Copy `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
+	Copies []*v1.Copy `protobuf:"bytes,3,rep,name=copies,proto3" json:"copies,omitempty"`
+	// Copies in remotes.
+	Remotes []*v1.RemoteCopy `protobuf:"bytes,4,rep,name=remotes,proto3" json:"remotes,omitempty"`
+	// Whether the catalog knows the snapshot, and only lacks these copies in remotes.
+	Known         bool `protobuf:"varint,5,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +541,20 @@ func (x *FoundSnapshot) GetCopies() []*v1.Copy {
 	return nil
 }
 
+func (x *FoundSnapshot) GetRemotes() []*v1.RemoteCopy {
+	if x != nil {
+		return x.Remotes
+	}
+	return nil
+}
+
+func (x *FoundSnapshot) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
 // ScheduleRecord is a schedule in the controller's store.
 type ScheduleRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -534,7 +570,13 @@ type ScheduleRecord struct {
 	// Who changed it last.
 	AppliedBy string `protobuf:"bytes,5,opt,name=applied_by,json=appliedBy,proto3" json:"applied_by,omitempty"`
 	// Whether a run has begun since it was made. A schedule by elapsed time begins with a run.
-	Begun         bool `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`
+	Begun bool `protobuf:"varint,6,opt,name=begun,proto3" json:"begun,omitempty"`
+	// The latest drill, as the record of its run has it, too; unset if there was none.
+	Drill *v1.ScheduleDrill `protobuf:"bytes,7,opt,name=drill,proto3" json:"drill,omitempty"`
+	// Runs that have succeeded since it was due.
+	RunsSinceDrill uint32 `protobuf:"varint,8,opt,name=runs_since_drill,json=runsSinceDrill,proto3" json:"runs_since_drill,omitempty"`
+	// ID of the run that the latest drill follows.
+	DrillRun      string `protobuf:"bytes,9,opt,name=drill_run,json=drillRun,proto3" json:"drill_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -609,6 +651,27 @@ func (x *ScheduleRecord) GetBegun() bool {
 		return x.Begun
 	}
 	return false
+}
+
+func (x *ScheduleRecord) GetDrill() *v1.ScheduleDrill {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
+func (x *ScheduleRecord) GetRunsSinceDrill() uint32 {
+	if x != nil {
+		return x.RunsSinceDrill
+	}
+	return 0
+}
+
+func (x *ScheduleRecord) GetDrillRun() string {
+	if x != nil {
+		return x.DrillRun
+	}
+	return ""
 }
 
 // RunRecord is a run of a schedule in the controller's store. It is written before its operation is asked for.
@@ -727,7 +790,11 @@ type RestoreJob struct {
 	// Node that has fetched the file from a remote.
 	Fetched string `protobuf:"bytes,41,opt,name=fetched,proto3" json:"fetched,omitempty"`
 	// When every copy was read because one that was taken for good could not be staged; nil if that did not happen.
-	CopiesRead    *timestamppb.Timestamp `protobuf:"bytes,42,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
+	CopiesRead *timestamppb.Timestamp `protobuf:"bytes,42,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
+	// Nodes that have lost the files which they are to get back.
+	LostFiles []string `protobuf:"bytes,43,rep,name=lost_files,json=lostFiles,proto3" json:"lost_files,omitempty"`
+	// Copies in remotes that hold these files.
+	FileRemotes   []*v1.RemoteCopy `protobuf:"bytes,44,rep,name=file_remotes,json=fileRemotes,proto3" json:"file_remotes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -933,6 +1000,20 @@ func (x *RestoreJob) GetFetched() string {
 func (x *RestoreJob) GetCopiesRead() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CopiesRead
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetLostFiles() []string {
+	if x != nil {
+		return x.LostFiles
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetFileRemotes() []*v1.RemoteCopy {
+	if x != nil {
+		return x.FileRemotes
 	}
 	return nil
 }
@@ -1628,7 +1709,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xf7\a\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xc7\b\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1647,7 +1728,8 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\aexpires\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
 	"\rwanted_copies\x18\x11 \x01(\rR\fwantedCopies\x12\x18\n" +
 	"\atargets\x18\x12 \x03(\tR\atargets\x128\n" +
-	"\x05found\x18\x13 \x03(\v2\".requorum.journal.v1.FoundSnapshotR\x05found\x12\x16\n" +
+	"\x05found\x18\x13 \x03(\v2\".requorum.journal.v1.FoundSnapshotR\x05found\x12\x12\n" +
+	"\x04from\x18K \x03(\tR\x04from\x12\x16\n" +
 	"\x06repair\x18\x19 \x01(\bR\x06repair\x12:\n" +
 	"\x06verify\x18\x14 \x01(\v2\".requorum.v1.VerifySnapshotRequestR\x06verify\x124\n" +
 	"\adrilled\x18\x15 \x01(\v2\x1a.requorum.agent.v1.DrilledR\adrilled\x12-\n" +
@@ -1655,11 +1737,14 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x12kubernetes_version\x18C \x01(\tR\x11kubernetesVersion\x12!\n" +
 	"\fkeep_remotes\x18D \x01(\bR\vkeepRemotes\x12\x1f\n" +
 	"\vonly_remote\x18E \x01(\tR\n" +
-	"onlyRemote\"\x83\x01\n" +
+	"onlyRemote\x12:\n" +
+	"\x0estored_bundles\x18G \x03(\v2\x13.requorum.v1.BundleR\rstoredBundles\"\xcc\x01\n" +
 	"\rFoundSnapshot\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
-	"\x06copies\x18\x03 \x03(\v2\x11.requorum.v1.CopyR\x06copies\"\xf2\x01\n" +
+	"\x06copies\x18\x03 \x03(\v2\x11.requorum.v1.CopyR\x06copies\x121\n" +
+	"\aremotes\x18\x04 \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x14\n" +
+	"\x05known\x18\x05 \x01(\bR\x05known\"\xeb\x02\n" +
 	"\x0eScheduleRecord\x121\n" +
 	"\bschedule\x18\x01 \x01(\v2\x15.requorum.v1.ScheduleR\bschedule\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x120\n" +
@@ -1667,12 +1752,15 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aapplied\x12\x1d\n" +
 	"\n" +
 	"applied_by\x18\x05 \x01(\tR\tappliedBy\x12\x14\n" +
-	"\x05begun\x18\x06 \x01(\bR\x05begun\"\x8c\x01\n" +
+	"\x05begun\x18\x06 \x01(\bR\x05begun\x120\n" +
+	"\x05drill\x18\a \x01(\v2\x1a.requorum.v1.ScheduleDrillR\x05drill\x12(\n" +
+	"\x10runs_since_drill\x18\b \x01(\rR\x0erunsSinceDrill\x12\x1b\n" +
+	"\tdrill_run\x18\t \x01(\tR\bdrillRun\"\x8c\x01\n" +
 	"\tRunRecord\x12*\n" +
 	"\x03run\x18\x01 \x01(\v2\x18.requorum.v1.ScheduleRunR\x03run\x124\n" +
 	"\x04save\x18\x02 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12\x1d\n" +
 	"\n" +
-	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\xc2\b\n" +
+	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\x9d\t\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1707,7 +1795,10 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\aremotes\x18( \x03(\v2\x17.requorum.v1.RemoteCopyR\aremotes\x12\x18\n" +
 	"\afetched\x18) \x01(\tR\afetched\x12;\n" +
 	"\vcopies_read\x18* \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"copiesRead\"\xde\x01\n" +
+	"copiesRead\x12\x1d\n" +
+	"\n" +
+	"lost_files\x18+ \x03(\tR\tlostFiles\x12:\n" +
+	"\ffile_remotes\x18, \x03(\v2\x17.requorum.v1.RemoteCopyR\vfileRemotes\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1810,10 +1901,11 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(*v1.Bundle)(nil),                // 26: requorum.v1.Bundle
 	(*v1.Copy)(nil),                  // 27: requorum.v1.Copy
 	(*v1.Schedule)(nil),              // 28: requorum.v1.Schedule
-	(*v1.ScheduleRun)(nil),           // 29: requorum.v1.ScheduleRun
-	(*v1.RestoreSpec)(nil),           // 30: requorum.v1.RestoreSpec
-	(*v11.Task)(nil),                 // 31: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 32: requorum.agent.v1.TaskReport
+	(*v1.ScheduleDrill)(nil),         // 29: requorum.v1.ScheduleDrill
+	(*v1.ScheduleRun)(nil),           // 30: requorum.v1.ScheduleRun
+	(*v1.RestoreSpec)(nil),           // 31: requorum.v1.RestoreSpec
+	(*v11.Task)(nil),                 // 32: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 33: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1832,37 +1924,41 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	24, // 13: requorum.journal.v1.SnapshotJob.verify:type_name -> requorum.v1.VerifySnapshotRequest
 	25, // 14: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
 	26, // 15: requorum.journal.v1.SnapshotJob.bundles:type_name -> requorum.v1.Bundle
-	20, // 16: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
-	27, // 17: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
-	28, // 18: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
-	23, // 19: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
-	23, // 20: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
-	29, // 21: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
-	16, // 22: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
-	30, // 23: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	20, // 24: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	7,  // 25: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	23, // 26: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	23, // 27: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	23, // 28: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	20, // 29: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 30: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	23, // 31: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	20, // 32: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	22, // 33: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
-	23, // 34: requorum.journal.v1.RestoreJob.copies_read:type_name -> google.protobuf.Timestamp
-	23, // 35: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	23, // 36: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	23, // 37: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	31, // 38: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	32, // 39: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	23, // 40: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	23, // 41: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	26, // 16: requorum.journal.v1.SnapshotJob.stored_bundles:type_name -> requorum.v1.Bundle
+	20, // 17: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
+	27, // 18: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
+	22, // 19: requorum.journal.v1.FoundSnapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	28, // 20: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
+	23, // 21: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
+	23, // 22: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
+	29, // 23: requorum.journal.v1.ScheduleRecord.drill:type_name -> requorum.v1.ScheduleDrill
+	30, // 24: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	16, // 25: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
+	31, // 26: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	20, // 27: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	7,  // 28: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	23, // 29: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	23, // 30: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	23, // 31: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	20, // 32: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 33: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	23, // 34: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	20, // 35: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	22, // 36: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 37: requorum.journal.v1.RestoreJob.copies_read:type_name -> google.protobuf.Timestamp
+	22, // 38: requorum.journal.v1.RestoreJob.file_remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 39: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	23, // 40: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 41: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	32, // 42: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	33, // 43: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	23, // 44: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	23, // 45: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }
