@@ -16,6 +16,7 @@ import (
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/docker"
 	"github.com/requorum/requorum/agent/runtime/exec"
+	"github.com/requorum/requorum/agent/runtime/k3s"
 	"github.com/requorum/requorum/agent/runtime/process"
 	"github.com/requorum/requorum/agent/runtime/staticpod"
 	"github.com/requorum/requorum/agent/runtime/systemd"
@@ -71,6 +72,7 @@ type Runtime struct {
 	Exec    *Exec    `yaml:"exec"`
 	Systemd *Systemd `yaml:"systemd"`
 	Docker  *Docker  `yaml:"docker"`
+	K3s     *K3s     `yaml:"k3s"`
 
 	StaticPod *StaticPod `yaml:"staticpod"`
 }
@@ -87,6 +89,7 @@ func (r Runtime) kinds() []string {
 		{"systemd", r.Systemd != nil},
 		{"staticpod", r.StaticPod != nil},
 		{"docker", r.Docker != nil},
+		{"k3s", r.K3s != nil},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -119,6 +122,12 @@ type Docker struct {
 	Container    string          `yaml:"container"`     // etcd if empty
 	ControlPlane []string        `yaml:"control_plane"` // stopped before etcd and started after it, in order; RKE1's names if left out
 	Grace        config.Duration `yaml:"grace"`         // after which a container is killed
+}
+
+// K3s makes the agent use the unit that runs a k3s server with its etcd.
+type K3s struct {
+	Unit  string          `yaml:"unit"`  // k3s.service if empty
+	Grace config.Duration `yaml:"grace"` // after which k3s is killed, besides what its unit allows
 }
 
 // Process makes the agent start and supervise etcd.
@@ -261,6 +270,9 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 	if d := c.Runtime.Docker; d != nil {
 		return docker.New(docker.Options{Host: d.Host, Container: d.Container, ControlPlane: d.ControlPlane, Grace: d.Grace.Std(), Log: log.Named("docker")})
 	}
+	if k := c.Runtime.K3s; k != nil {
+		return k3s.New(k3s.Options{Unit: k.Unit, Grace: k.Grace.Std(), Log: log.Named("k3s")})
+	}
 	e := c.Runtime.Exec
 	return exec.New(exec.Options{
 		Member: runtime.Member{
@@ -292,6 +304,9 @@ func (c *Config) runtimeWait() time.Duration {
 	}
 	if d := c.Runtime.Docker; d != nil {
 		wait += d.Grace.Std()
+	}
+	if k := c.Runtime.K3s; k != nil {
+		wait += k.Grace.Std()
 	}
 	return wait
 }

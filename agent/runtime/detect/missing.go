@@ -12,12 +12,18 @@ import (
 // Missing returns what keeps an agent from being in charge of a member, whatever runs it: a sentence each, with what to
 // do.
 func Missing(m runtime.Member) []string {
+	missing := MissingForData(m)
+	if m.Version == "" {
+		missing = append(missing, "etcd's binary is not there or does not tell its version; install etcd")
+	}
+	return missing
+}
+
+// MissingForData is Missing where a member need not tell its version while it does not serve.
+func MissingForData(m runtime.Member) []string {
 	var missing []string
 	if os.Geteuid() != 0 {
 		missing = append(missing, "the agent does not run as root; run it as root")
-	}
-	if m.Version == "" {
-		missing = append(missing, "etcd's binary is not there or does not tell its version; install etcd")
 	}
 	var layout *datadir.LayoutError
 	if _, err := datadir.Open(m, "DETECT"); errors.As(err, &layout) {

@@ -21,17 +21,28 @@ var _ detect.Detector = Detector{}
 // Kind returns "systemd".
 func (Detector) Kind() string { return Kind }
 
-// Detect looks at every service that is loaded or whose name has "etcd" in it. One counts that runs a program named
-// etcd, and that runs, comes up at boot, or is kept stopped by an agent.
-func (Detector) Detect(ctx context.Context) (detect.Found, error) {
+// Detect finds units that run etcd.
+func (Detector) Detect(ctx context.Context) (detect.Found, error) { return Find(ctx, "etcd", describe) }
+
+// Find looks at every service that is loaded or that has program in its name. One counts that runs a program whose name
+// begins with program, and that runs, comes up at boot, or is kept stopped by an agent. For each of them add is called,
+// which puts it among the candidates or says why it is none.
+func Find(ctx context.Context, program string, add func(ctx context.Context, unit string, found *detect.Found) error) (detect.Found, error) {
 	var found detect.Found
 	err := connected(ctx, func(conn *dbus.Conn) error {
-		names, err := services(ctx, conn)
+		names, err := services(ctx, conn, program)
 		if err != nil {
 			return err
 		}
 		for _, name := range names {
-			if err := consider(ctx, conn, name, &found); err != nil {
+			counts, err := consider(ctx, conn, program, name, &found)
+			if err != nil {
+				return err
+			}
+			if !counts {
+				continue
+			}
+			if err := add(ctx, name, &found); err != nil {
 				return err
 			}
 		}
@@ -41,18 +52,18 @@ func (Detector) Detect(ctx context.Context) (detect.Found, error) {
 		return detect.Found{Looked: []string{err.Error()}}, nil
 	}
 	if len(found.Candidates) == 0 && len(found.Looked) == 0 {
-		found.Looked = []string{"no unit runs a program named etcd"}
+		found.Looked = []string{"no unit runs a program named " + program}
 	}
 	return found, err
 }
 
 // services returns the names of the services to look at, sorted.
-func services(ctx context.Context, conn *dbus.Conn) ([]string, error) {
+func services(ctx context.Context, conn *dbus.Conn, program string) ([]string, error) {
 	loaded, err := conn.ListUnitsByPatternsContext(ctx, nil, []string{"*.service"})
 	if err != nil {
 		return nil, fmt.Errorf("list the units of systemd: %w", err)
 	}
-	files, err := conn.ListUnitFilesByPatternsContext(ctx, nil, []string{"*etcd*.service"})
+	files, err := conn.ListUnitFilesByPatternsContext(ctx, nil, []string{"*" + program + "*.service"})
 	if err != nil {
 		return nil, fmt.Errorf("list the unit files of systemd: %w", err)
 	}
@@ -72,47 +83,50 @@ func services(ctx context.Context, conn *dbus.Conn) ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// consider adds a unit to what was found if it runs etcd.
-func consider(ctx context.Context, conn *dbus.Conn, name string, found *detect.Found) error {
+// consider tells whether a unit counts. It says so where one that runs the program does not.
+func consider(ctx context.Context, conn *dbus.Conn, program, name string, found *detect.Found) (bool, error) {
 	u, err := load(ctx, conn, name)
 	if errors.Is(err, ErrNoUnit) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		if strings.Contains(name, "etcd") {
+		if strings.Contains(name, program) {
 			found.Looked = append(found.Looked, err.Error())
 		}
-		return nil //nolint:nilerr // a unit that systemd cannot load runs nothing, and that was said
+		return false, nil //nolint:nilerr // a unit that systemd cannot load runs nothing, and that was said
 	}
-	if u.name != name || !strings.HasPrefix(filepath.Base(u.path), "etcd") { // an alias is seen by its own name too
-		return nil
+	if u.name != name || !strings.HasPrefix(filepath.Base(u.path), program) { // an alias is seen by its own name too
+		return false, nil
 	}
 	h, err := u.readHold()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if h == free && !u.isWanted() {
 		found.Looked = append(found.Looked, fmt.Sprintf("%s neither runs nor comes up at boot; if it is to be taken, run systemctl enable %s", u.name, u.name))
-		return nil
+		return false, nil
 	}
-	candidate, err := describe(ctx, conn, u)
-	found.Candidates = append(found.Candidates, candidate)
-	return err
+	return true, nil
 }
 
-func describe(ctx context.Context, conn *dbus.Conn, u *unit) (detect.Candidate, error) {
-	c := detect.Candidate{Place: u.name, Config: map[string]any{"unit": u.name}}
-	r, err := New(Options{Unit: u.name})
+func describe(ctx context.Context, unit string, found *detect.Found) error {
+	c := detect.Candidate{Place: unit, Config: map[string]any{"unit": unit}}
+	r, err := New(Options{Unit: unit})
 	if err != nil {
-		return c, err
+		return err
 	}
-	if c.ControlPlane, err = r.controlPlane(ctx, conn); err != nil {
-		return c, err
+	err = connected(ctx, func(conn *dbus.Conn) (err error) {
+		c.ControlPlane, err = r.controlPlane(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	if c.Member, err = r.inspect(ctx, u); err != nil {
+	if c.Member, err = r.Inspect(ctx); err != nil {
 		c.Missing = []string{err.Error()}
-		return c, nil //nolint:nilerr // it is said what is missing
+	} else {
+		c.Missing = detect.Missing(c.Member)
 	}
-	c.Missing = detect.Missing(c.Member)
-	return c, nil
+	found.Candidates = append(found.Candidates, c)
+	return nil
 }

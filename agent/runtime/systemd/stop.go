@@ -25,7 +25,7 @@ func (r *Runtime) Stop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		m, err := u.member() // before anything is changed, for without it it cannot be told that the data is free
+		m, err := r.member(u) // before anything is changed, for without it it cannot be told that the data is free
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (r *Runtime) endProcesses(ctx context.Context, conn *dbus.Conn, name string
 		if err != nil {
 			return err
 		}
-		left, err := u.processes()
+		left, err := r.processes(u)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,18 @@ type Options struct {
 	ControlPlane []string      // stopped before etcd; nil for DefaultControlPlane. One that is not there is passed over.
 	Grace        time.Duration // after which etcd is killed; 0 for DefaultGrace
 	Log          hclog.Logger  // may be nil
+
+	// Embedded reads the configuration of a member that the unit's program has within itself; nil where the program is
+	// etcd. With it the unit's main process is what counts: others go on running when the unit is stopped, and must not
+	// hold the member's data. The version is left to the caller.
+	Embedded func(Command) (runtime.Member, error)
+}
+
+// Command is a unit's program as systemd would start it.
+type Command struct {
+	Args []string // without the program's name, with variables put in
+	Env  []string // as NAME=value
+	Dir  string   // working directory
 }
 
 // Runtime runs etcd as a unit.
@@ -108,14 +121,14 @@ func (r *Runtime) Inspect(ctx context.Context) (m runtime.Member, err error) {
 }
 
 func (r *Runtime) inspect(ctx context.Context, u *unit) (runtime.Member, error) {
-	m, err := u.member()
+	m, err := r.member(u)
 	if err != nil {
 		return runtime.Member{}, err
 	}
 	if m.Version, err = r.version(ctx, u, m); err != nil {
 		return runtime.Member{}, err
 	}
-	processes, err := u.processes()
+	processes, err := r.processes(u)
 	if err != nil {
 		return runtime.Member{}, err
 	}
@@ -128,6 +141,9 @@ func (r *Runtime) inspect(ctx context.Context, u *unit) (runtime.Member, error) 
 // version asks the unit's program. That it is not there is told by an empty version; that it is another program is an
 // error, for then its arguments do not mean what etcd's do.
 func (r *Runtime) version(ctx context.Context, u *unit, m runtime.Member) (string, error) {
+	if r.o.Embedded != nil {
+		return "", nil
+	}
 	_, env, err := u.command()
 	if err != nil {
 		return "", err
@@ -147,6 +163,27 @@ func (r *Runtime) version(ctx context.Context, u *unit, m runtime.Member) (strin
 	return version, err
 }
 
+// member returns the configuration of the member that the unit runs, without its version and state.
+func (r *Runtime) member(u *unit) (runtime.Member, error) {
+	if r.o.Embedded != nil {
+		return u.member(r.o.Embedded)
+	}
+	return u.member(readEtcd)
+}
+
+func readEtcd(c Command) (runtime.Member, error) {
+	return etcdconf.Read(etcdconf.Source{Args: c.Args, Env: c.Env, Dir: c.Dir})
+}
+
+// processes returns those that have to be gone for a unit to be stopped.
+func (r *Runtime) processes(u *unit) ([]int, error) {
+	all, err := u.processes()
+	if err != nil || r.o.Embedded == nil {
+		return all, err
+	}
+	return slices.DeleteFunc(all, func(pid int) bool { return pid != int(u.mainPID) }), nil
+}
+
 // isWanted tells whether systemd runs the unit or would at the next boot. One that ended by itself is wanted too.
 func (u *unit) isWanted() bool {
 	switch u.active {
@@ -164,7 +201,7 @@ func (r *Runtime) Alive(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		processes, err := u.processes()
+		processes, err := r.processes(u)
 		switch {
 		case err != nil:
 			return err

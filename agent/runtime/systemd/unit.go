@@ -12,7 +12,6 @@ import (
 	"github.com/coreos/go-systemd/v22/dbus"
 
 	"github.com/requorum/requorum/agent/runtime"
-	"github.com/requorum/requorum/agent/runtime/etcdconf"
 )
 
 // ErrNoUnit says that systemd knows no such unit.
@@ -119,8 +118,8 @@ func (u *unit) command() (args, env []string, err error) {
 	return args, env, nil
 }
 
-// member returns the configuration of the member that the unit runs, without its version and state.
-func (u *unit) member() (runtime.Member, error) {
+// member returns what read makes of the unit's command, with the owner that the unit's data has.
+func (u *unit) member(read func(Command) (runtime.Member, error)) (runtime.Member, error) {
 	if u.dynamicUser {
 		return runtime.Member{}, fmt.Errorf("%s has DynamicUser=yes, whose files belong to nobody while it is stopped; give it a User= and Group= of its own", u.name)
 	}
@@ -135,7 +134,7 @@ func (u *unit) member() (runtime.Member, error) {
 	if err != nil {
 		return runtime.Member{}, err
 	}
-	m, err := etcdconf.Read(etcdconf.Source{Args: args, Env: env, Dir: u.directory(home)})
+	m, err := read(Command{Args: args, Env: env, Dir: u.directory(home)})
 	if err != nil {
 		return runtime.Member{}, fmt.Errorf("%s: %w", u.name, err)
 	}
