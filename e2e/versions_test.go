@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -101,17 +102,28 @@ func changesMembers(t *testing.T, c *harness.Cluster, binary string) {
 			initial = append(initial, m.Name+"="+m.PeerURLs[0])
 		}
 	}
+	for _, node := range c.NodeNames() { // a member that joins ends at once if the one it asks does not know of it yet
+		within(t, node+" does not know of the added member", func() error {
+			known, err := c.Client(node).MemberList(t.Context())
+			if err == nil && len(known.Members) != len(added.Members) {
+				err = fmt.Errorf("it knows %d members, not %d", len(known.Members), len(added.Members))
+			}
+			return err
+		})
+	}
 	fourth := exec.CommandContext(t.Context(), binary, "--name=fourth", "--data-dir="+filepath.Join(t.TempDir(), "fourth"),
 		"--initial-cluster="+strings.Join(initial, ","), "--initial-cluster-state=existing",
 		"--listen-client-urls="+clientURL, "--advertise-client-urls="+clientURL,
 		"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL)
+	var said bytes.Buffer
+	fourth.Stderr = &said
 	must(t, fourth.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- fourth.Wait() }()
 	within(t, "the fourth member does not become a voter", func() error {
 		select {
 		case err := <-ended:
-			t.Fatalf("the fourth member has ended: %v", err)
+			t.Fatalf("the fourth member has ended: %v\n%s", err, said.String())
 		default:
 		}
 		_, err := client.MemberPromote(t.Context(), added.Member.ID) // refused until it is in sync
