@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	partSize = 8 << 20 // S3 takes at most 10,000 parts: objects are up to 78 GiB
+	partSize = 5 << 20 // the least that S3 takes, for all of them are in memory; it takes at most 10,000: objects are up to 48 GiB
 	parallel = 3       // parts on their way
 	tries    = 6       // of the client, with pauses of up to a second
 

@@ -302,7 +302,7 @@ func parts(t *testing.T, server *s3test.Server) int {
 	t.Helper()
 	n := 0
 	err := filepath.Walk(filepath.Join(server.Dir, bucket), func(_ string, info os.FileInfo, err error) error {
-		if err == nil && info.Mode().IsRegular() && info.Size() >= 8<<20 {
+		if err == nil && info.Mode().IsRegular() && info.Size() >= 5<<20 {
 			n++
 		}
 		return nil
