@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"os"
 	"strings"
 	"testing"
 
@@ -18,9 +17,7 @@ var minors = []string{"3.4", "3.5", "3.6", "3.7"}
 
 // A snapshot of each version of etcd comes back on clusters of each other one, if that is asked for, and these clusters work on.
 func TestRestoreAcrossMinors(t *testing.T) {
-	if os.Getenv("REQUORUM_ETCDS") == "" {
-		t.Skip("REQUORUM_ETCDS is not set; make etcds builds the servers, and make e2e sets it")
-	}
+	needEtcds(t)
 	shared := t.TempDir()
 	saved := map[string]harness.State{}
 	t.Run("save", func(t *testing.T) {

@@ -129,16 +129,23 @@ func TestADrillThatFailsIsTold(t *testing.T) {
 	})
 }
 
+// drillDue applies a paused schedule and has it take a snapshot, so that the drill is due as soon as it is resumed.
+func (d *desk) drillDue(t *testing.T) *requorumv1.Schedule {
+	t.Helper()
+	s := drilling(&requorumv1.Drill{After: 1})
+	s.Paused = true
+	d.apply(s)
+	if _, _, err := d.Trigger("nightly", "", "alice"); err != nil {
+		t.Fatal(err)
+	}
+	d.pass(time.Minute)
+	return s
+}
+
 // A drill waits for a restore like anybody else.
 func TestADrillWaitsForARestore(t *testing.T) {
 	atDesk(t, func(d *desk) {
-		s := drilling(&requorumv1.Drill{After: 1})
-		s.Paused = true
-		d.apply(s)
-		if _, _, err := d.Trigger("nightly", "", "alice"); err != nil {
-			t.Fatal(err)
-		}
-		d.pass(time.Minute)
+		d.drillDue(t)
 		restore := d.restore("prod")
 		if _, err := d.SetPaused("nightly", false, "alice"); err != nil {
 			t.Fatal(err)
@@ -216,13 +223,7 @@ func TestADrillOfAPausedScheduleWaits(t *testing.T) {
 
 func TestADrillWithoutASnapshotFails(t *testing.T) {
 	atDesk(t, func(d *desk) {
-		s := drilling(&requorumv1.Drill{After: 1})
-		s.Paused = true
-		d.apply(s)
-		if _, _, err := d.Trigger("nightly", "", "alice"); err != nil {
-			t.Fatal(err)
-		}
-		d.pass(time.Minute)
+		s := d.drillDue(t)
 		err := d.Catalog.Update("prod", d.ready("prod")[0].GetName(), func(s *requorumv1.Snapshot) { s.Copies = nil })
 		if err != nil {
 			t.Fatal(err)

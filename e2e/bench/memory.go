@@ -62,26 +62,44 @@ func (b *Bed) freshAgents(ctx context.Context) error {
 	return b.serving(ctx)
 }
 
-// peaks watches the agents at rest and during an operation, and adds what was more.
-func (b *Bed) peaks(ctx context.Context, act func(context.Context) (*requorumv1.Operation, error), into map[string]usage.Memory) error {
+// watching is what was seen of the agents at rest and then during an operation.
+type watching struct {
+	*usage.Watch
+	op           *requorumv1.Operation
+	begun, acted time.Time // the rest is between the two
+}
+
+// idle returns the most that a node's agent had at rest.
+func (w *watching) idle(node string) usage.Memory {
+	m, _ := w.Peak(node, w.begun, w.acted)
+	return m
+}
+
+// watch watches the agents at rest and during the operation that act does.
+func (b *Bed) watch(ctx context.Context, act func(context.Context) (*requorumv1.Operation, error)) (*watching, error) {
 	b.Settle()
 	pids := map[string]int{}
 	for _, n := range b.Cluster.Nodes {
 		pids[n.Name] = n.Agent.PID()
 	}
-	watch := usage.Start(ctx, pids)
-	begun := time.Now()
+	w := &watching{Watch: usage.Start(ctx, pids), begun: time.Now()}
 	err := pause(ctx, idleTime)
-	rested := time.Now()
-	var op *requorumv1.Operation
+	w.acted = time.Now()
 	if err == nil {
-		op, err = act(ctx)
+		w.op, err = act(ctx)
 	}
-	if err := errors.Join(err, watch.Stop()); err != nil {
+	return w, errors.Join(err, w.Stop())
+}
+
+// peaks watches the agents at rest and during an operation, and adds what was more.
+func (b *Bed) peaks(ctx context.Context, act func(context.Context) (*requorumv1.Operation, error), into map[string]usage.Memory) error {
+	watch, err := b.watch(ctx, act)
+	if err != nil {
 		return err
 	}
-	for node := range pids {
-		idle, _ := watch.Peak(node, begun, rested)
+	op := watch.op
+	for _, n := range b.Cluster.Nodes {
+		node, idle := n.Name, watch.idle(n.Name)
 		for what, during := range activities(op, node) {
 			peak, looked := watch.Peak(node, during.from, during.to)
 			if looked {

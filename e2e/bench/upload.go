@@ -11,8 +11,6 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
-
-	"github.com/requorum/requorum/e2e/bench/usage"
 )
 
 const (
@@ -115,24 +113,15 @@ func (b *Bed) uploadMemory(ctx context.Context) error {
 	if err := b.freshAgents(ctx); err != nil {
 		return err
 	}
-	b.Settle()
-	pids := map[string]int{}
-	for _, n := range b.Cluster.Nodes {
-		pids[n.Name] = n.Agent.PID()
-	}
-	watch := usage.Start(ctx, pids)
-	begun := time.Now()
-	err := pause(ctx, idleTime)
-	rested := time.Now()
-	var op *requorumv1.Operation
-	if err == nil {
-		op, err = b.save(ctx, "upload-memory", "--remote", sealedRemote)
-	}
-	if err := errors.Join(err, watch.Stop()); err != nil {
+	watch, err := b.watch(ctx, func(ctx context.Context) (*requorumv1.Operation, error) {
+		return b.save(ctx, "upload-memory", "--remote", sealedRemote)
+	})
+	if err != nil {
 		return err
 	}
+	op := watch.op
 	node, during := nodeOf(op, "upload"), steps(op)["upload"]
-	idle, _ := watch.Peak(node, begun, rested)
+	idle := watch.idle(node)
 	peak, looked := watch.Peak(node, during.from, during.to)
 	if !looked {
 		return fmt.Errorf("the upload of operation %s was too short to be watched", op.GetId())

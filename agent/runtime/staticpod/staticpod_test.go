@@ -42,7 +42,8 @@ func TestMain(m *testing.M) {
 func component(address string) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		panic(err)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	server := httptest.NewUnstartedServer(http.NewServeMux())
 	server.Config.Handler.(*http.ServeMux).HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {})
