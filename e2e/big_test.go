@@ -49,7 +49,10 @@ func TestBig(t *testing.T) {
 	mebibytes, keys := sizes(t)
 	c := harness.Start(t, harness.Options{
 		Patience: time.Hour,
-		Etcd:     []string{bigQuota, "--max-request-bytes=16777216", fmt.Sprintf("--max-txn-ops=%d", fillEvery), "--unsafe-no-fsync"}, // nobody cuts the power here
+		Etcd: []string{
+			bigQuota, "--max-request-bytes=16777216", fmt.Sprintf("--max-txn-ops=%d", fillEvery), "--unsafe-no-fsync", // nobody cuts the power here
+			"--snapshot-count=100", "--snapshot-catchup-entries=100", // a member keeps its log in memory: 10,000 entries of 1 MiB by default
+		},
 		Control: func(cc *controller.Config) { // as it is shipped: the disk is busy with three copies of everything
 			cc.Heartbeat, cc.OfflineAfter, cc.StalledAfter = 0, 0, 0
 		},
