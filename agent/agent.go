@@ -166,6 +166,7 @@ func (a *agent) serve(ctx context.Context) error {
 		grpc.MaxConcurrentStreams(maxReads),
 		grpc.MaxHeaderListSize(32<<10),
 		grpc.MaxRecvMsgSize(64<<10), // neighbours ask; they send nothing
+		transfer.ServerCodec(),
 	)
 	agentv1.RegisterTransferServiceServer(server, a.server)
 	a.log.Info("agent serves its neighbours", "address", listener.Addr())
