@@ -55,7 +55,7 @@ func printPriorities(t *testing.T) {
 	show := func(during string) {
 		now, _ := os.ReadFile(autogroup)
 		_, nice, _ := strings.Cut(strings.TrimSpace(string(now)), " ")
-		fmt.Println(during, nice)
+		fmt.Fprintln(os.Stdout, during, nice)
 	}
 	show("none")
 	for _, of := range []struct {

@@ -7,7 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"unsafe"
+	"reflect"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -127,7 +127,7 @@ func setDirect(f *os.File, direct bool) {
 // alignedBuffer returns a buffer that direct I/O can fill.
 func alignedBuffer(size int) []byte {
 	buf := make([]byte, size+directAlignment)
-	over := int(uintptr(unsafe.Pointer(unsafe.SliceData(buf))) % directAlignment)
+	over := int(reflect.ValueOf(buf).Pointer() % directAlignment)
 	return buf[directAlignment-over:][:size]
 }
 
