@@ -166,6 +166,7 @@ func (a *agent) serve(ctx context.Context) error {
 		grpc.MaxConcurrentStreams(maxReads),
 		grpc.MaxHeaderListSize(32<<10),
 		grpc.MaxRecvMsgSize(64<<10), // neighbours ask; they send nothing
+		transfer.ServerCodec(),
 	)
 	agentv1.RegisterTransferServiceServer(server, a.server)
 	a.log.Info("agent serves its neighbours", "address", listener.Addr())
@@ -173,7 +174,8 @@ func (a *agent) serve(ctx context.Context) error {
 		a.log.Error("what an earlier agent left cannot be removed", "error", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	a.runner = task.NewRunner(ctx, a.journal, a.node.Do, a.log.Named("task"))
+	prio := &priority{log: a.log.Named("priority")}
+	a.runner = task.NewRunner(ctx, a.journal, prio.of(a.node.Do), a.log.Named("task"))
 	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
 	group.Go(func() error { return a.keepSession(ctx) })

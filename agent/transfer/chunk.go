@@ -22,18 +22,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // errBadChunk says that a source sent something that is not the next part of the file.
 var errBadChunk = errors.New("bad chunk")
 
-// chunkEncoder makes messages of parts of a file.
+// chunkEncoder makes messages of parts of a file. It takes over the parts, which are of chunkBuffers, and so does
+// whoever sends the messages.
 type chunkEncoder struct {
 	zstd *zstd.Encoder
-	buf  []byte
 }
 
-// plain returns the message for raw, which the message refers to.
+// plain returns the message for raw.
 func (e *chunkEncoder) plain(offset int64, raw []byte) *agentv1.FetchResponse {
 	return &agentv1.FetchResponse{Offset: offset, Data: raw, Crc32C: crc32.Checksum(raw, castagnoli)}
 }
 
-// compressed returns the message for raw compressed, which stays valid until the next call.
+// compressed returns the message for raw compressed.
 func (e *chunkEncoder) compressed(offset int64, raw []byte) (*agentv1.FetchResponse, error) {
 	if e.zstd == nil {
 		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
@@ -43,9 +43,9 @@ func (e *chunkEncoder) compressed(offset int64, raw []byte) (*agentv1.FetchRespo
 		}
 		e.zstd = z
 	}
-	e.buf = e.zstd.EncodeAll(raw, e.buf[:0])
+	defer chunkBuffers.Put(&raw)
 	return &agentv1.FetchResponse{
-		Offset: offset, Data: e.buf, Encoding: agentv1.Encoding_ENCODING_ZSTD, Crc32C: crc32.Checksum(raw, castagnoli),
+		Offset: offset, Data: e.zstd.EncodeAll(raw, *chunkBuffers.Get(0)), Encoding: agentv1.Encoding_ENCODING_ZSTD, Crc32C: crc32.Checksum(raw, castagnoli),
 	}, nil
 }
 

@@ -25,6 +25,7 @@ type DialFunc func(ctx context.Context, source *agentv1.Source) (grpc.ClientConn
 type inflow struct {
 	node   string
 	stream agentv1.TransferService_FetchClient
+	resp   agentv1.FetchResponse // the latest
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	conn   io.Closer
@@ -42,7 +43,7 @@ func connect(ctx context.Context, dial DialFunc, source *agentv1.Source, req *ag
 			return fmt.Errorf("connect to %s: %w", source.GetAddress(), err)
 		}
 		in.conn = closer
-		in.stream, err = agentv1.NewTransferServiceClient(conn).Fetch(in.ctx, req)
+		in.stream, err = agentv1.NewTransferServiceClient(conn).Fetch(in.ctx, req, grpc.ForceCodecV2(newReceiveCodec()))
 		return err
 	})
 	if err != nil {
@@ -51,21 +52,18 @@ func connect(ctx context.Context, dial DialFunc, source *agentv1.Source, req *ag
 	return in, nil
 }
 
-// next returns the next message. It fails with errSilent if none comes for as long as silence.
+// next returns the next message, which stays valid until the one after that. It fails with errSilent if none comes for as long as silence.
 func (in *inflow) next(silence time.Duration) (*agentv1.FetchResponse, error) {
 	if resp := in.peeked; resp != nil {
 		in.peeked = nil
 		return resp, nil
 	}
-	var resp *agentv1.FetchResponse
-	err := in.watched(silence, func() (err error) {
-		resp, err = in.stream.Recv()
-		return err
-	})
+	in.resp.Reset()
+	err := in.watched(silence, func() error { return in.stream.RecvMsg(&in.resp) })
 	if errors.Is(err, io.EOF) {
 		return nil, errors.New("the stream ended before the file did")
 	}
-	return resp, err
+	return &in.resp, err
 }
 
 // watched runs wait, which must heed the stream's context, and breaks it off after silence.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/requorum/requorum/agent/transfer"
 	"github.com/requorum/requorum/agent/vault"
@@ -27,8 +28,11 @@ func (s *sink) SetHeader(metadata.MD) error  { return nil }
 func (s *sink) SendHeader(metadata.MD) error { return nil }
 func (s *sink) SetTrailer(metadata.MD)       {}
 func (s *sink) Context() context.Context     { return s.ctx }
-func (s *sink) SendMsg(any) error            { return nil }
 func (s *sink) RecvMsg(any) error            { return nil }
+
+func (s *sink) SendMsg(m any) error {
+	return s.Send(m.(proto.Message).ProtoReflect().Interface().(*agentv1.FetchResponse))
+}
 
 func (s *sink) Send(resp *agentv1.FetchResponse) error {
 	if s.stays--; s.stays < 0 {

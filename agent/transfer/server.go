@@ -118,7 +118,7 @@ func (s *Server) Fetch(req *agentv1.FetchRequest, stream agentv1.TransferService
 	}
 	defer r.Close() //nolint:errcheck // only read from
 	s.log.Debug("sending", "snapshot", req.GetName(), "to", node, "offset", req.GetOffset())
-	out := &outflow{server: s, peer: peer, stream: stream, reader: r, req: req, pace: newPace(req.GetAcceptZstd()), buf: make([]byte, maxChunk)}
+	out := &outflow{server: s, peer: peer, stream: stream, reader: r, req: req, pace: newPace(req.GetAcceptZstd())}
 	err = out.run(ctx)
 	if closeErr := out.encoder.close(); closeErr != nil {
 		s.log.Warn("zstd encoder", "error", closeErr)
@@ -206,7 +206,6 @@ type outflow struct {
 	offset  int64
 	pace    *pace
 	encoder chunkEncoder
-	buf     []byte
 }
 
 func (o *outflow) run(ctx context.Context) error {
@@ -226,10 +225,11 @@ func (o *outflow) run(ctx context.Context) error {
 		if n <= 0 {
 			return io.ErrUnexpectedEOF
 		}
-		if _, err := o.reader.ReadAt(o.buf[:n], o.offset); err != nil {
+		raw := *chunkBuffers.Get(int(n))
+		if _, err := o.reader.ReadAt(raw, o.offset); err != nil {
 			return cutOff(err)
 		}
-		if err := o.send(o.buf[:n]); err != nil {
+		if err := o.send(raw); err != nil {
 			return err
 		}
 		o.offset += n
@@ -279,19 +279,19 @@ func (o *outflow) await(ctx context.Context) (int64, error) {
 	return available, nil
 }
 
+// send takes over raw.
 func (o *outflow) send(raw []byte) error {
-	started := time.Now()
+	started, size := time.Now(), len(raw)
 	chunk, err := o.encode(raw)
 	if err != nil {
 		return err
 	}
-	encoded := time.Now()
-	if err := o.stream.Send(chunk); err != nil {
+	encoded, wire := time.Now(), len(chunk.GetData())
+	if err := o.stream.SendMsg(lentChunk{chunk}); err != nil {
 		return err
 	}
-	wire := len(chunk.GetData())
-	o.pace.sent(len(raw), wire, encoded.Sub(started), time.Since(encoded))
-	o.server.count(o.req.GetName(), len(raw), wire)
+	o.pace.sent(size, wire, encoded.Sub(started), time.Since(encoded))
+	o.server.count(o.req.GetName(), size, wire)
 	return nil
 }
 

@@ -106,7 +106,7 @@ func (n *node) serve(t *testing.T, service agentv1.TransferServiceServer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.grpc, n.addr = grpc.NewServer(), l.Addr().String()
+	n.grpc, n.addr = grpc.NewServer(transfer.ServerCodec()), l.Addr().String()
 	agentv1.RegisterTransferServiceServer(n.grpc, service)
 	served := make(chan error, 1)
 	go func() { served <- n.grpc.Serve(l) }()

@@ -16,7 +16,7 @@ const (
 )
 
 // blockSize is how much of a file is hashed at once, in bytes.
-const blockSize = 512 << 10
+const blockSize = 1 << 20
 
 // digest computes what identifies a file as its bytes pass: size, MD5, SHA-256, and whether the last 32
 // bytes are the SHA-256 of everything before them. One SHA-256 does for both: it lags 32 bytes behind,
