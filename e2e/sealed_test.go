@@ -158,7 +158,7 @@ func TestSealedCopies(t *testing.T) {
 
 	t.Run("damage", func(t *testing.T) {
 		c.On(t)
-		must(t, flip(sealedCopy(c, "etcd-3", "before"), 20_000))
+		must(t, flip(sealedCopy(c, "etcd-3", "before"), 1_000))
 		says(t, c.Expect(3, "snapshot", "check", "before"), "etcd-3 different")
 		c.Do("snapshot", "distribute", "before") // nobody has to open anything
 		c.Do("snapshot", "check", "before")
@@ -183,7 +183,13 @@ func TestSealedCopies(t *testing.T) {
 	})
 	t.Run("catalog", func(t *testing.T) {
 		c.On(t)
-		c.Do("catalog", "rebuild", "--plan")
+		kill(t, c.Controller)
+		loseCatalog(t, c)
+		c.StartAgain("controller")
+		c.Do("catalog", "rebuild")
+		if found := show(t, c, "before"); len(found.GetCopies()) != 3 || found.GetManifest().GetLocal().GetSha256() != m.GetLocal().GetSha256() {
+			t.Errorf("rebuilt as %v", found)
+		}
 		says(t, c.Do("snapshot", "save", "--name", "open", "--plain"), "open")
 		if m := show(t, c, "open").GetManifest(); m.GetLocal() != nil {
 			t.Errorf("%v", m)
@@ -195,7 +201,7 @@ func TestSealedCopies(t *testing.T) {
 		f.write(n, "newer", "newer")
 	}
 	c.Write(50)
-	must(t, flip(sealedCopy(c, "etcd-1", "before"), 30_000)) // found while it is staged, and replaced
+	must(t, flip(sealedCopy(c, "etcd-1", "before"), -500)) // found while it is staged, and replaced
 	op := restore(t, c, "before", "--identity", key.file, "--files", "restore")
 	holds(t, c, saved)
 	for _, n := range c.NodeNames() {
