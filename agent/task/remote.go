@@ -26,13 +26,14 @@ func (n *Node) inRemote(r *agentv1.Remote, p *Progress, f func(objectstore.Store
 // upload stores a copy in a remote.
 func (n *Node) upload(ctx context.Context, spec *agentv1.UploadCopy, p *Progress) (*agentv1.TaskResult, error) {
 	m := spec.GetManifest()
-	open := func() (io.ReadCloser, error) { return n.Vault.Open(m, "") }
-	if encryptedHere(m.GetLocal()) {
-		open = func() (io.ReadCloser, error) { return n.Vault.Open(withLocal(m, nil), "") } // the file as it is
+	from, total := m, m.GetSize()
+	if encryptedHere(m.GetLocal()) { // the file as it is
+		from, total = withoutLocal(m), m.GetLocal().GetSize()
 	}
+	open := func() (io.ReadCloser, error) { return n.Vault.Open(from, "") }
 	var stored *requorumv1.StoredObject
 	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) (err error) {
-		stored, err = remote.Upload(ctx, s, m, spec.GetObject(), open, func(done int64) { p.Bytes(done, m.GetSize()) })
+		stored, err = remote.Upload(ctx, s, m, spec.GetObject(), open, func(done int64) { p.Bytes(done, total) })
 		return err
 	})
 	if taken, is := errors.AsType[*remote.TakenError](err); is {

@@ -89,9 +89,9 @@ func asStored(local, stored *requorumv1.StoredObject) bool {
 // encryptedHere tells whether a copy cannot be opened without an identity.
 func encryptedHere(local *requorumv1.StoredObject) bool { return len(local.GetRecipients()) > 0 }
 
-// withLocal is a manifest of a copy that is sealed as local says.
-func withLocal(m *requorumv1.Manifest, local *requorumv1.StoredObject) *requorumv1.Manifest {
+// withoutLocal is a manifest by which a sealed copy is taken as it lies there.
+func withoutLocal(m *requorumv1.Manifest) *requorumv1.Manifest {
 	m = proto.CloneOf(m)
-	m.Local = local
+	m.Local = nil
 	return m
 }

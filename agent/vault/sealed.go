@@ -27,7 +27,9 @@ func OptionsOf(o *requorumv1.StoredObject) seal.Options {
 
 func suffixOf(m *requorumv1.Manifest) string { return fileSuffix + OptionsOf(m.GetLocal()).Suffix() }
 
-func (v *Vault) scratchPath(name string) string { return filepath.Join(v.dir, name+fileSuffix+".plain") }
+func (v *Vault) scratchPath(name string) string {
+	return filepath.Join(v.dir, name+fileSuffix+".plain")
+}
 
 // SealedWriter is a Writer of a copy that is sealed as it is written. Readers follow the sealed file.
 //

@@ -237,8 +237,8 @@ func (j *Jobs) checkRemotes(ctx context.Context, ask Asker, p *prepared) error {
 func (p *prepared) checkSealed(identity string) {
 	m := p.snapshot.GetManifest()
 	recipients, are := m.GetLocal().GetRecipients(), "the copies on the nodes are"
-	if m.GetLocal() == nil && len(snapshot.GoodOn(p.copies)) == 0 && len(p.remotes) > 0 {
-		recipients, are = p.sealing.GetRecipients(), "by the controller's configuration the copy that is fetched to the nodes is"
+	if len(recipients) == 0 && len(snapshot.GoodOn(p.copies)) == 0 && len(p.remotes) > 0 {
+		recipients, are = snapshot.SealedAs(m, p.sealing).GetRecipients(), "by the controller's configuration the copy that is fetched to the nodes is"
 	}
 	if len(recipients) == 0 {
 		return

@@ -122,7 +122,7 @@ func stageSpec(restoreID string, job *journalv1.RestoreJob, node string) *agentv
 		bundle = nil
 	}
 	return &agentv1.Stage{
-		Bundle: bundle,
+		Bundle:    bundle,
 		RestoreId: restoreID, Manifest: job.GetManifest(), MemberName: n.GetMember(), PeerUrls: n.GetPeerUrls(), Learner: n.GetLearner(),
 		InitialCluster: pairs(voters(job)), ClusterToken: job.GetClusterToken(), BumpRevision: job.GetSpec().GetBumpRevision(),
 		SkipHashCheck: !stageChecks(job.GetSpec(), job.GetManifest()), CopiesRead: job.GetCopiesRead(),

@@ -44,12 +44,14 @@ func (j *Jobs) sealingFor(req *requorumv1.SaveSnapshotRequest) (*requorumv1.Seal
 	return sealing.Of(level, recipients), nil
 }
 
-// SealedAs returns how a copy of m is sealed on nodes, which is otherwise for new ones.
+// SealedAs returns how a copy of m is to be sealed on nodes that comes from a remote: as it was on nodes, but never in the
+// clear where new ones, which are sealed as otherwise says, are encrypted.
 func SealedAs(m *requorumv1.Manifest, otherwise *requorumv1.Sealing) *requorumv1.Sealing {
-	if l := m.GetLocal(); l != nil {
-		return sealing.Of(l.GetZstdLevel(), l.GetRecipients())
+	l := m.GetLocal()
+	if l == nil || len(l.GetRecipients()) == 0 && len(otherwise.GetRecipients()) > 0 {
+		return otherwise
 	}
-	return otherwise
+	return sealing.Of(l.GetZstdLevel(), l.GetRecipients())
 }
 
 // Resealed is a manifest of a copy that a node has just fetched. facts are nil if that holds it as the manifest says.
