@@ -10,6 +10,7 @@ import (
 	"github.com/requorum/requorum/controller/audit"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/remote"
+	"github.com/requorum/requorum/controller/sealing"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/pki"
 )
@@ -24,6 +25,7 @@ type Config struct {
 	Heartbeat          config.Duration `yaml:"heartbeat"`            // how often agents show that they live
 	OfflineAfter       config.Duration `yaml:"offline_after"`        // how long a task waits for a node that is away
 	StalledAfter       config.Duration `yaml:"stalled_after"`        // how long a task may go without progress
+	LocalStorage       sealing.Config  `yaml:"local_storage"`        // how copies on the nodes are compressed and encrypted
 	Remotes            []remote.Config `yaml:"remotes"`              // object stores that snapshots can be stored in
 	ReconcileEvery     config.Duration `yaml:"reconcile_every"`      // how often the nodes are asked which copies they hold
 	Audit              Audit           `yaml:"audit"`                // who asked for what
@@ -61,6 +63,9 @@ func (c Config) check() error {
 	}
 	if a := c.Audit; a.MaxFiles < 0 || a.KeepEntries < 0 {
 		return errors.New("audit: max_files and keep_entries cannot be negative")
+	}
+	if _, err := c.LocalStorage.Local(); err != nil {
+		return err
 	}
 	_, err := remote.New(c.Remotes)
 	return err

@@ -154,8 +154,8 @@ func wire(cfg Config, db store.Store, authority *pki.Authority, epoch uint64, lo
 	if err != nil {
 		return nil, err
 	}
-	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("snapshot")}
-	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, Log: log.Named("restore")}
+	snapshots := &snapshot.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, LocalStorage: cfg.LocalStorage, Log: log.Named("snapshot")}
+	restores := &restore.Jobs{Catalog: records, Fleet: dispatcher, Remotes: remotes, LocalStorage: cfg.LocalStorage, Log: log.Named("restore")}
 	builders := snapshots.Builders()
 	maps.Copy(builders, restores.Builders())
 	engine := operation.NewEngine(db, dispatcher, epoch, builders, log.Named("operation"))

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -21,6 +22,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/durable"
 	"github.com/requorum/requorum/internal/names"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 const (
@@ -30,6 +32,9 @@ const (
 
 // MaxTar is the most bytes that a bundle has, with headers and padding.
 const MaxTar = maxTotal + maxFiles*4096
+
+// maxStored bounds what is read of a file that is to hold a bundle, which encryption makes a little larger.
+const maxStored = MaxTar + MaxTar/64
 
 // CorruptError says that a bundle on the disk is not the one of its manifest.
 type CorruptError struct{ Path, Detail string }
@@ -47,8 +52,9 @@ type Keeper struct {
 }
 
 // Pack puts the files of sets beside a snapshot's copy, in place of those that are there. It fails with a *RefusedError
-// for what may not be kept. Node is the caller's to fill in.
-func (k *Keeper) Pack(ctx context.Context, name string, sets []string) (*requorumv1.Bundle, error) {
+// for what may not be kept. Node is the caller's to fill in. With recipients the tar is encrypted, and never on the disk in
+// the clear.
+func (k *Keeper) Pack(ctx context.Context, name string, sets []string, recipients ...string) (*requorumv1.Bundle, error) {
 	path, err := k.path(name)
 	if err != nil {
 		return nil, err
@@ -57,7 +63,7 @@ func (k *Keeper) Pack(ctx context.Context, name string, sets []string) (*requoru
 	if err != nil {
 		return nil, err
 	}
-	b, err := k.packInto(ctx, f, sets)
+	b, err := k.packInto(ctx, f, sets, recipients)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -70,19 +76,48 @@ func (k *Keeper) Pack(ctx context.Context, name string, sets []string) (*requoru
 	return b, nil
 }
 
-func (k *Keeper) packInto(ctx context.Context, f *os.File, sets []string) (*requorumv1.Bundle, error) {
+func (k *Keeper) packInto(ctx context.Context, f *os.File, sets, recipients []string) (*requorumv1.Bundle, error) {
 	if err := f.Chmod(tarMode); err != nil {
 		return nil, err
 	}
 	sets = slices.Compact(slices.Sorted(slices.Values(sets)))
-	sum := sha256.New()
-	found, err := k.Sets.pack(ctx, sets, io.MultiWriter(f, sum))
+	stored := newMeter(f)
+	sealing, err := seal.Writer(stored, seal.Options{Recipients: recipients})
 	if err != nil {
 		return nil, err
 	}
-	size, err := f.Seek(0, io.SeekCurrent)
-	return &requorumv1.Bundle{Size: size, Sha256: hex.EncodeToString(sum.Sum(nil)), Sets: sets, Files: uint32(found)}, err
+	tar := newMeter(sealing)
+	found, err := k.Sets.pack(ctx, sets, tar)
+	if err == nil {
+		err = sealing.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := &requorumv1.Bundle{Size: tar.size, Sha256: tar.sum(), Sets: sets, Files: uint32(found)}
+	if len(recipients) > 0 {
+		b.Local = &requorumv1.StoredObject{Size: stored.size, Sha256: stored.sum(), Recipients: recipients}
+	}
+	return b, nil
 }
+
+// meter counts and hashes what passes.
+type meter struct {
+	w    io.Writer
+	hash hash.Hash
+	size int64
+}
+
+func newMeter(w io.Writer) *meter { return &meter{w: w, hash: sha256.New()} }
+
+func (m *meter) Write(p []byte) (int, error) {
+	n, err := m.w.Write(p)
+	m.hash.Write(p[:n])
+	m.size += int64(n)
+	return n, err
+}
+
+func (m *meter) sum() string { return hex.EncodeToString(m.hash.Sum(nil)) }
 
 func (k *Keeper) path(name string) (string, error) {
 	return filepath.Join(k.Dir, name+suffix), names.Check("snapshot", name)
@@ -97,13 +132,25 @@ func (k *Keeper) Drop(name string) error {
 	return errors.Join(durable.Remove(path+durable.PartSuffix), durable.Remove(path))
 }
 
-// Read reads a bundle back from the disk. It fails with ErrNotFound, or with a *CorruptError for another one than b. A
-// bundle is bounded, so it is held in memory: what was verified is what is written.
+// Read reads a bundle back from the disk as it lies there. It fails with ErrNotFound, or with a *CorruptError for another
+// one than b. A bundle is bounded, so it is held in memory: what was verified is what is written.
 func (k *Keeper) Read(name string, b *requorumv1.Bundle) ([]byte, error) {
 	path, err := k.path(name)
 	if err != nil {
 		return nil, err
 	}
+	return readVerified(path, onDisk(b))
+}
+
+// onDisk describes the file that holds a bundle: the encrypted one, where there is one.
+func onDisk(b *requorumv1.Bundle) *requorumv1.Bundle {
+	if l := b.GetLocal(); l != nil {
+		return &requorumv1.Bundle{Size: l.GetSize(), Sha256: l.GetSha256()}
+	}
+	return b
+}
+
+func readVerified(path string, b *requorumv1.Bundle) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotFound)
@@ -111,7 +158,7 @@ func (k *Keeper) Read(name string, b *requorumv1.Bundle) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxTar+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxStored))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
@@ -138,9 +185,78 @@ func (k *Keeper) Put(name string, b *requorumv1.Bundle, data []byte) error {
 	return durable.WriteFile(path, data, tarMode)
 }
 
-// open reads a bundle back from the disk and takes it apart.
-func (k *Keeper) open(name string, b *requorumv1.Bundle) ([]entry, error) {
+// PutSealed puts an encrypted bundle that came from elsewhere beside a snapshot's copy. It fails with a *CorruptError, and
+// writes nothing, unless data is the encrypted b.
+func (k *Keeper) PutSealed(name string, b *requorumv1.Bundle, data []byte) error {
+	path, err := k.path(name)
+	if err != nil {
+		return err
+	}
+	if err := verify(path, onDisk(b), data); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, data, tarMode)
+}
+
+// Open reads a bundle back from the disk in the clear. identity is the text of key files of age. It fails as Read does, and
+// with seal.ErrNoIdentity.
+func (k *Keeper) Open(name string, b *requorumv1.Bundle, identity string) ([]byte, error) {
 	data, err := k.Read(name, b)
+	if err != nil || b.GetLocal() == nil {
+		return data, err
+	}
+	r, err := seal.Reader(bytes.NewReader(data), seal.Options{Recipients: b.GetLocal().GetRecipients()}, identity)
+	if errors.Is(err, seal.ErrNoIdentity) {
+		return nil, err
+	}
+	if err == nil {
+		data, err = io.ReadAll(io.LimitReader(r, MaxTar+1))
+	}
+	if err != nil {
+		return nil, &CorruptError{name + suffix, fmt.Sprintf("it cannot be opened: %v", err)}
+	}
+	return data, verify(name+suffix, b, data)
+}
+
+// PutOpened keeps a bundle in the clear for the restore with that ID, until DropOpened. It fails as Put does.
+func (k *Keeper) PutOpened(id string, b *requorumv1.Bundle, data []byte) error {
+	path, err := k.openedPath(id)
+	if err != nil {
+		return err
+	}
+	if _, err := opened(path, b, data); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(k.Records, 0o700); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, data, tarMode)
+}
+
+// DropOpened removes what PutOpened has kept; what is gone already is no error.
+func (k *Keeper) DropOpened(id string) error {
+	path, err := k.openedPath(id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(durable.Remove(path), durable.Remove(path+durable.PartSuffix))
+}
+
+func (k *Keeper) openedPath(id string) (string, error) {
+	return filepath.Join(k.Records, id+suffix), names.Check("restore", id)
+}
+
+// toRestore takes the bundle apart that a restore writes back: the one that was opened for it, or else the one beside the
+// copy.
+func (k *Keeper) toRestore(id, name string, b *requorumv1.Bundle) ([]entry, error) {
+	path, err := k.openedPath(id)
+	if err != nil {
+		return nil, err
+	}
+	data, err := readVerified(path, b)
+	if errors.Is(err, ErrNotFound) {
+		data, err = k.Open(name, b, "")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,9 @@
 //	pre-1.31.files         a tar, as the bundle in the manifest describes it; Put writes one that came from a remote
 //	pre-1.31.files.part    the same while it is being written
 //
+// It is encrypted where copies are. Then the agent's data directory holds it in the clear for a restore that writes files
+// back, from before the old etcd is stopped until the restore has ended.
+//
 // Only regular files and directories are taken. Where a symbolic link, a device or anything else is met, the whole is
 // refused: what cannot be written back is not to be missed on the day it is needed.
 //

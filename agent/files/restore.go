@@ -36,11 +36,11 @@ type before struct {
 // Compare tells how the files on the node compare with those of a bundle. It changes nothing, and fails where Restore
 // would, before it has changed anything.
 func (k *Keeper) Compare(ctx context.Context, name string, b *requorumv1.Bundle) ([]*requorumv1.PlannedFile, error) {
-	all, err := k.open(name, b)
+	data, err := k.Open(name, b, "")
 	if err != nil {
 		return nil, err
 	}
-	return k.compare(ctx, all)
+	return k.CompareData(ctx, name, b, data)
 }
 
 // CompareData is Compare for a bundle that is not on the disk.
@@ -106,7 +106,7 @@ func lookAt(at place, e entry) (requorumv1.FileState, *before, error) {
 // Restore writes the files of a bundle back. What it replaces stays beside them; files that the bundle does not list
 // stay as they are. It may be called again after a crash. Until all places were looked at nothing is changed.
 func (k *Keeper) Restore(ctx context.Context, id, name string, b *requorumv1.Bundle) error {
-	all, err := k.open(name, b)
+	all, err := k.toRestore(id, name, b)
 	if err != nil {
 		return err
 	}

@@ -12,8 +12,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/requorum/requorum/agent/files"
+	"github.com/requorum/requorum/agent/vault"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/objectstore"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // UploadFiles stores a bundle of the snapshot name as its object says, and returns what is stored. The manifest that
@@ -30,10 +32,17 @@ func UploadFiles(ctx context.Context, s objectstore.Store, name string, b *requo
 	stored := proto.CloneOf(object)
 	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
 		out := &meter{w: w, hash: sha256.New()}
-		if err := pack(ctx, out, plain{name, b.GetSize(), b.GetSha256()}, options(object), io.NopCloser(bytes.NewReader(data)), progress); err != nil {
+		want, o := plain{name, b.GetSize(), b.GetSha256()}, vault.OptionsOf(object)
+		if l := b.GetLocal(); l != nil { // what comes is sealed already
+			want, o = plain{name, l.GetSize(), l.GetSha256()}, seal.Options{}
+		}
+		if err := pack(ctx, out, want, o, io.NopCloser(bytes.NewReader(data)), progress); err != nil {
 			return err
 		}
 		stored.Size, stored.Sha256 = out.size, out.sum()
+		if l := b.GetLocal(); len(l.GetRecipients()) > 0 {
+			stored.ZstdLevel, stored.Recipients = l.GetZstdLevel(), l.GetRecipients()
+		}
 		return nil
 	})
 	return stored, err

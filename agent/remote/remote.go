@@ -101,11 +101,7 @@ func manifestKey(objectKey, name string) string {
 	return path.Join(path.Dir(objectKey), name+manifestSuffix)
 }
 
-func options(o *requorumv1.StoredObject) seal.Options {
-	return seal.Options{Level: int(o.GetZstdLevel()), Recipients: o.GetRecipients()}
-}
-
-// Upload stores the file that open opens, then its manifest, and returns what is stored. It fails with a *CorruptError,
+// Upload stores the file that open opens, which is the encrypted one where the manifest says that nodes hold such, then its manifest, and returns what is stored. It fails with a *CorruptError,
 // and stores nothing, if that is not the file of the manifest, and with a *TakenError for a name that is taken. Of an
 // upload that is done already it only makes sure that it is whole, and that its manifest lists the same bundles.
 func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, object *requorumv1.StoredObject, open func() (io.ReadCloser, error), progress func(done int64)) (*requorumv1.StoredObject, error) {
@@ -125,10 +121,17 @@ func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, ob
 		if err != nil {
 			return err
 		}
-		if err := pack(ctx, out, plain{m.GetName(), m.GetSize(), m.GetSha256()}, options(object), file, progress); err != nil {
+		want, o := plain{m.GetName(), m.GetSize(), m.GetSha256()}, vault.OptionsOf(object)
+		if l := m.GetLocal(); len(l.GetRecipients()) > 0 { // what comes is sealed already
+			want, o = plain{m.GetName(), l.GetSize(), l.GetSha256()}, seal.Options{}
+		}
+		if err := pack(ctx, out, want, o, file, progress); err != nil {
 			return err
 		}
 		stored.Size, stored.Sha256 = out.size, out.sum()
+		if l := m.GetLocal(); len(l.GetRecipients()) > 0 {
+			stored.ZstdLevel, stored.Recipients = l.GetZstdLevel(), l.GetRecipients()
+		}
 		return nil
 	})
 	if err != nil {
@@ -240,6 +243,12 @@ func Download(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, 
 	return err
 }
 
+// DownloadSealed writes an object into w as it is. It fails with a *CorruptError unless that is what was stored.
+func DownloadSealed(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject, w io.Writer, progress func(done int64)) error {
+	as := &requorumv1.StoredObject{Key: o.GetKey(), Size: o.GetSize(), Sha256: o.GetSha256()}
+	return unpack(ctx, s, as, plain{o.GetKey(), o.GetSize(), o.GetSha256()}, "", w, progress)
+}
+
 func notThat(o *requorumv1.StoredObject) error {
 	return &CorruptError{Key: o.GetKey(), Detail: "what came out of it is not the file of its manifest"}
 }
@@ -253,7 +262,7 @@ func unpack(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject
 	defer func() { err = errors.Join(err, body.Close()) }()
 	stored := &meter{w: io.Discard, hash: sha256.New()}
 	in := io.TeeReader(body, stored)
-	opened, err := seal.Reader(in, options(o), identity)
+	opened, err := seal.Reader(in, vault.OptionsOf(o), identity)
 	if err != nil && !errors.Is(err, seal.ErrNoIdentity) {
 		return unreadable(o, err)
 	}

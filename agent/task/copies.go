@@ -31,7 +31,7 @@ func (n *Node) save(ctx context.Context, task *agentv1.Task, spec *agentv1.SaveC
 		return nil, err
 	}
 	total := m.Status(ctx).GetDbSize()
-	w, err := n.Vault.Create(spec.GetName())
+	w, err := n.create(spec.GetName(), spec.GetSealing())
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (n *Node) save(ctx context.Context, task *agentv1.Task, spec *agentv1.SaveC
 	if !w.Facts().GetHasTrailer() {
 		return nil, errors.Join(errors.New("the member's snapshot stream was cut off: it does not end in its SHA-256"), w.Discard())
 	}
-	facts, err := w.Commit()
+	facts, err := n.commit(ctx, w, p)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (n *Node) importCopy(ctx context.Context, spec *agentv1.ImportCopy, p *Prog
 	if err := n.vacate(spec.GetName()); err != nil {
 		return nil, err
 	}
-	facts, err := n.Vault.Import(ctx, spec.GetName(), spec.GetPath(), spec.GetSkipHashCheck(), p.Bytes)
+	facts, err := n.importFile(ctx, spec, p)
 	if err != nil {
 		return nil, err
 	}
@@ -101,15 +101,19 @@ func (n *Node) importCopy(ctx context.Context, spec *agentv1.ImportCopy, p *Prog
 
 // inspectCopy reads a copy's facts from the file.
 func (n *Node) inspectCopy(ctx context.Context, spec *agentv1.InspectCopy, p *Progress) (*agentv1.TaskResult, error) {
-	path, err := n.Vault.Path(spec.GetName())
+	described, err := n.Vault.Manifest(spec.GetName())
+	if err != nil { // it may not be described yet, and is in the clear then
+		described = &requorumv1.Manifest{Name: spec.GetName()}
+	}
+	var m *requorumv1.Manifest
+	err = n.withPlain(ctx, described, "", p, func(path string) (err error) {
+		defer n.dropCache(path)
+		m, err = n.disk().Inspect(ctx, path, p.read)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	m, err := n.disk().Inspect(ctx, path, p.read)
-	if err != nil {
-		return nil, err
-	}
-	n.dropCache(path)
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Manifest{Manifest: m}}, nil
 }
 

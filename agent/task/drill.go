@@ -16,11 +16,11 @@ type Driller interface {
 }
 
 func (n *Node) drillCopy(ctx context.Context, spec *agentv1.DrillCopy, p *Progress) (*agentv1.TaskResult, error) {
-	path, err := n.Vault.Path(spec.GetManifest().GetName())
-	if err != nil {
-		return nil, err
-	}
-	found, err := n.Drill.Run(ctx, path, spec, p)
+	var found *agentv1.Drilled
+	err := n.withPlain(ctx, spec.GetManifest(), spec.GetIdentity(), p, func(path string) (err error) {
+		found, err = n.Drill.Run(ctx, path, spec, p)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func isRefusal(err error) bool {
 
 // isDamage tells whether a file is not what it should be, or files of the node are gone.
 func isDamage(err error) bool {
-	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err) || is[*remote.CorruptError](err) || is[*files.CorruptError](err) ||
+	return is[*etcdfile.CorruptError](err) || is[*datadir.CorruptError](err) || is[*vault.TrailerError](err) || is[*vault.MismatchError](err) || is[*remote.CorruptError](err) || is[*files.CorruptError](err) || is[*vault.UnsealError](err) ||
 		errors.Is(err, files.ErrNotFound)
 }
 

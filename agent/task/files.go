@@ -1,6 +1,7 @@
 package task
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -21,7 +22,7 @@ func (n *Node) packFiles(ctx context.Context, spec *agentv1.PackFiles, p *Progre
 	}
 	stop := p.tickWhile(ctx)
 	defer stop()
-	b, err := n.Files.Pack(ctx, spec.GetName(), spec.GetSets())
+	b, err := n.Files.Pack(ctx, spec.GetName(), spec.GetSets(), spec.GetSealing().GetRecipients()...)
 	if err != nil {
 		return nil, err
 	}
@@ -52,8 +53,17 @@ func (n *Node) compareFiles(ctx context.Context, spec *agentv1.CompareFiles, p *
 
 // compareBundle compares the node's own bundle, or one in a remote, of which nothing is written to the disk.
 func (n *Node) compareBundle(ctx context.Context, spec *agentv1.CompareFiles, p *Progress) ([]*requorumv1.PlannedFile, error) {
-	if spec.GetRemote() == nil {
-		return n.Files.Compare(ctx, spec.GetName(), spec.GetBundle())
+	b := spec.GetBundle()
+	switch {
+	case spec.GetRemote() == nil && b.GetLocal() != nil && spec.GetIdentity() == "":
+		_, err := n.Files.Read(spec.GetName(), b)
+		return nil, err
+	case spec.GetRemote() == nil:
+		data, err := n.Files.Open(spec.GetName(), b, spec.GetIdentity())
+		if err != nil {
+			return nil, err
+		}
+		return n.Files.CompareData(ctx, spec.GetName(), b, data)
 	}
 	data, err := n.bundleIn(ctx, spec.GetRemote(), spec.GetBundle(), spec.GetIdentity(), p)
 	if err != nil {
@@ -76,7 +86,7 @@ func (n *Node) uploadFiles(ctx context.Context, spec *agentv1.UploadFiles, p *Pr
 		return nil, errNoFiles
 	}
 	b := spec.GetBundle()
-	data, err := n.Files.Read(spec.GetName(), b)
+	data, err := n.Files.Read(spec.GetName(), b) // an encrypted tar goes as it is
 	if err != nil {
 		return nil, err
 	}
@@ -98,11 +108,54 @@ func (n *Node) downloadFiles(ctx context.Context, spec *agentv1.DownloadFiles, p
 	if err == nil || !errors.Is(err, files.ErrNotFound) && !is[*files.CorruptError](err) {
 		return err
 	}
-	data, err := n.bundleIn(ctx, spec.GetRemote(), spec.GetBundle(), spec.GetIdentity(), p)
+	b := spec.GetBundle()
+	if asStored(b.GetLocal(), b.GetStored()) {
+		data, err := n.sealedBundleIn(ctx, spec.GetRemote(), b, p)
+		if err != nil {
+			return err
+		}
+		return n.Files.PutSealed(spec.GetName(), b, data)
+	}
+	data, err := n.bundleIn(ctx, spec.GetRemote(), b, spec.GetIdentity(), p)
+	switch {
+	case err != nil:
+		return err
+	case spec.GetRestoreId() != "":
+		return n.Files.PutOpened(spec.GetRestoreId(), b, data)
+	}
+	return n.Files.Put(spec.GetName(), b, data)
+}
+
+func (n *Node) sealedBundleIn(ctx context.Context, r *agentv1.Remote, b *requorumv1.Bundle, p *Progress) ([]byte, error) {
+	var data bytes.Buffer
+	err := n.inRemote(r, p, func(s objectstore.Store) error {
+		return remote.DownloadSealed(ctx, s, b.GetStored(), &data, func(done int64) { p.Bytes(done, b.GetStored().GetSize()) })
+	})
+	return data.Bytes(), err
+}
+
+// openFiles opens the node's encrypted files for a restore, which needs them when no identity may be there any more. Once
+// that has ended nothing is left of them in the clear but what was written back.
+func (n *Node) openFiles(spec *agentv1.Stage) error {
+	b := spec.GetBundle()
+	if b == nil {
+		return nil
+	}
+	if n.Files == nil {
+		return errNoFiles
+	}
+	data, err := n.Files.Open(spec.GetManifest().GetName(), b, spec.GetIdentity())
 	if err != nil {
 		return err
 	}
-	return n.Files.Put(spec.GetName(), spec.GetBundle(), data)
+	return n.Files.PutOpened(spec.GetRestoreId(), b, data)
+}
+
+func (n *Node) dropOpened(restoreID string) error {
+	if n.Files == nil {
+		return nil
+	}
+	return n.Files.DropOpened(restoreID)
 }
 
 // restoreFiles writes files back, or puts back what was there before.

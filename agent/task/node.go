@@ -126,7 +126,7 @@ func (n *Node) doRemote(ctx context.Context, task *agentv1.Task, p *Progress) (r
 	case *agentv1.Task_UploadCopy:
 		result, err = n.upload(ctx, spec.UploadCopy, p)
 	case *agentv1.Task_DownloadCopy:
-		err = n.download(ctx, spec.DownloadCopy, p)
+		result, err = n.download(ctx, spec.DownloadCopy, p)
 	case *agentv1.Task_DropRemote:
 		err = n.dropRemote(ctx, spec.DropRemote, p)
 	case *agentv1.Task_ListRemote:

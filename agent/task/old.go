@@ -34,7 +34,7 @@ func (n *Node) saveOld(ctx context.Context, spec *agentv1.SaveOld, p *Progress) 
 	if err := n.vacate(spec.GetName()); err != nil {
 		return nil, err
 	}
-	w, err := n.Vault.Create(spec.GetName())
+	w, err := n.create(spec.GetName(), spec.GetSealing())
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (n *Node) saveOld(ctx context.Context, spec *agentv1.SaveOld, p *Progress) 
 	if err != nil {
 		return nil, errors.Join(err, w.Discard())
 	}
-	facts, err := w.Commit()
+	facts, err := n.commit(ctx, w, p)
 	if err != nil {
 		return nil, err
 	}

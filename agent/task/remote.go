@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"path"
 
 	"google.golang.org/protobuf/proto"
@@ -27,16 +26,14 @@ func (n *Node) inRemote(r *agentv1.Remote, p *Progress, f func(objectstore.Store
 // upload stores a copy in a remote.
 func (n *Node) upload(ctx context.Context, spec *agentv1.UploadCopy, p *Progress) (*agentv1.TaskResult, error) {
 	m := spec.GetManifest()
-	open := func() (io.ReadCloser, error) {
-		path, err := n.Vault.Path(m.GetName())
-		if err != nil {
-			return nil, err
-		}
-		return os.Open(path)
+	from, total := m, m.GetSize()
+	if encryptedHere(m.GetLocal()) { // the file as it is
+		from, total = withoutLocal(m), m.GetLocal().GetSize()
 	}
+	open := func() (io.ReadCloser, error) { return n.Vault.Open(from, "") }
 	var stored *requorumv1.StoredObject
 	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) (err error) {
-		stored, err = remote.Upload(ctx, s, m, spec.GetObject(), open, func(done int64) { p.Bytes(done, m.GetSize()) })
+		stored, err = remote.Upload(ctx, s, m, spec.GetObject(), open, func(done int64) { p.Bytes(done, total) })
 		return err
 	})
 	if taken, is := errors.AsType[*remote.TakenError](err); is {
@@ -47,15 +44,16 @@ func (n *Node) upload(ctx context.Context, spec *agentv1.UploadCopy, p *Progress
 
 // download makes the vault hold a copy from a remote, unless it holds a good one. A copy that is not good goes once the
 // remote has shown that it has another.
-func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Progress) error {
+func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Progress) (*agentv1.TaskResult, error) {
 	m := spec.GetManifest()
 	described := withoutStored(m)
 	switch n.hashCopy(ctx, described, p).GetState() {
 	case requorumv1.CopyState_COPY_STATE_GOOD:
-		return nil
+		return nil, nil
 	case requorumv1.CopyState_COPY_STATE_UNKNOWN:
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
+	var facts *agentv1.CopyFacts
 	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) error {
 		if _, err := s.Stat(ctx, m.GetStored().GetKey()); err != nil {
 			return err
@@ -63,32 +61,54 @@ func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Prog
 		if err := n.Vault.Drop(m.GetName()); err != nil {
 			return err
 		}
-		return n.receive(ctx, s, spec, p)
+		var err error
+		if asStored(m.GetLocal(), m.GetStored()) {
+			return n.receiveSealed(ctx, s, spec, p)
+		}
+		facts, err = n.receive(ctx, s, spec, p)
+		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	if facts != nil {
+		described.Local = facts.GetLocal()
+	}
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copy{Copy: facts}}, n.Vault.WriteManifest(described)
+}
+
+// receiveSealed writes the sealed file, which is put in place only if it is the right one.
+func (n *Node) receiveSealed(ctx context.Context, s objectstore.Store, spec *agentv1.DownloadCopy, p *Progress) error {
+	m := spec.GetManifest()
+	w, err := n.Vault.Receive(withoutStored(m))
 	if err != nil {
 		return err
 	}
-	return n.Vault.WriteManifest(described)
+	if err := remote.DownloadSealed(ctx, s, m.GetStored(), w, func(done int64) { p.Bytes(done, m.GetStored().GetSize()) }); err != nil {
+		return errors.Join(err, w.Discard())
+	}
+	_, err = w.Commit()
+	return err
 }
 
 // receive writes a file that is put in place only if it is the right one.
-func (n *Node) receive(ctx context.Context, s objectstore.Store, spec *agentv1.DownloadCopy, p *Progress) error {
+func (n *Node) receive(ctx context.Context, s objectstore.Store, spec *agentv1.DownloadCopy, p *Progress) (*agentv1.CopyFacts, error) {
 	m := spec.GetManifest()
-	w, err := n.Vault.Create(m.GetName())
+	w, err := n.create(m.GetName(), spec.GetSealing())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := w.Expect(m.GetSize()); err != nil {
-		return errors.Join(err, w.Discard())
+		return nil, errors.Join(err, w.Discard())
 	}
 	if err := remote.Download(ctx, s, m, spec.GetIdentity(), w, func(done int64) { p.Bytes(done, m.GetSize()) }); err != nil {
-		return errors.Join(err, w.Discard())
+		return nil, errors.Join(err, w.Discard())
 	}
-	facts, err := w.Commit()
+	facts, err := n.commit(ctx, w, p)
 	if err == nil && (facts.GetSha256() != m.GetSha256() || facts.GetMd5() != m.GetMd5()) { // as written to the disk
 		err = errors.Join(&remote.CorruptError{Key: m.GetName(), Detail: "it was not written as it was received"}, n.Vault.Drop(m.GetName()))
 	}
-	return err
+	return facts, err
 }
 
 // withoutStored is a manifest as it stands beside a copy on a node.

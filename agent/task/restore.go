@@ -36,10 +36,22 @@ func (n *Node) dirs(ctx context.Context, restoreID string) (Dirs, runtime.Member
 // stage restores the copy into the staging directory and computes what the member will answer that is
 // started on it. The old etcd serves on.
 func (n *Node) stage(ctx context.Context, spec *agentv1.Stage, p *Progress) (*agentv1.TaskResult, error) {
-	path, err := n.stageFrom(spec)
-	if err != nil {
+	if err := n.openFiles(spec); err != nil {
 		return nil, err
 	}
+	if spec.GetLearner() { // it gets its data from the cluster
+		return n.stageFrom(ctx, spec, "", p)
+	}
+	var result *agentv1.TaskResult
+	err := n.withPlain(ctx, spec.GetManifest(), spec.GetIdentity(), p, func(path string) (err error) {
+		result, err = n.stageFrom(ctx, spec, path, p)
+		return err
+	})
+	return result, err
+}
+
+// stageFrom restores the file at path.
+func (n *Node) stageFrom(ctx context.Context, spec *agentv1.Stage, path string, p *Progress) (*agentv1.TaskResult, error) {
 	d, conf, err := n.dirs(ctx, spec.GetRestoreId())
 	if err != nil {
 		return nil, err
@@ -58,14 +70,6 @@ func (n *Node) stage(ctx context.Context, spec *agentv1.Stage, p *Progress) (*ag
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Staged{Staged: staged}}, nil
 }
 
-// stageFrom returns the file to restore, none for a learner: that gets its data from the cluster.
-func (n *Node) stageFrom(spec *agentv1.Stage) (string, error) {
-	if spec.GetLearner() {
-		return "", nil
-	}
-	return n.Vault.Path(spec.GetManifest().GetName())
-}
-
 // hashStaged computes what the member must answer that is started on the staged database.
 func (n *Node) hashStaged(ctx context.Context, db string, m *requorumv1.Manifest, staged *agentv1.Staged, p *Progress) error {
 	hash, started, err := n.disk().Hashes(ctx, db, m.GetRevision(), m.GetCompactRevision(), p.read)
@@ -82,7 +86,7 @@ func (n *Node) unstage(ctx context.Context, restoreID string) error {
 	if err != nil {
 		return err
 	}
-	return d.Unstage(ctx)
+	return errors.Join(d.Unstage(ctx), n.dropOpened(restoreID))
 }
 
 // stop stops etcd until nothing holds the data directory, or the control plane.
@@ -283,7 +287,7 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish, p *Progress) er
 		return err
 	}
 	p.Tick()
-	if err := d.Unstage(ctx); err != nil {
+	if err := errors.Join(d.Unstage(ctx), n.dropOpened(spec.GetRestoreId())); err != nil {
 		return err
 	}
 	has, err := d.HasQuarantine()

@@ -2,9 +2,11 @@ package transfer_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // follow follows what source writes as an agent's task does.
@@ -195,5 +198,61 @@ func TestFollowNeedsAGrant(t *testing.T) {
 	}
 	if err := w.Discard(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A copy that is sealed while it is saved goes down the chain as it is sealed, and only that counts.
+func TestNodesFollowASealedSave(t *testing.T) {
+	nodes, data := cluster(t, 3), random(6<<20+77)
+	key, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := nodes[0].vault.CreateSealed("s", seal.Options{Level: 1, Recipients: []string{key.Recipient().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	follows := errgroup.Group{}
+	came := make(chan struct{}, len(nodes))
+	for i := 1; i < len(nodes); i++ {
+		told := false
+		follows.Go(func() error {
+			return nodes[i].follow(t.Context(), nodes[i-1], patient, func(done int64) {
+				if !told && done > 1<<20 {
+					told = true
+					came <- struct{}{}
+				}
+			})
+		})
+	}
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	for range nodes[1:] {
+		<-came
+	}
+	facts, err := w.Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := describe("s", data)
+	m.Local = facts.GetLocal()
+	if err := errors.Join(follows.Wait(), nodes[0].vault.WriteManifest(m)); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < len(nodes); i++ {
+		fetched, err := nodes[i].fetch(t.Context(), m, patient, nil, before(nodes, i)...)
+		if err != nil || fetched.GetWireBytes() != 0 {
+			t.Errorf("%s had to fetch %d bytes more: %v", nodes[i].name, fetched.GetWireBytes(), err)
+		}
+		if c := nodes[i].vault.Hash(t.Context(), m, nil); c.GetState() != requorumv1.CopyState_COPY_STATE_GOOD {
+			t.Errorf("%s: %v", nodes[i].name, c)
+		}
+	}
+	if err := nodes[2].vault.Drop("s"); err != nil {
+		t.Fatal(err)
+	}
+	if fetched, err := nodes[2].fetch(t.Context(), m, patient, nil, nodes[0]); err != nil || fetched.GetWireBytes() == 0 {
+		t.Errorf("%v, %v", fetched, err)
 	}
 }

@@ -31,6 +31,7 @@ func (e localError) Unwrap() error { return e.error }
 type job struct {
 	*Fetcher
 	want     *requorumv1.Manifest
+	file     vault.Sums // of want on nodes
 	recv     *vault.Receiver
 	progress func(done, total int64)
 	decoder  *chunkDecoder
@@ -41,7 +42,7 @@ type job struct {
 }
 
 func (f *Fetcher) job(m *requorumv1.Manifest, recv *vault.Receiver, progress func(done, total int64)) *job {
-	j := &job{Fetcher: f, want: m, recv: recv, progress: progress}
+	j := &job{Fetcher: f, want: m, file: vault.FileOf(m), recv: recv, progress: progress}
 	if recv.Resumed() > 0 {
 		j.nodes = append(j.nodes, "an earlier try")
 	}
@@ -80,7 +81,7 @@ func (j *job) rounds(ctx context.Context, sources []*agentv1.Source) error {
 			idle = 0
 		}
 		if idle >= j.Rounds {
-			return &SourcesError{Name: j.want.GetName(), Offset: j.recv.Offset(), Size: j.want.GetSize(), Failures: j.failures}
+			return &SourcesError{Name: j.want.GetName(), Offset: j.recv.Offset(), Size: j.file.Size, Failures: j.failures}
 		}
 		if j.complete() {
 			return nil
@@ -178,7 +179,7 @@ func (j *job) stream(ctx context.Context, source *agentv1.Source, all []*agentv1
 
 func (j *job) request() *agentv1.FetchRequest {
 	return &agentv1.FetchRequest{
-		Name: j.want.GetName(), Sha256: j.want.GetSha256(), Size: j.want.GetSize(), Offset: j.recv.Offset(), AcceptZstd: !j.NoZstd,
+		Name: j.want.GetName(), Sha256: j.file.SHA256, Size: j.file.Size, Offset: j.recv.Offset(), AcceptZstd: !j.NoZstd,
 	}
 }
 
@@ -189,7 +190,7 @@ func (j *job) take(in *inflow) (bool, error) {
 		return false, err
 	}
 	j.wire += int64(len(resp.GetData()))
-	raw, err := j.decoder.decode(resp, j.recv.Offset(), j.want.GetSize())
+	raw, err := j.decoder.decode(resp, j.recv.Offset(), j.file.Size)
 	if err != nil {
 		return false, err
 	}
@@ -200,7 +201,7 @@ func (j *job) take(in *inflow) (bool, error) {
 		j.credit(in.node)
 		j.lastByte = time.Now()
 	}
-	j.progress(j.recv.Offset(), j.want.GetSize())
+	j.progress(j.recv.Offset(), j.file.Size)
 	return len(raw) > 0, nil
 }
 
@@ -227,7 +228,7 @@ func (j *job) better(ctx context.Context, than string, all []*agentv1.Source) *i
 		}
 		j.log.Debug("asked for more bytes", "node", in.node, "error", err)
 		j.logClose(in)
-		j.progress(j.recv.Offset(), j.want.GetSize())
+		j.progress(j.recv.Offset(), j.file.Size)
 	}
 	return nil
 }
@@ -238,11 +239,11 @@ func (j *job) logClose(in *inflow) {
 	}
 }
 
-func (j *job) complete() bool { return j.recv.Offset() == j.want.GetSize() }
+func (j *job) complete() bool { return j.recv.Offset() == j.file.Size }
 
 // pause waits before another try, and says that this node lives.
 func (j *job) pause(ctx context.Context, try int) error {
-	j.progress(j.recv.Offset(), j.want.GetSize())
+	j.progress(j.recv.Offset(), j.file.Size)
 	if err := j.Fetcher.pause(ctx, try); err != nil {
 		return fmt.Errorf("snapshot %s: %w", j.want.GetName(), err)
 	}

@@ -2,10 +2,11 @@
 //
 // A snapshot called pre-1.31 is, in the vault's directory:
 //
-//	pre-1.31.db            the complete file
+//	pre-1.31.db            the complete file; sealed it ends in .db.zst, .db.age or .db.zst.age
 //	pre-1.31.json          its manifest, requorum.v1.Manifest as protojson
 //	pre-1.31.db.part       the file while it is being written
 //	pre-1.31.db.expected   the manifest that a partial file being received has to fit
+//	pre-1.31.db.plain      for a moment: what a sealed copy is made of, or opened into, loses its name at once
 //
 // No name can make one snapshot's file collide with another's, and internal/names keeps every name
 // inside the directory. Files are 0600 and the directory is 0700: snapshots hold secrets.

@@ -54,8 +54,12 @@ func (v *Vault) Hash(ctx context.Context, m *requorumv1.Manifest, tick func(done
 	case err != nil:
 		return answer(requorumv1.CopyState_COPY_STATE_UNREADABLE, err.Error())
 	}
-	found.Size, found.Md5, found.Sha256 = facts.GetSize(), facts.GetMd5(), facts.GetSha256()
-	if detail := difference(sumsWanted(m), sumsOf(facts)); detail != "" {
+	want, got := FileOf(m), sumsOf(facts)
+	if want.MD5 == "" { // of a sealed copy the manifest has only the SHA-256
+		got.MD5 = ""
+	}
+	found.Size, found.Md5, found.Sha256 = got.Size, got.MD5, got.SHA256
+	if detail := difference(want, got); detail != "" {
 		return answer(requorumv1.CopyState_COPY_STATE_DIFFERENT, detail)
 	}
 	return answer(requorumv1.CopyState_COPY_STATE_GOOD, "")

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 var errChanged = errors.New("the file changed while it was copied; wait until it is complete")
@@ -19,11 +21,34 @@ var errChanged = errors.New("the file changed while it was copied; wait until it
 // Unless skipHashCheck is set, a file that does not end in a fitting trailing SHA-256 is refused with a
 // *TrailerError. tick, which may be nil, is told the bytes done and in all. It fails as Create does.
 func (v *Vault) Import(ctx context.Context, name, srcPath string, skipHashCheck bool, tick func(done, total int64)) (*agentv1.CopyFacts, error) {
+	return importWith(ctx, name, srcPath, skipHashCheck, tick, v.Create, (*Writer).Commit)
+}
+
+// ImportSealed is Import for a copy that is sealed. inspect is shown what was sealed before the copy gets its name.
+func (v *Vault) ImportSealed(ctx context.Context, name, srcPath string, skipHashCheck bool, o seal.Options, tick func(done, total int64), inspect func(path string) error) (*agentv1.CopyFacts, error) {
+	create := func(name string) (*SealedWriter, error) { return v.CreateSealed(name, o) }
+	return importWith(ctx, name, srcPath, skipHashCheck, tick, create, func(w *SealedWriter) (*agentv1.CopyFacts, error) {
+		if err := inspect(w.PlainPath()); err != nil {
+			return nil, errors.Join(err, w.Discard())
+		}
+		return w.Commit()
+	})
+}
+
+// newCopy is a copy that is being written.
+type newCopy interface {
+	io.Writer
+	Expect(size int64) error
+	Facts() *agentv1.CopyFacts
+	Discard() error
+}
+
+func importWith[W newCopy](ctx context.Context, name, srcPath string, skipHashCheck bool, tick func(done, total int64), create func(string) (W, error), commit func(W) (*agentv1.CopyFacts, error)) (*agentv1.CopyFacts, error) {
 	src, err := openSource(srcPath)
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", srcPath, err)
 	}
-	facts, err := v.importFile(ctx, name, src, skipHashCheck, tick)
+	facts, err := importFile(ctx, name, src, skipHashCheck, tick, create, commit)
 	if err = errors.Join(err, src.Close()); err != nil {
 		return nil, fmt.Errorf("import %s: %w", srcPath, err)
 	}
@@ -56,7 +81,7 @@ func openSource(path string) (*os.File, error) {
 	return src, nil
 }
 
-func (v *Vault) importFile(ctx context.Context, name string, src *os.File, skipHashCheck bool, tick func(done, total int64)) (*agentv1.CopyFacts, error) {
+func importFile[W newCopy](ctx context.Context, name string, src *os.File, skipHashCheck bool, tick func(done, total int64), create func(string) (W, error), commit func(W) (*agentv1.CopyFacts, error)) (*agentv1.CopyFacts, error) {
 	info, err := src.Stat()
 	if err != nil {
 		return nil, err
@@ -64,13 +89,13 @@ func (v *Vault) importFile(ctx context.Context, name string, src *os.File, skipH
 	if !skipHashCheck && !hasTrailerSize(info.Size()) {
 		return nil, &TrailerError{Path: src.Name(), Missing: true}
 	}
-	w, err := v.Create(name)
+	w, err := create(name)
 	if err != nil {
 		return nil, err
 	}
 	err = w.Expect(info.Size())
 	if err == nil {
-		err = w.fill(ctx, src, info.Size(), tick)
+		err = fill(ctx, w, src, info.Size(), tick)
 	}
 	if err == nil {
 		err = unchanged(src, info)
@@ -81,8 +106,7 @@ func (v *Vault) importFile(ctx context.Context, name string, src *os.File, skipH
 	if err != nil {
 		return nil, errors.Join(err, w.Discard())
 	}
-	w.created = info.ModTime()
-	facts, err := w.Commit()
+	facts, err := commit(w)
 	if err != nil {
 		return nil, err
 	}
@@ -90,16 +114,17 @@ func (v *Vault) importFile(ctx context.Context, name string, src *os.File, skipH
 	return facts, nil
 }
 
-func (w *Writer) fill(ctx context.Context, src *os.File, total int64, tick func(done, total int64)) error {
+func fill(ctx context.Context, w io.Writer, src *os.File, total int64, tick func(done, total int64)) error {
+	var done int64
 	return readAll(ctx, src, func(b []byte) error {
-		if w.part.digest.size+int64(len(b)) > total {
+		if done += int64(len(b)); done > total {
 			return errChanged // it might grow for as long as it is read
 		}
 		if _, err := w.Write(b); err != nil {
 			return err
 		}
 		if tick != nil {
-			tick(w.part.digest.size, total)
+			tick(done, total)
 		}
 		return nil
 	})

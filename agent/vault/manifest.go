@@ -96,6 +96,18 @@ func checkManifest(m *requorumv1.Manifest) error {
 	case !isHex(m.GetMd5(), 16):
 		return fail("MD5 %q is not 32 lower-case hexadecimal digits", m.GetMd5())
 	}
+	l := m.GetLocal()
+	if l == nil {
+		return nil
+	}
+	switch err := OptionsOf(l).Check(); {
+	case err != nil:
+		return fail("local: %v", err)
+	case l.GetSize() <= 0:
+		return fail("local: size %d", l.GetSize())
+	case !isHex(l.GetSha256(), 32):
+		return fail("local: SHA-256 %q is not 64 lower-case hexadecimal digits", l.GetSha256())
+	}
 	return nil
 }
 
@@ -104,7 +116,12 @@ func isHex(s string, size int) bool {
 	return err == nil && len(raw) == size && s == strings.ToLower(s)
 }
 
-func sumsWanted(m *requorumv1.Manifest) Sums {
+// FileOf returns what identifies the file that holds the snapshot on nodes: the sealed one, which has no MD5, where the
+// copies are sealed.
+func FileOf(m *requorumv1.Manifest) Sums {
+	if l := m.GetLocal(); l != nil {
+		return Sums{Size: l.GetSize(), SHA256: l.GetSha256()}
+	}
 	return Sums{Size: m.GetSize(), MD5: m.GetMd5(), SHA256: m.GetSha256()}
 }
 
@@ -137,10 +154,10 @@ func (v *Vault) WriteManifest(m *requorumv1.Manifest) error {
 	if err != nil {
 		return err
 	}
-	if info.Size() != m.GetSize() {
-		got := sumsWanted(m)
+	if info.Size() != FileOf(m).Size {
+		got := FileOf(m)
 		got.Size = info.Size()
-		return &MismatchError{Name: m.GetName(), Want: sumsWanted(m), Got: got}
+		return &MismatchError{Name: m.GetName(), Want: FileOf(m), Got: got}
 	}
 	return durable.WriteFile(v.manifestPath(m.GetName()), data, fileMode)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,7 @@ const flushEvery = 8 << 20
 type part struct {
 	v       *Vault
 	name    string
+	suffix  string   // of the complete copy's name
 	f       *os.File // holds the lock against other processes
 	digest  *digest
 	flushed int64 // bytes handed to the disk
@@ -39,7 +41,7 @@ func (v *Vault) openPart(name string) (*part, error) {
 	if err := lock(f, path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &part{v: v, name: name, f: f, digest: newDigest()}, nil
+	return &part{v: v, name: name, suffix: fileSuffix, f: f, digest: newDigest()}, nil
 }
 
 // lock takes the lock on a partial file and makes sure that the file is still the one at path: another
@@ -156,10 +158,27 @@ func (p *part) commit(before func() error) error {
 	if err := before(); err != nil {
 		return err
 	}
-	if err := makeWay(p.v.filePath(p.name)); err != nil {
+	path := filepath.Join(p.v.dir, p.name+p.suffix)
+	if err := makeWay(path); err != nil {
 		return err
 	}
-	return durable.Rename(p.v.partPath(p.name), p.v.filePath(p.name))
+	if err := durable.Rename(p.v.partPath(p.name), path); err != nil {
+		return err
+	}
+	return p.v.keepOnly(p.name, path)
+}
+
+// keepOnly removes what a complete copy replaces that was sealed in another way.
+func (v *Vault) keepOnly(name, path string) error {
+	for _, other := range v.filePaths(name) {
+		if other == path {
+			continue
+		}
+		if err := durable.Remove(other); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeWay removes an empty directory in a copy's place, which a rename does not replace. What has something

@@ -145,8 +145,8 @@ func (v *Vault) openComplete(name, sha256 string, size int64) (*Reader, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err == nil && m.GetSha256() != sha256 {
-		return nil, &ConflictError{Name: name, Path: path, Detail: fmt.Sprintf("SHA-256 is %s, should be %s", m.GetSha256(), sha256)}
+	if there := FileOf(m); err == nil && there.SHA256 != sha256 {
+		return nil, &ConflictError{Name: name, Path: path, Detail: fmt.Sprintf("SHA-256 is %s, should be %s", there.SHA256, sha256)}
 	}
 	f, err := openNoFollow(path)
 	if err != nil {

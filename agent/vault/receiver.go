@@ -101,7 +101,10 @@ func (v *Vault) conflict(m *requorumv1.Manifest) error {
 		v.log.Warn("manifest beside a complete copy is of no use", "snapshot", m.GetName(), "error", err)
 		return nil
 	}
-	if detail := difference(sumsWanted(m), sumsWanted(there)); detail != "" {
+	if there.GetSha256() == m.GetSha256() && there.GetSize() == m.GetSize() {
+		return nil // the same snapshot, if not sealed in the same way
+	}
+	if detail := difference(FileOf(m), FileOf(there)); detail != "" {
 		return &ConflictError{Name: m.GetName(), Path: v.filePath(m.GetName()), Detail: detail}
 	}
 	return nil
@@ -115,11 +118,12 @@ func (r *Receiver) open(v *Vault) error {
 		return err
 	}
 	r.part = p
+	p.suffix = suffixOf(r.want)
 	err = r.keepOrClear()
 	p.digest.md5 = nil // Commit says why
 	if err == nil {
 		r.growth.grow(p.digest.size)
-		err = p.reserve(r.want.GetSize())
+		err = p.reserve(FileOf(r.want).Size)
 	}
 	if err == nil {
 		err = r.growth.open(v.partPath(p.name), p.f)
@@ -136,14 +140,14 @@ func (r *Receiver) keepOrClear() error {
 	if err != nil {
 		return err
 	}
-	if d := v.takeKept(name); d != nil && d.size == info.Size() && d.size <= r.want.GetSize() {
+	if d := v.takeKept(name); d != nil && d.size == info.Size() && d.size <= FileOf(r.want).Size {
 		return r.goOn(d)
 	}
 	expected, err := readManifest(v.expectedPath(name), name)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		v.log.Warn("partial file starts anew", "snapshot", name, "error", err)
-	case err == nil && info.Size() <= r.want.GetSize() && sumsWanted(expected) == sumsWanted(r.want):
+	case err == nil && info.Size() <= FileOf(r.want).Size && FileOf(expected) == FileOf(r.want):
 		r.resumed = info.Size()
 		return nil
 	}
@@ -173,7 +177,7 @@ func (r *Receiver) goOn(d *digest) error {
 
 // readBack hashes what an earlier Receiver left. Bytes that cannot be read are received again.
 func (r *Receiver) readBack(ctx context.Context, tick func(done, total int64)) error {
-	total := r.want.GetSize()
+	total := FileOf(r.want).Size
 	err := readAll(ctx, r.part.f, func(b []byte) error {
 		if _, err := r.part.digest.Write(b); err != nil {
 			return err
@@ -209,7 +213,7 @@ func (r *Receiver) Resumed() int64 { return r.resumed }
 // Write appends to the file. It refuses bytes beyond the manifest's size; when the disk is full it fails
 // with a *NoSpaceError.
 func (r *Receiver) Write(b []byte) (int, error) {
-	if over := r.Offset() + int64(len(b)) - r.want.GetSize(); over > 0 {
+	if over := r.Offset() + int64(len(b)) - FileOf(r.want).Size; over > 0 {
 		return 0, fmt.Errorf("write snapshot %s: %d bytes more than its manifest says", r.want.GetName(), over)
 	}
 	n, err := r.part.write(b)
@@ -230,7 +234,7 @@ func (r *Receiver) Commit() (*agentv1.CopyFacts, error) {
 	if err := r.part.err; err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	facts, want := r.part.facts(), sumsWanted(r.want)
+	facts, want := r.part.facts(), FileOf(r.want)
 	facts.Md5 = want.MD5
 	if got := sumsOf(facts); got != want {
 		return nil, errors.Join(&MismatchError{Name: r.want.GetName(), Want: want, Got: got}, r.Discard())
@@ -288,7 +292,8 @@ func (r *Receiver) end(cause error) error {
 func (r *Receiver) growing() *growth { return r.growth }
 
 func (r *Receiver) isFile(sha256 string, size int64) bool {
-	return r.want.GetSha256() == sha256 && r.want.GetSize() == size
+	want := FileOf(r.want)
+	return want.SHA256 == sha256 && want.Size == size
 }
 
 // openNoFollow opens a file for reading, and neither follows a link nor waits for a pipe's other end.

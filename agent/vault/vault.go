@@ -114,7 +114,7 @@ func (v *Vault) List() ([]*requorumv1.Manifest, error) {
 		failed []error
 	)
 	for _, entry := range entries {
-		name, isCopy := strings.CutSuffix(entry.Name(), fileSuffix)
+		name, isCopy := nameOfCopy(entry.Name())
 		if !isCopy || !entry.Type().IsRegular() || names.Check("snapshot", name) != nil {
 			continue
 		}
@@ -135,7 +135,7 @@ func (v *Vault) List() ([]*requorumv1.Manifest, error) {
 func (v *Vault) Drop(name string) error {
 	// The manifest goes last: a manifest alone is not listed, a file alone would be forgotten.
 	return v.remove(name, func() []string {
-		return append(append([]string{v.filePath(name)}, v.partials(name)...), v.manifestPath(name))
+		return append(append(v.filePaths(name), v.partials(name)...), v.manifestPath(name))
 	})
 }
 
@@ -145,7 +145,7 @@ func (v *Vault) DropPartial(name string) error {
 }
 
 func (v *Vault) partials(name string) []string {
-	return []string{v.partPath(name), v.expectedPath(name), v.expectedPath(name) + durable.PartSuffix, v.manifestPath(name) + durable.PartSuffix}
+	return []string{v.partPath(name), v.scratchPath(name), v.expectedPath(name), v.expectedPath(name) + durable.PartSuffix, v.manifestPath(name) + durable.PartSuffix}
 }
 
 // remove removes files of name, in order. The name is checked before paths is called.
@@ -205,10 +205,39 @@ func (v *Vault) takeKept(name string) *digest {
 	return d
 }
 
-func (v *Vault) filePath(name string) string     { return filepath.Join(v.dir, name+fileSuffix) }
 func (v *Vault) manifestPath(name string) string { return filepath.Join(v.dir, name+manifestSuffix) }
 func (v *Vault) partPath(name string) string     { return filepath.Join(v.dir, name+partSuffix) }
 func (v *Vault) expectedPath(name string) string { return filepath.Join(v.dir, name+expectedSuffix) }
+
+// filePaths returns all places where a complete copy may be, by how it is sealed.
+func (v *Vault) filePaths(name string) []string {
+	all := make([]string, len(fileSuffixes))
+	for i, suffix := range fileSuffixes {
+		all[i] = filepath.Join(v.dir, name+suffix)
+	}
+	return all
+}
+
+// filePath returns where the complete copy is, and where a plain one would be if there is none.
+func (v *Vault) filePath(name string) string {
+	all := v.filePaths(name)
+	for _, path := range all {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return path
+		}
+	}
+	return all[0]
+}
+
+// nameOfCopy returns the snapshot whose complete copy has this name of a file.
+func nameOfCopy(file string) (name string, isCopy bool) {
+	for _, suffix := range fileSuffixes { // no two of them end a name at once
+		if name, isCopy = strings.CutSuffix(file, suffix); isCopy {
+			return name, true
+		}
+	}
+	return "", false
+}
 
 // absent fails with ErrExists if something is in the place of name's complete copy.
 func (v *Vault) absent(name string) error {

@@ -158,8 +158,8 @@ func (s snapshots) pull(ctx context.Context, snap *requorumv1.Snapshot, node str
 				return err
 			}
 		case err := <-answer:
-			if err == nil && passed != snap.GetManifest().GetSize() {
-				err = fmt.Errorf("node %s sent %d bytes of %d", node, passed, snap.GetManifest().GetSize())
+			if err == nil && passed != catalog.FileSize(snap.GetManifest()) {
+				err = fmt.Errorf("node %s sent %d bytes of %d", node, passed, catalog.FileSize(snap.GetManifest()))
 			}
 			return err
 		}

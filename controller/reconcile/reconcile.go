@@ -150,7 +150,7 @@ func found(s *requorumv1.Snapshot, list map[string]*requorumv1.Manifest) (requor
 	switch {
 	case !there:
 		return requorumv1.CopyState_COPY_STATE_MISSING, lost
-	case m.GetSha256() != s.GetManifest().GetSha256():
+	case !catalog.SameFile(m, s.GetManifest()):
 		return requorumv1.CopyState_COPY_STATE_DIFFERENT, "its manifest on the node is of another file"
 	}
 	return requorumv1.CopyState_COPY_STATE_GOOD, ""

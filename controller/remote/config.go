@@ -12,6 +12,7 @@ import (
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 
+	"github.com/requorum/requorum/controller/sealing"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/names"
 	"github.com/requorum/requorum/internal/objectstore"
@@ -119,22 +120,7 @@ func (c S3) ca() ([]byte, error) {
 
 // seal returns how files are compressed and encrypted, read anew each time.
 func (c Config) seal() (seal.Options, error) {
-	o := seal.Options{Level: defaultLevel, Recipients: slices.Clone(c.Recipients)}
-	if c.ZstdLevel != nil {
-		o.Level = *c.ZstdLevel
-	}
-	if c.RecipientsFile != "" {
-		data, err := os.ReadFile(c.RecipientsFile)
-		if err != nil {
-			return o, err
-		}
-		more, err := seal.ParseRecipients(data)
-		if err != nil {
-			return o, fmt.Errorf("%s: %w", c.RecipientsFile, err)
-		}
-		o.Recipients = append(o.Recipients, more...)
-	}
-	return o, o.Check()
+	return sealing.Config{ZstdLevel: c.ZstdLevel, Recipients: c.Recipients, RecipientsFile: c.RecipientsFile}.Options(defaultLevel)
 }
 
 // access returns what a node needs to reach the bucket. Files are read anew each time: what was replaced counts at once.

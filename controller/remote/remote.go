@@ -14,6 +14,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/failure"
+	"github.com/requorum/requorum/controller/sealing"
 	"github.com/requorum/requorum/internal/names"
 	"github.com/requorum/requorum/internal/seal"
 )
@@ -127,11 +128,35 @@ const (
 	filesSuffix = ".files"
 )
 
-// Object returns the object that a snapshot's file is to be stored as.
-func (r *Remote) Object(cluster string, m *requorumv1.Manifest) (*requorumv1.StoredObject, error) {
+// Takes refuses copies that are encrypted on the nodes, where nobody can open them, for others than the remote's recipients.
+// A remote without recipients takes them as they are.
+func (r *Remote) Takes(recipients []string) error {
+	_, err := r.sealingOf(&requorumv1.StoredObject{Recipients: recipients})
+	return err
+}
+
+// sealingOf returns how a file is stored that nodes hold as local says.
+func (r *Remote) sealingOf(local *requorumv1.StoredObject) (seal.Options, error) {
 	o, err := r.cfg.seal()
+	switch {
+	case err != nil:
+		return o, r.broken(err)
+	case len(local.GetRecipients()) == 0:
+		return o, nil
+	case len(o.Recipients) > 0 && !sealing.Same(o.Recipients, local.GetRecipients()):
+		return o, &failure.Error{
+			Message: fmt.Sprintf("the copies on the nodes are encrypted for %s, those in remote %s are to be for %s, and nobody here can open them", sealing.Names(local.GetRecipients()), r.cfg.Name, sealing.Names(o.Recipients)),
+			Advice:  "use the same recipients for both (local_storage: and remotes: in the controller's configuration, or --encrypt-to), or none for the remote, which then stores the files of the nodes as they are",
+		}
+	}
+	return seal.Options{Level: int(local.GetZstdLevel()), Recipients: local.GetRecipients()}, nil
+}
+
+// Object returns the object that a snapshot's file is to be stored as. An encrypted file is stored as it is on the nodes.
+func (r *Remote) Object(cluster string, m *requorumv1.Manifest) (*requorumv1.StoredObject, error) {
+	o, err := r.sealingOf(m.GetLocal())
 	if err != nil {
-		return nil, r.broken(err)
+		return nil, err
 	}
 	key := path.Join(r.Folder(cluster), m.GetName()+"-"+m.GetSha256()[:min(digits, len(m.GetSha256()))]+fileSuffix+o.Suffix())
 	return &requorumv1.StoredObject{Key: key, ZstdLevel: int32(o.Level), Recipients: o.Recipients}, nil
@@ -146,6 +171,9 @@ func (r *Remote) Bundles(file *requorumv1.StoredObject, m *requorumv1.Manifest) 
 	for _, b := range m.GetBundles() {
 		b = proto.CloneOf(b)
 		b.Stored = &requorumv1.StoredObject{Key: base + "." + b.GetNode() + filesSuffix + sealed, ZstdLevel: file.GetZstdLevel(), Recipients: file.GetRecipients()}
+		if l := b.GetLocal(); l != nil { // it is stored as it is
+			b.Stored = &requorumv1.StoredObject{Key: base + "." + b.GetNode() + filesSuffix + seal.Options{Recipients: l.GetRecipients()}.Suffix(), Recipients: l.GetRecipients()}
+		}
 		all = append(all, b)
 	}
 	return all

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -27,7 +28,7 @@ func (j *Jobs) preflight(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	p, err := j.prepare(ctx, within{run}, spec, snap, stageChecks(spec, snap.GetManifest()), j.Identities.Get(run.ID()))
+	p, err := j.prepare(ctx, within{run}, spec, snap, stageChecks(spec, snap.GetManifest()), j.Identities.Get(run.ID()), run.Restore().GetSealing())
 	if err != nil {
 		return err
 	}
@@ -79,10 +80,13 @@ func (j *Jobs) fetchFile(ctx context.Context, run *operation.Run) error {
 		return nil
 	}
 	node := job.GetSpec().GetNodes()[0]
-	if err := snapshot.Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), node, j.Identities.Get(run.ID())); err != nil {
+	facts, err := snapshot.Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), node, j.Identities.Get(run.ID()), job.GetSealing())
+	if err != nil {
 		return err
 	}
-	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetRestore().Fetched = node })
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetRestore().Fetched, rec.GetRestore().Manifest = node, snapshot.Resealed(job.GetManifest(), facts)
+	})
 }
 
 // distribute gives every node that lacks a good copy one.
@@ -102,11 +106,19 @@ func (j *Jobs) dropPartial(ctx context.Context, run *operation.Run, node string)
 	return snapshot.Drop(ctx, run, node, &agentv1.DropCopy{Name: run.Operation().GetSnapshot(), PartialOnly: true})
 }
 
+// dropFetched also removes files of the node that were opened for this restore.
+func (j *Jobs) dropFetched(ctx context.Context, run *operation.Run, node string) error {
+	return errors.Join(j.dropPartial(ctx, run, node), j.unstage(ctx, run, node))
+}
+
 // noteCopies notes in the catalog what the nodes found. What is known of other nodes stays.
 func (j *Jobs) noteCopies(run *operation.Run, copies []*requorumv1.Copy) error {
 	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
 		for _, c := range copies {
 			s.Copies = append(slices.DeleteFunc(s.GetCopies(), func(old *requorumv1.Copy) bool { return old.GetNode() == c.GetNode() }), c)
+		}
+		if m := run.Restore().GetManifest(); m != nil { // what was fetched may be sealed in another way
+			s.Manifest = m
 		}
 		slices.SortFunc(s.Copies, func(a, b *requorumv1.Copy) int { return strings.Compare(a.GetNode(), b.GetNode()) })
 	})

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/failure"
+	"github.com/requorum/requorum/controller/sealing"
 	"github.com/requorum/requorum/controller/snapshot"
 )
 
@@ -142,10 +144,16 @@ func (p *prepared) checkMember(n *journalv1.RestoreNode, names, urls map[string]
 
 // checkSpace makes sure that a node can hold the copy, the staged data and, on one of them, a safety snapshot.
 func (p *prepared) checkSpace(node string) {
-	f, size := p.facts[node], uint64(p.snapshot.GetManifest().GetSize())
+	f, m := p.facts[node], p.snapshot.GetManifest()
 	vault := uint64(f.GetMember().GetDbSize()) // the safety snapshot
+	if p.sealing != nil {
+		vault *= 2 // which is inspected in the clear beside what is sealed
+	}
+	if snapshot.SealedAs(m, p.sealing) != nil {
+		vault = max(vault, uint64(m.GetSize())) // before that, the copy is opened there to be staged
+	}
 	if !slices.Contains(snapshot.GoodOn(p.copies), node) {
-		vault += size
+		vault += uint64(catalog.FileSize(m))
 	}
 	data := uint64(f.GetDataNeededBytes())
 	if f.GetSharedFileSystem() {
@@ -223,6 +231,23 @@ func (j *Jobs) checkRemotes(ctx context.Context, ask Asker, p *prepared) error {
 		p.pass("remote", "%s", text)
 	}
 	return nil
+}
+
+// checkSealed refuses copies that are encrypted on the nodes, or will be once they were fetched, unless they can be opened.
+func (p *prepared) checkSealed(identity string) {
+	m := p.snapshot.GetManifest()
+	recipients, are := m.GetLocal().GetRecipients(), "the copies on the nodes are"
+	if len(recipients) == 0 && len(snapshot.GoodOn(p.copies)) == 0 && len(p.remotes) > 0 {
+		recipients, are = snapshot.SealedAs(m, p.sealing).GetRecipients(), "by the controller's configuration the copy that is fetched to the nodes is"
+	}
+	if len(recipients) == 0 {
+		return
+	}
+	if refused, is := errors.AsType[*failure.Error](snapshot.CanOpen(are, identity, recipients)); is {
+		p.fail("encryption", "", refused.Message, refused.Advice)
+		return
+	}
+	p.pass("encryption", "%s encrypted for %s, and the identity is for one of these recipients", are, sealing.Names(recipients))
 }
 
 func usable(c *requorumv1.Copy) bool {

@@ -87,7 +87,11 @@ func (j *Jobs) fetchFiles(ctx context.Context, run *operation.Run) error {
 	}
 	for _, node := range job.GetLostFiles() {
 		b := bundleOf(job.GetManifest(), node)
-		if err := snapshot.FetchFiles(ctx, run, j.Remotes, job.GetFileRemotes(), job.GetManifest().GetName(), b, j.Identities.Get(run.ID())); err != nil {
+		opened := ""
+		if len(job.GetSealing().GetRecipients()) > 0 { // they are not to lie beside the copy in the clear
+			opened = run.ID()
+		}
+		if err := snapshot.FetchFiles(ctx, run, j.Remotes, job.GetFileRemotes(), job.GetManifest().GetName(), b, j.Identities.Get(run.ID()), opened); err != nil {
 			return err
 		}
 	}

@@ -196,7 +196,7 @@ func inspectOld(run *operation.Run) *agentv1.Task {
 func saveOld(ctx context.Context, run *operation.Run, late *requorumv1.Manifest, replay bool) (*requorumv1.Manifest, error) {
 	job := run.Restore()
 	result, err := run.Ask(ctx, late.GetNode(), &agentv1.Task{Spec: &agentv1.Task_SaveOld{SaveOld: &agentv1.SaveOld{
-		RestoreId: run.ID(), Name: late.GetName(), Replay: replay, EtcdVersion: job.GetEtcdVersion(),
+		RestoreId: run.ID(), Name: late.GetName(), Replay: replay, EtcdVersion: job.GetEtcdVersion(), Sealing: job.GetSealing(),
 	}}})
 	if err != nil {
 		return nil, err

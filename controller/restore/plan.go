@@ -9,6 +9,7 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/remote"
+	"github.com/requorum/requorum/controller/sealing"
 	"github.com/requorum/requorum/controller/snapshot"
 )
 
@@ -20,7 +21,8 @@ type Jobs struct {
 	Remotes *remote.Remotes
 	Log     hclog.Logger
 
-	Identities snapshot.Identities
+	LocalStorage sealing.Config // how the copies that a restore makes are sealed
+	Identities   snapshot.Identities
 }
 
 // Builders returns the builders of this package's jobs, by kind.
@@ -36,7 +38,7 @@ func (j *Jobs) rehearsing(*operation.Run) operation.Job {
 	const started = requorumv1.Phase_PHASE_STARTED
 	return operation.Job{End: j.ended, Plan: operation.Plan{
 		{Name: "preflight", Phase: started, Do: j.preflight, Check: true},
-		{Name: "fetch", Phase: started, Do: j.fetch, Undo: j.dropPartial},
+		{Name: "fetch", Phase: started, Do: j.fetch, Undo: j.dropFetched},
 		{Name: "distribute", Phase: started, Do: j.distribute, Undo: j.dropPartial},
 		{Name: "agree", Phase: started, Do: j.agree},
 		{Name: "stage", Phase: started, Do: j.stage, Undo: j.unstage},
@@ -56,7 +58,7 @@ func (j *Jobs) Builder(*operation.Run) operation.Job {
 	)
 	return operation.Job{Settle: j.settle, End: j.ended, Plan: operation.Plan{
 		{Name: "preflight", Phase: started, Do: j.preflight, Check: true},
-		{Name: "fetch", Phase: started, Do: j.fetch, Undo: j.dropPartial},
+		{Name: "fetch", Phase: started, Do: j.fetch, Undo: j.dropFetched},
 		{Name: "distribute", Phase: started, Do: j.distribute, Undo: j.dropPartial},
 		{Name: "agree", Phase: started, Do: j.agree},
 		{Name: "stage", Phase: started, Do: j.stage, Undo: j.unstage}, // the old cluster still serves

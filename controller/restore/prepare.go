@@ -41,6 +41,7 @@ type prepared struct {
 	copies         []*requorumv1.Copy
 	copiesAsKnown  bool
 	remotes        []*requorumv1.RemoteCopy             // that hold a copy, where no node holds a good one
+	sealing        *requorumv1.Sealing                  // of copies that the restore makes
 	files          map[string][]*requorumv1.PlannedFile // of the snapshot, by node
 	lostFiles      []string                             // nodes that have lost their files, which a remote has
 	leftOutServing string                               // a node that is left out although its member serves
@@ -112,10 +113,10 @@ func (j *Jobs) complete(spec *requorumv1.RestoreSpec) (*requorumv1.RestoreSpec, 
 }
 
 // prepare asks every node and runs every check. It changes nothing. copiesAsKnown spares the nodes from reading
-// their copies, as long as all were good when they were last read and are still there. identity opens files of nodes in
-// remotes.
-func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, snap *requorumv1.Snapshot, copiesAsKnown bool, identity string) (*prepared, error) {
-	p := &prepared{spec: spec, snapshot: snap, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts), files: make(map[string][]*requorumv1.PlannedFile)}
+// their copies, as long as all were good when they were last read and are still there. identity opens what is encrypted, and
+// sealed is how the restore seals copies that it makes.
+func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreSpec, snap *requorumv1.Snapshot, copiesAsKnown bool, identity string, sealed *requorumv1.Sealing) (*prepared, error) {
+	p := &prepared{spec: spec, snapshot: snap, sealing: sealed, copiesAsKnown: copiesAsKnown, facts: make(map[string]*agentv1.NodeFacts), files: make(map[string][]*requorumv1.PlannedFile)}
 	var err error
 	if p.cluster, err = j.Catalog.Cluster(spec.GetCluster()); err != nil {
 		return nil, err
@@ -142,6 +143,7 @@ func (j *Jobs) prepare(ctx context.Context, ask Asker, spec *requorumv1.RestoreS
 		return nil, err
 	}
 	p.checkCopies()
+	p.checkSealed(identity)
 	if err := j.checkFiles(ctx, ask, p, identity); err != nil {
 		return nil, err
 	}
@@ -200,7 +202,7 @@ func stillListed(ctx context.Context, ask Asker, cluster string, nodes []string,
 	}
 	return !slices.ContainsFunc(lists, func(list *agentv1.TaskResult) bool {
 		return !slices.ContainsFunc(list.GetCopies().GetManifests(), func(have *requorumv1.Manifest) bool {
-			return have.GetName() == m.GetName() && have.GetSha256() == m.GetSha256()
+			return have.GetName() == m.GetName() && catalog.SameFile(have, m)
 		})
 	}), nil
 }

@@ -44,6 +44,9 @@ func (j *Jobs) saveSafety(ctx context.Context, run *operation.Run) error {
 // noteSafety puts a safety snapshot into the catalog, where it is what undoes the restore.
 func (j *Jobs) noteSafety(run *operation.Run, m *requorumv1.Manifest) error {
 	copied := &requorumv1.Copy{Node: m.GetNode(), State: requorumv1.CopyState_COPY_STATE_GOOD, Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256(), Checked: timestamppb.New(time.Now())}
+	if l := m.GetLocal(); l != nil {
+		copied.Size, copied.Md5, copied.Sha256 = l.GetSize(), "", l.GetSha256()
+	}
 	err := j.Catalog.Write(func(tx store.Tx) error {
 		return catalog.Put(tx, entry(run, m, m.GetKind(), []*requorumv1.Copy{copied}))
 	})
@@ -95,7 +98,7 @@ func better(a, b *requorumv1.Member) bool {
 }
 
 func saveOne(ctx context.Context, run *operation.Run, node, name string, kind requorumv1.SnapshotKind) (*requorumv1.Manifest, error) {
-	facts, err := snapshot.SaveOn(ctx, run, node, name)
+	facts, err := snapshot.SaveOn(ctx, run, node, name, run.Restore().GetSealing())
 	if err != nil {
 		return nil, err
 	}

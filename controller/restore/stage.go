@@ -46,7 +46,7 @@ func (j *Jobs) stage(ctx context.Context, run *operation.Run) error {
 // stageAll makes every node stage its copy, and once more, with copies that were replaced, if one was bad.
 func (j *Jobs) stageAll(ctx context.Context, run *operation.Run) (map[string]*agentv1.TaskResult, error) {
 	if run.Restore().GetCopiesRead() == nil {
-		results, err := askStage(ctx, run)
+		results, err := j.askStage(ctx, run)
 		if err == nil || !ofTheCopy(err) {
 			return results, err
 		}
@@ -60,13 +60,15 @@ func (j *Jobs) stageAll(ctx context.Context, run *operation.Run) (map[string]*ag
 	if err := j.distribute(ctx, run); err != nil {
 		return nil, err
 	}
-	return askStage(ctx, run)
+	return j.askStage(ctx, run)
 }
 
-func askStage(ctx context.Context, run *operation.Run) (map[string]*agentv1.TaskResult, error) {
+func (j *Jobs) askStage(ctx context.Context, run *operation.Run) (map[string]*agentv1.TaskResult, error) {
 	job := run.Restore()
 	return run.AskAll(ctx, job.GetSpec().GetNodes(), func(node string) *agentv1.Task {
-		return &agentv1.Task{Spec: &agentv1.Task_Stage{Stage: stageSpec(run.ID(), job, node)}}
+		spec := stageSpec(run.ID(), job, node)
+		spec.Identity = j.Identities.Get(run.ID())
+		return &agentv1.Task{Spec: &agentv1.Task_Stage{Stage: spec}}
 	})
 }
 
@@ -115,7 +117,12 @@ func stageChecks(spec *requorumv1.RestoreSpec, m *requorumv1.Manifest) bool {
 
 func stageSpec(restoreID string, job *journalv1.RestoreJob, node string) *agentv1.Stage {
 	n := nodeOf(job, node)
+	bundle := bundleOf(job.GetManifest(), node)
+	if bundle.GetLocal() == nil || job.GetSpec().GetFiles() != restoreFiles {
+		bundle = nil
+	}
 	return &agentv1.Stage{
+		Bundle:    bundle,
 		RestoreId: restoreID, Manifest: job.GetManifest(), MemberName: n.GetMember(), PeerUrls: n.GetPeerUrls(), Learner: n.GetLearner(),
 		InitialCluster: pairs(voters(job)), ClusterToken: job.GetClusterToken(), BumpRevision: job.GetSpec().GetBumpRevision(),
 		SkipHashCheck: !stageChecks(job.GetSpec(), job.GetManifest()), CopiesRead: job.GetCopiesRead(),

@@ -37,12 +37,16 @@ func (j *Jobs) begin(ctx context.Context, kind requorumv1.OperationKind, req *re
 	if err != nil {
 		return nil, err
 	}
+	sealed, err := j.LocalStorage.Local()
+	if err != nil {
+		return nil, err
+	}
 	return j.Engine.Start(&journalv1.OperationRecord{
 		Operation: &requorumv1.Operation{
 			Kind: kind, Cluster: spec.GetCluster(), Snapshot: spec.GetSnapshot(), Nodes: spec.GetNodes(), RequestId: requestID, RequestedBy: by,
 		},
 		RequestDigest: digest,
-		State:         &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{Spec: spec}},
+		State:         &journalv1.OperationRecord_Restore{Restore: &journalv1.RestoreJob{Spec: spec, Sealing: sealed}},
 	}, func(tx store.Tx, rec *journalv1.OperationRecord) error {
 		j.Identities.Put(rec.GetOperation().GetId(), identity)
 		if spec.GetFrom() == "" {
@@ -64,7 +68,11 @@ func (j *Jobs) Plan(ctx context.Context, req *requorumv1.PlanRestoreRequest) (*r
 	if err != nil {
 		return nil, err
 	}
-	p, err := j.prepare(ctx, j.Fleet, spec, snap, req.GetCopiesAsKnown(), req.GetIdentity())
+	sealed, err := j.LocalStorage.Local()
+	if err != nil {
+		return nil, err
+	}
+	p, err := j.prepare(ctx, j.Fleet, spec, snap, req.GetCopiesAsKnown(), req.GetIdentity(), sealed)
 	if err != nil {
 		return nil, err
 	}

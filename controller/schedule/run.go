@@ -130,7 +130,7 @@ func newRun(tx store.Tx, rec *journalv1.ScheduleRecord, due time.Time) (*journal
 		Run: &requorumv1.ScheduleRun{Id: id, Schedule: sched.GetName(), Cluster: sched.GetCluster(), Due: timestamppb.New(due), Result: pending},
 		Save: &requorumv1.SaveSnapshotRequest{
 			Cluster: sched.GetCluster(), Labels: sched.GetLabels(), Copies: sched.GetCopies(), AllowDegraded: sched.GetAllowDegraded(),
-			Files: sched.GetFiles(), Remote: sched.GetRemoteStorage().GetRemote(), AllowRemoteFailure: sched.GetRemoteStorage() != nil,
+			LocalSealing: sched.GetLocalSealing(), Files: sched.GetFiles(), Remote: sched.GetRemoteStorage().GetRemote(), AllowRemoteFailure: sched.GetRemoteStorage() != nil,
 		},
 	}, err
 }

@@ -57,8 +57,14 @@ func (j *Jobs) checkCluster(ctx context.Context, run *operation.Run) error {
 	if len(targets) > 0 {
 		keep = targets
 	}
-	if err := spaceForCopies(facts, keep, facts[saver].GetMember().GetDbSize()); err != nil {
+	size := facts[saver].GetMember().GetDbSize()
+	if err := spaceForCopies(facts, keep, size); err != nil {
 		return err
+	}
+	if run.Snapshot().GetSealing() != nil { // it is inspected in the clear beside what is sealed
+		if err := spaceForCopies(facts, []string{saver}, 2*size); err != nil {
+			return err
+		}
 	}
 	if err := j.Catalog.SetVoters(run.Cluster(), voters(facts[saver].GetMember())); err != nil {
 		return err

@@ -32,7 +32,7 @@ func (j *Jobs) saveOnNode(ctx context.Context, run *operation.Run) error {
 	following, stop := context.WithCancel(ctx)
 	defer stop()
 	j.follow(following, run, node, others)
-	facts, err := SaveOn(ctx, run, node, op.GetSnapshot(), others[:min(1, len(others))]...)
+	facts, err := SaveOn(ctx, run, node, op.GetSnapshot(), run.Snapshot().GetSealing(), others[:min(1, len(others))]...)
 	if err != nil {
 		return err
 	}
@@ -53,20 +53,36 @@ func (j *Jobs) follow(ctx context.Context, run *operation.Run, saver string, oth
 }
 
 // SaveOn saves a snapshot of the member on a node, which readers may follow, and returns what was computed as it passed.
-func SaveOn(ctx context.Context, run *operation.Run, node, name string, readers ...string) (*agentv1.CopyFacts, error) {
-	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Name: name, Readers: readers}}})
-	return result.GetCopy(), err
+func SaveOn(ctx context.Context, run *operation.Run, node, name string, sealed *requorumv1.Sealing, readers ...string) (*agentv1.CopyFacts, error) {
+	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_SaveCopy{SaveCopy: &agentv1.SaveCopy{Name: name, Readers: readers, Sealing: sealed}}})
+	if err != nil {
+		return nil, err
+	}
+	if err := sealedHere(node, sealed, result.GetCopy()); err != nil {
+		return nil, dropUnsealed(ctx, run, node, name, err)
+	}
+	return result.GetCopy(), nil
 }
 
 func (j *Jobs) importOnNode(ctx context.Context, run *operation.Run) error {
 	req := run.Snapshot().GetImport()
 	if req.GetFrom() != "" {
 		job := run.Snapshot()
-		return Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), job.GetNode(), j.Identities.Get(run.ID()))
+		facts, err := Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), job.GetNode(), j.Identities.Get(run.ID()), job.GetSealing())
+		if err != nil {
+			return err
+		}
+		return run.Journal(func(rec *journalv1.OperationRecord) {
+			rec.GetSnapshot().Facts, rec.GetSnapshot().Manifest = facts, Resealed(job.GetManifest(), facts)
+		})
 	}
 	result, err := run.Ask(ctx, req.GetNode(), &agentv1.Task{Spec: &agentv1.Task_ImportCopy{ImportCopy: &agentv1.ImportCopy{
 		Name: run.Operation().GetSnapshot(), Path: req.GetPath(), SkipHashCheck: req.GetSkipHashCheck(),
+		Sealing: run.Snapshot().GetSealing(),
 	}}})
+	if err == nil {
+		err = sealedHere(req.GetNode(), run.Snapshot().GetSealing(), result.GetCopy())
+	}
 	if err != nil {
 		return err
 	}
@@ -77,7 +93,7 @@ func (j *Jobs) importOnNode(ctx context.Context, run *operation.Run) error {
 func (j *Jobs) inspect(ctx context.Context, run *operation.Run) error {
 	job := run.Snapshot()
 	if job.GetImport().GetFrom() != "" {
-		return compareWithFile(ctx, run, job.GetNode(), job.GetManifest())
+		return compareFetched(ctx, run, job)
 	}
 	labels := job.GetSave().GetLabels()
 	if job.GetImport() != nil {
@@ -96,18 +112,23 @@ func (j *Jobs) inspect(ctx context.Context, run *operation.Run) error {
 // Describe makes the manifest of a copy from what was computed while it was written and what its node
 // reads from the file, and writes it beside the copy. also sets what else the manifest is to say.
 func Describe(ctx context.Context, run *operation.Run, node, name string, facts *agentv1.CopyFacts, kind requorumv1.SnapshotKind, labels map[string]string, also ...func(*requorumv1.Manifest)) (*requorumv1.Manifest, error) {
-	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_InspectCopy{InspectCopy: &agentv1.InspectCopy{Name: name}}})
-	if err != nil {
-		return nil, err
+	found := facts.GetInspected()
+	if facts.GetLocal() == nil {
+		result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_InspectCopy{InspectCopy: &agentv1.InspectCopy{Name: name}}})
+		if err != nil {
+			return nil, err
+		}
+		found = result.GetManifest()
 	}
-	m := proto.CloneOf(result.GetManifest())
+	m := proto.CloneOf(found)
+	m.Local = facts.GetLocal()
 	m.FormatVersion, m.Name, m.Cluster, m.Node, m.Kind, m.Labels = 1, name, run.Cluster(), node, kind, labels
 	m.Created, m.Size, m.Md5, m.Sha256 = facts.GetCreated(), facts.GetSize(), facts.GetMd5(), facts.GetSha256()
 	m.HasTrailer, m.EtcdVersion, m.RequorumVersion = facts.GetHasTrailer(), facts.GetEtcdVersion(), version.String()
 	for _, set := range also {
 		set(m)
 	}
-	_, err = run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_WriteManifest{WriteManifest: &agentv1.WriteManifest{Manifest: m}}})
+	_, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_WriteManifest{WriteManifest: &agentv1.WriteManifest{Manifest: m}}})
 	return m, err
 }
 
@@ -117,7 +138,10 @@ func compareWithFile(ctx context.Context, run *operation.Run, node string, m *re
 	if err != nil {
 		return err
 	}
-	found := result.GetManifest()
+	return compareFacts(node, result.GetManifest(), m)
+}
+
+func compareFacts(node string, found, m *requorumv1.Manifest) error {
 	if found.GetRevision() != m.GetRevision() || found.GetHashKv() != m.GetHashKv() || found.GetKeys() != m.GetKeys() {
 		return failure.On(node, fmt.Sprintf("the file of %s has revision %d, HashKV %d and %d keys, its manifest says %d, %d and %d",
 			m.GetName(), found.GetRevision(), found.GetHashKv(), found.GetKeys(), m.GetRevision(), m.GetHashKv(), m.GetKeys()), "choose another snapshot")

@@ -20,6 +20,8 @@ import (
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/failure"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/store"
+	"github.com/requorum/requorum/internal/redact"
 )
 
 // drillBump is what a drill adds to the revision, as a restore does by default.
@@ -28,6 +30,8 @@ const drillBump = 1_000_000_000
 // Verify starts the operation that proves on one node that a snapshot can be restored.
 func (j *Jobs) Verify(req *requorumv1.VerifySnapshotRequest, by string) (*requorumv1.Operation, error) {
 	const kind = requorumv1.OperationKind_OPERATION_KIND_VERIFY
+	identity := req.GetIdentity()
+	req = redact.Message(req)
 	digest, err := operation.Digest(req)
 	if err != nil {
 		return nil, err
@@ -58,7 +62,10 @@ func (j *Jobs) Verify(req *requorumv1.VerifySnapshotRequest, by string) (*requor
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{
 		Verify: req, Kind: snap.GetKind(), Manifest: snap.GetManifest(), Node: node,
 	}}
-	return j.Engine.Start(rec, nil)
+	return j.Engine.Start(rec, func(_ store.Tx, rec *journalv1.OperationRecord) error {
+		j.Identities.Put(rec.GetOperation().GetId(), identity)
+		return nil
+	})
 }
 
 // bestDriller prefers a connected node with a good copy, and among those one whose member does not lead: a drill takes
@@ -83,7 +90,7 @@ func (j *Jobs) bestDriller(snap *requorumv1.Snapshot, nodes []string) string {
 // verifying restores a snapshot into a scratch directory of one node and reads everything from an etcd on it. It needs
 // no undo: the node removes everything itself, after a crash at its next start.
 func (j *Jobs) verifying(*operation.Run) operation.Job {
-	return operation.Job{Plan: steps(
+	return operation.Job{End: j.forgetIdentity, Plan: steps(
 		operation.Step{Name: "check", Do: j.checkDrill, Check: true},
 		operation.Step{Name: "read", Do: j.readCopy},
 		operation.Step{Name: "drill", Do: j.drill},
@@ -93,13 +100,22 @@ func (j *Jobs) verifying(*operation.Run) operation.Job {
 
 // checkDrill refuses where the node is away or would have too little space left.
 func (j *Jobs) checkDrill(ctx context.Context, run *operation.Run) error {
-	node, size := run.Snapshot().GetNode(), run.Snapshot().GetManifest().GetSize()
+	m := run.Snapshot().GetManifest()
+	node, size := run.Snapshot().GetNode(), m.GetSize()
+	if err := CanOpen(copiesAre(m), j.Identities.Get(run.ID()), m.GetLocal().GetRecipients()); err != nil {
+		return err
+	}
 	if err := j.allConnected(ctx, run.Cluster(), []string{node}); err != nil {
 		return err
 	}
 	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_InspectNode{InspectNode: &agentv1.InspectNode{SnapshotSize: size}}})
 	if err != nil {
 		return err
+	}
+	if m.GetLocal() != nil { // it is opened there first
+		if err := spaceForCopies(map[string]*agentv1.NodeFacts{node: result.GetNode()}, []string{node}, size); err != nil {
+			return err
+		}
 	}
 	if free, needed := result.GetNode().GetScratchFreeBytes(), result.GetNode().GetScratchNeededBytes(); free < needed {
 		return failure.On(node, fmt.Sprintf("%s are free where drills restore to (scratch_dir), %s are needed, with what is left free for a live etcd on that disk",
@@ -138,7 +154,7 @@ func withCopy(copies []*requorumv1.Copy, found *requorumv1.Copy) []*requorumv1.C
 func (j *Jobs) drill(ctx context.Context, run *operation.Run) error {
 	job := run.Snapshot()
 	result, err := run.Ask(ctx, job.GetNode(), &agentv1.Task{Spec: &agentv1.Task_DrillCopy{DrillCopy: &agentv1.DrillCopy{
-		Manifest: job.GetManifest(), BumpRevision: drillBump,
+		Manifest: job.GetManifest(), BumpRevision: drillBump, Identity: j.Identities.Get(run.ID()),
 	}}})
 	var task *dispatch.TaskError
 	if errors.As(err, &task) && task.Code == agentv1.TaskErrorCode_TASK_ERROR_CODE_CORRUPT {

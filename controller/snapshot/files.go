@@ -57,7 +57,7 @@ func (j *Jobs) packFiles(ctx context.Context, run *operation.Run) error {
 	}
 	nodes := run.Operation().GetNodes()
 	results, err := run.AskAll(ctx, nodes, func(string) *agentv1.Task {
-		return &agentv1.Task{Spec: &agentv1.Task_PackFiles{PackFiles: &agentv1.PackFiles{Name: run.Operation().GetSnapshot(), Sets: sets}}}
+		return &agentv1.Task{Spec: &agentv1.Task_PackFiles{PackFiles: &agentv1.PackFiles{Name: run.Operation().GetSnapshot(), Sets: sets, Sealing: run.Snapshot().GetSealing()}}}
 	})
 	if err != nil {
 		return err
@@ -65,6 +65,9 @@ func (j *Jobs) packFiles(ctx context.Context, run *operation.Run) error {
 	var bundles []*requorumv1.Bundle
 	for _, node := range nodes {
 		b := proto.CloneOf(results[node].GetBundle())
+		if len(run.Snapshot().GetSealing().GetRecipients()) > 0 && b.GetLocal() == nil {
+			return failure.On(node, "its agent has not encrypted its files: it does not know how to", "upgrade the agent: it is older than the controller")
+		}
 		b.Node = node
 		bundles = append(bundles, b)
 	}
@@ -74,7 +77,7 @@ func (j *Jobs) packFiles(ctx context.Context, run *operation.Run) error {
 // CompareFiles asks a node how its files compare with those that it added to a snapshot. Where it has lost these, they are
 // taken from the first of the copies in remotes that has them, and fromRemote names it.
 func CompareFiles(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster, snapshot string, b *requorumv1.Bundle, copies []*requorumv1.RemoteCopy, identity string) (found *agentv1.ComparedFiles, fromRemote string, err error) {
-	found, err = compareFiles(ctx, ask, cluster, &agentv1.CompareFiles{Name: snapshot, Bundle: b})
+	found, err = compareFiles(ctx, ask, cluster, &agentv1.CompareFiles{Name: snapshot, Bundle: b, Identity: identity})
 	if err != nil || !found.GetLost() {
 		return found, "", err
 	}
@@ -118,14 +121,14 @@ func compareIn(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster,
 }
 
 // FetchFiles has a node fetch its files of a snapshot from the first of the remotes that gives it good ones.
-func FetchFiles(ctx context.Context, run *operation.Run, remotes *remote.Remotes, copies []*requorumv1.RemoteCopy, snapshot string, b *requorumv1.Bundle, identity string) error {
+func FetchFiles(ctx context.Context, run *operation.Run, remotes *remote.Remotes, copies []*requorumv1.RemoteCopy, snapshot string, b *requorumv1.Bundle, identity, restoreID string) error {
 	var failures []error
 	for _, c := range copies {
 		stored := bundleIn(c, b)
 		if stored == nil {
 			continue
 		}
-		err := fetchFilesFrom(ctx, run, remotes, c.GetRemote(), &agentv1.DownloadFiles{Name: snapshot, Bundle: stored, Identity: identity})
+		err := fetchFilesFrom(ctx, run, remotes, c.GetRemote(), &agentv1.DownloadFiles{Name: snapshot, Bundle: stored, Identity: identity, RestoreId: restoreID})
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

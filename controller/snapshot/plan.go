@@ -13,6 +13,7 @@ import (
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/remote"
+	"github.com/requorum/requorum/controller/sealing"
 )
 
 // Jobs makes and starts the operations of this package.
@@ -23,7 +24,8 @@ type Jobs struct {
 	Remotes *remote.Remotes
 	Log     hclog.Logger
 
-	Identities Identities
+	LocalStorage sealing.Config // how copies on nodes are sealed, where a request does not say it
+	Identities   Identities
 }
 
 // Fleet tells what nodes last told of themselves.

@@ -217,11 +217,11 @@ func byName(held map[string][]*requorumv1.Manifest) map[string]map[string]*requo
 func likeliest(copies map[string]*requorumv1.Manifest) (m *requorumv1.Manifest, differ bool) {
 	votes := make(map[string]int)
 	for _, c := range copies {
-		votes[c.GetSha256()]++
+		votes[catalog.FileDigest(c)]++
 	}
 	best := slices.MaxFunc(slices.Sorted(maps.Keys(votes)), func(a, b string) int { return cmp.Compare(votes[a], votes[b]) })
 	for _, node := range slices.Sorted(maps.Keys(copies)) {
-		if copies[node].GetSha256() == best {
+		if catalog.FileDigest(copies[node]) == best {
 			return copies[node], len(votes) > 1
 		}
 	}

@@ -249,11 +249,26 @@ func (j *Jobs) checkRemote(ctx context.Context, run *operation.Run, node string)
 	if job.GetRemote() == "" {
 		return nil
 	}
-	err := j.remoteFree(ctx, run, node, job.GetRemote())
+	err := j.remoteTakes(job)
+	if err == nil {
+		err = j.remoteFree(ctx, run, node, job.GetRemote())
+	}
 	if err != nil && job.GetRemoteOptional() && remoteFailed(err) {
 		return nil // upload tells, and may have more luck
 	}
 	return err
+}
+
+// remoteTakes refuses a remote that is to have other recipients than copies which nobody here can open.
+func (j *Jobs) remoteTakes(job *journalv1.SnapshotJob) error {
+	r, err := j.Remotes.Get(job.GetRemote())
+	if err != nil {
+		return err
+	}
+	if m := job.GetManifest(); m != nil {
+		return r.Takes(m.GetLocal().GetRecipients())
+	}
+	return r.Takes(job.GetSealing().GetRecipients())
 }
 
 func (j *Jobs) remoteFree(ctx context.Context, run *operation.Run, node, name string) error {
@@ -433,32 +448,41 @@ func LookAt(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster, no
 	return there.GetStored(), nil
 }
 
-// Fetch has a node fetch a snapshot from the first of the remotes that gives it a good copy.
-func Fetch(ctx context.Context, run *operation.Run, remotes *remote.Remotes, copies []*requorumv1.RemoteCopy, m *requorumv1.Manifest, node, identity string) error {
+// Fetch has a node fetch a snapshot from the first of the remotes that gives it a good copy, and keep it sealed as the
+// manifest says, or otherwise as given. It returns the facts of a copy that was sealed anew, or is in the clear; Resealed has the manifest of it.
+func Fetch(ctx context.Context, run *operation.Run, remotes *remote.Remotes, copies []*requorumv1.RemoteCopy, m *requorumv1.Manifest, node, identity string, otherwise *requorumv1.Sealing) (*agentv1.CopyFacts, error) {
 	var failures []error
 	for _, c := range copies {
-		err := fetchFrom(ctx, run, remotes, c, m, node, identity)
+		facts, err := fetchFrom(ctx, run, remotes, c, m, node, identity, SealedAs(m, otherwise))
 		if err == nil || ctx.Err() != nil {
-			return err
+			return facts, err
 		}
 		failures = append(failures, err)
 	}
-	return errors.Join(failures...)
+	return nil, errors.Join(failures...)
 }
 
-func fetchFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes, c *requorumv1.RemoteCopy, m *requorumv1.Manifest, node, identity string) error {
+func fetchFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes, c *requorumv1.RemoteCopy, m *requorumv1.Manifest, node, identity string, sealed *requorumv1.Sealing) (*agentv1.CopyFacts, error) {
 	r, err := remotes.Get(c.GetRemote())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	access, err := r.Access()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	wanted := proto.CloneOf(m)
 	wanted.Stored = c.GetObject()
-	_, err = run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_DownloadCopy{DownloadCopy: &agentv1.DownloadCopy{Remote: access, Manifest: wanted, Identity: identity}}})
-	return err
+	result, err := run.Ask(ctx, node, &agentv1.Task{Spec: &agentv1.Task_DownloadCopy{DownloadCopy: &agentv1.DownloadCopy{
+		Remote: access, Manifest: wanted, Identity: identity, Sealing: sealed,
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	if facts := result.GetCopy(); facts != nil {
+		return facts, sealedHere(node, sealed, facts)
+	}
+	return nil, nil
 }
 
 // fetch has a node fetch the file from a remote, where no node holds a good copy.
@@ -467,10 +491,13 @@ func (j *Jobs) fetch(ctx context.Context, run *operation.Run) error {
 	if len(job.GetHolders()) > 0 {
 		return nil
 	}
-	if err := Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), nodes[0], j.Identities.Get(run.ID())); err != nil {
+	facts, err := Fetch(ctx, run, j.Remotes, job.GetRemotes(), job.GetManifest(), nodes[0], j.Identities.Get(run.ID()), job.GetSealing())
+	if err != nil {
 		return err
 	}
-	return run.Journal(func(rec *journalv1.OperationRecord) { rec.GetSnapshot().Holders = nodes[:1] })
+	return run.Journal(func(rec *journalv1.OperationRecord) {
+		rec.GetSnapshot().Holders, rec.GetSnapshot().Manifest = nodes[:1], Resealed(job.GetManifest(), facts)
+	})
 }
 
 // removeRemote removes the snapshot's copies from the remotes; those that it was only found in, in the folder of

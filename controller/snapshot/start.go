@@ -89,8 +89,12 @@ func (j *Jobs) SaveFor(req *requorumv1.SaveSnapshotRequest, by string, purpose P
 		rec.GetOperation().Nodes = j.connected(req.GetCluster(), rec.GetOperation().GetNodes())
 	}
 	rec.RequestDigest = digest
+	sealed, err := j.sealingFor(req)
+	if err != nil {
+		return nil, err
+	}
 	job := &journalv1.SnapshotJob{
-		Save: req, Kind: purpose.Kind, Schedule: purpose.Schedule, WantedCopies: req.GetCopies(),
+		Sealing: sealed, Save: req, Kind: purpose.Kind, Schedule: purpose.Schedule, WantedCopies: req.GetCopies(),
 		Remote: req.GetRemote(), RemoteOptional: req.GetAllowRemoteFailure(),
 	}
 	if req.GetTtl() != nil {
@@ -161,8 +165,13 @@ func (j *Jobs) importFrom(ctx context.Context, req *requorumv1.ImportSnapshotReq
 		return nil, err
 	}
 	rec.RequestDigest = digest
+	sealed, err := j.LocalStorage.Local()
+	if err != nil {
+		return nil, err
+	}
 	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{
-		Import: req, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED, Node: node, Manifest: snap.GetManifest(), Remotes: snap.GetRemotes(),
+		Sealing: sealed,
+		Import:  req, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED, Node: node, Manifest: snap.GetManifest(), Remotes: snap.GetRemotes(),
 	}}
 	return j.Engine.Start(rec, func(tx store.Tx, rec *journalv1.OperationRecord) error {
 		j.Identities.Put(rec.GetOperation().GetId(), identity)
@@ -199,9 +208,13 @@ func (j *Jobs) Import(ctx context.Context, req *requorumv1.ImportSnapshotRequest
 	if err := j.knownNode(req.GetCluster(), req.GetNode(), rec.GetOperation().GetNodes()); err != nil {
 		return nil, err
 	}
+	sealed, err := j.LocalStorage.Local()
+	if err != nil {
+		return nil, err
+	}
 	kind := requorumv1.SnapshotKind_SNAPSHOT_KIND_IMPORTED
 	rec.RequestDigest = digest
-	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{Import: req, Kind: kind, Node: req.GetNode()}}
+	rec.State = &journalv1.OperationRecord_Snapshot{Snapshot: &journalv1.SnapshotJob{Sealing: sealed, Import: req, Kind: kind, Node: req.GetNode()}}
 	return j.Engine.Start(rec, addEntry(kind))
 }
 
@@ -276,6 +289,9 @@ func (j *Jobs) startOnExisting(kind requorumv1.OperationKind, cluster, name, dig
 	}
 	rec.RequestDigest = digest
 	job.Kind, job.Manifest, job.Remotes = snap.GetKind(), snap.GetManifest(), snap.GetRemotes()
+	if job.Sealing, err = j.LocalStorage.Local(); err != nil { // of what is fetched
+		return nil, err
+	}
 	if job.GetRepair() {
 		job.WantedCopies = snap.GetManifest().GetWantedCopies()
 	}

@@ -127,13 +127,19 @@ func (c *Cluster) leftNow() []string {
 			return fs.SkipDir
 		case strings.HasSuffix(base, ".part"), strings.HasSuffix(base, ".expected"), strings.HasSuffix(base, ".tmp"):
 			left = append(left, rel)
-		case filepath.Base(filepath.Dir(path)) == "snapshots" && !good[strings.TrimSuffix(base, filepath.Ext(base))]:
+		case filepath.Base(filepath.Dir(path)) == "snapshots" && !good[snapshotOf(base)]:
 			left = append(left, rel)
 		}
 		return nil
 	})
 	c.must(err)
 	return append(left, c.strays()...)
+}
+
+// snapshotOf is the snapshot that a file in a vault is of: NAME.db.zst.age, where all after .db may be missing, or NAME.json.
+func snapshotOf(file string) string {
+	file = strings.TrimSuffix(strings.TrimSuffix(file, ".age"), ".zst")
+	return strings.TrimSuffix(file, filepath.Ext(file))
 }
 
 // quarantines are the directories that successful restores keep.

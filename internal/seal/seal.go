@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -150,6 +151,22 @@ func Reader(r io.Reader, o Options, identities string) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	return d.IOReadCloser(), nil
+}
+
+// Opens tells whether one of the identities is for one of the recipients, so that it opens what was encrypted for them. It
+// fails with ErrNoIdentity if not.
+func Opens(identities string, recipients []string) error {
+	keys, err := ParseIdentities(identities)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		k, is := key.(*age.X25519Identity)
+		if is && slices.Contains(recipients, k.Recipient().String()) {
+			return nil
+		}
+	}
+	return ErrNoIdentity
 }
 
 func open(r io.Reader, identities string) (io.Reader, error) {

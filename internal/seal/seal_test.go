@@ -123,6 +123,21 @@ func TestWhoHasNoKeyIsTold(t *testing.T) {
 	}
 }
 
+func TestOpens(t *testing.T) {
+	one, two, other := newKey(t), newKey(t), newKey(t)
+	recipients := []string{one.Recipient().String(), two.Recipient().String()}
+	for _, identities := range []string{one.String(), "# mine\n" + other.String() + "\n" + two.String()} {
+		if err := seal.Opens(identities, recipients); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, identities := range []string{"", other.String(), "x"} {
+		if err := seal.Opens(identities, recipients); !errors.Is(err, seal.ErrNoIdentity) {
+			t.Errorf("%q: %v", identities, err)
+		}
+	}
+}
+
 func TestOptions(t *testing.T) {
 	key := newKey(t)
 	if _, err := seal.ParseRecipients([]byte("# ours\n\n" + key.Recipient().String() + "\n")); err != nil {

@@ -11,6 +11,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/internal/names"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // FieldError says what is wrong with one field of a schedule. Field is the name that the field has in a schedule's
@@ -34,7 +35,7 @@ const (
 
 // Check returns a *FieldError unless the schedule can be meant.
 func Check(s *requorumv1.Schedule) error {
-	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels, checkFiles, checkDrill} {
+	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels, checkFiles, checkDrill, checkSealing} {
 		if err := check(s); err != nil {
 			return err
 		}
@@ -67,6 +68,21 @@ func checkDrill(s *requorumv1.Schedule) error {
 		return wrong("drill.after", "%d is more than %d", d.GetAfter(), mostKept)
 	case every != nil && (every.CheckValid() != nil || every.AsDuration() < shortestEvery):
 		return wrong("drill.every", "%s is too short; at least %s has to pass", every.AsDuration(), shortestEvery)
+	}
+	return nil
+}
+
+// checkSealing refuses what cannot be sealed, and drills of what the controller cannot open.
+func checkSealing(s *requorumv1.Schedule) error {
+	l := s.GetLocalSealing()
+	if err := (seal.Options{Level: int(l.GetZstdLevel())}).Check(); err != nil {
+		return wrong("localStorage.zstdLevel", "%v", err)
+	}
+	if err := (seal.Options{Recipients: l.GetRecipients()}).Check(); err != nil {
+		return wrong("localStorage.recipients", "%v", err)
+	}
+	if len(l.GetRecipients()) > 0 && s.GetDrill() != nil {
+		return wrong("drill", "its snapshots are encrypted on the nodes, and nobody there can open one: remove the drill, and prove one restorable by hand (requorum snapshot verify NAME --identity FILE)")
 	}
 	return nil
 }

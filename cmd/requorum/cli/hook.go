@@ -52,6 +52,7 @@ type preUpgrade struct {
 	requireRemote bool
 	remote        string // that has to hold a copy; empty for none
 	kubernetes    string
+	identity      string // text of a key file
 
 	began time.Time
 	taken string // the snapshot that this hook has taken
@@ -68,6 +69,7 @@ func (p *program) hookCommand() *cobra.Command {
 
 func (p *program) hookPreUpgrade() *cobra.Command {
 	h := &preUpgrade{maxAge: config.Duration(defaultMaxAge)}
+	var identity string
 	command := &cobra.Command{
 		Use:     "pre-upgrade",
 		Short:   "Make sure that there is a fresh snapshot on every node, and print its name",
@@ -76,6 +78,10 @@ func (p *program) hookPreUpgrade() *cobra.Command {
 		Args:    takes(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			h.began = p.now()
+			var err error
+			if h.identity, err = readIdentity(identity); err != nil {
+				return err
+			}
 			return p.with(c.Context(), func(ctx context.Context, c *client) error {
 				found, err := p.preUpgrade(ctx, c, h)
 				if err != nil {
@@ -96,6 +102,7 @@ func (p *program) hookPreUpgrade() *cobra.Command {
 	flags.BoolVar(&h.requireRemote, "require-remote", false, "also require a copy in an object store, and store one with what is taken")
 	flags.StringVar(&h.remote, "remote", "", "require it in the remote `NAME`, which implies --require-remote (default: the only one that the controller has)")
 	complete(command, "remote", p.completeRemotes)
+	identityFlag(flags, &identity)
 	flags.StringVar(&h.kubernetes, "kubernetes-version", "", "`VERSION` of Kubernetes that runs now, kept with the snapshot")
 	return command
 }
@@ -179,7 +186,7 @@ func (p *program) advance(ctx context.Context, c *client, h *preUpgrade, found *
 
 func (h *preUpgrade) start(ctx context.Context, c *client, requestID string, found *requorumv1.Snapshot, cluster *requorumv1.Cluster) (*requorumv1.Operation, error) {
 	if found != nil {
-		resp, err := change(ctx, c, c.VerifySnapshot, &requorumv1.VerifySnapshotRequest{RequestId: requestID, Cluster: h.cluster, Name: found.GetName()})
+		resp, err := change(ctx, c, c.VerifySnapshot, &requorumv1.VerifySnapshotRequest{RequestId: requestID, Cluster: h.cluster, Name: found.GetName(), Identity: h.identity})
 		return resp.GetOperation(), err
 	}
 	resp, err := change(ctx, c, c.SaveSnapshot, &requorumv1.SaveSnapshotRequest{

@@ -35,7 +35,7 @@ type policy struct {
 	AllowDegraded bool              `yaml:"allowDegraded,omitempty"`
 	Files         []string          `yaml:"files,omitempty,flow"`
 	Drill         *drilling         `yaml:"drill,omitempty"`
-	LocalStorage  *keeping          `yaml:"localStorage,omitempty"`
+	LocalStorage  *keepingLocal     `yaml:"localStorage,omitempty"`
 	RemoteStorage *storing          `yaml:"remoteStorage,omitempty"`
 	Status        *policyStatus     `yaml:"status,omitempty"`
 }
@@ -50,6 +50,13 @@ type drilling struct {
 type storing struct {
 	Remote  string `yaml:"remote"`
 	keeping `yaml:",inline"`
+}
+
+// keepingLocal is the retention of the copies on the nodes, and how they are sealed.
+type keepingLocal struct {
+	keeping    `yaml:",inline"`
+	ZstdLevel  int32    `yaml:"zstdLevel,omitempty"`
+	Recipients []string `yaml:"recipients,omitempty"`
 }
 
 // keeping is a retention.
@@ -199,7 +206,7 @@ func (p *policy) schedule(doc config.Document[policy]) (*requorumv1.Schedule, er
 	}
 	s := &requorumv1.Schedule{
 		Name: p.Name, Cluster: p.Cluster, Cron: p.Cron + p.Schedule, Timezone: p.Timezone, Every: lasting(p.Every), Paused: p.Paused, Prefix: p.Prefix,
-		Labels: p.Labels, Copies: uint32(p.Copies), Stagger: lasting(p.Stagger), AllowDegraded: p.AllowDegraded, Files: p.Files, LocalStorage: p.LocalStorage.retention(),
+		Labels: p.Labels, Copies: uint32(p.Copies), Stagger: lasting(p.Stagger), AllowDegraded: p.AllowDegraded, Files: p.Files, LocalStorage: p.LocalStorage.retention(), LocalSealing: p.LocalStorage.sealing(),
 	}
 	if r := p.RemoteStorage; r != nil {
 		s.RemoteStorage = &requorumv1.RemoteStorage{Remote: r.Remote}
@@ -243,14 +250,29 @@ func (k *keeping) retention() *requorumv1.Retention {
 	return &requorumv1.Retention{Ttl: lasting(k.TTL), Last: k.Last, Hourly: k.Hourly, Daily: k.Daily, Weekly: k.Weekly, Monthly: k.Monthly}
 }
 
+// retention is unset where only how the copies are sealed is given.
+func (k *keepingLocal) retention() *requorumv1.Retention {
+	if k == nil || k.keeping == (keeping{}) && k.sealing() != nil {
+		return nil
+	}
+	return k.keeping.retention()
+}
+
+func (k *keepingLocal) sealing() *requorumv1.Sealing {
+	if k == nil || k.ZstdLevel == 0 && len(k.Recipients) == 0 {
+		return nil
+	}
+	return &requorumv1.Sealing{ZstdLevel: k.ZstdLevel, Recipients: k.Recipients}
+}
+
 // document is the YAML document of a schedule: what it gives back can be applied.
 func document(s *requorumv1.Schedule) *policy {
 	p := &policy{
 		Name: s.GetName(), Cluster: s.GetCluster(), Cron: s.GetCron(), Timezone: s.GetTimezone(), Every: lifetime(s.GetEvery()), Paused: s.GetPaused(),
 		Prefix: s.GetPrefix(), Labels: s.GetLabels(), Copies: copyCount(s.GetCopies()), Stagger: lifetime(s.GetStagger()), AllowDegraded: s.GetAllowDegraded(), Files: s.GetFiles(),
 	}
-	if r := s.GetLocalStorage(); r != nil {
-		p.LocalStorage = kept(r)
+	if r, sealed := s.GetLocalStorage(), s.GetLocalSealing(); r != nil || sealed != nil {
+		p.LocalStorage = &keepingLocal{keeping: *kept(r), ZstdLevel: sealed.GetZstdLevel(), Recipients: sealed.GetRecipients()}
 	}
 	if r := s.GetRemoteStorage(); r != nil {
 		p.RemoteStorage = &storing{Remote: r.GetRemote(), keeping: *kept(r.GetRetention())}

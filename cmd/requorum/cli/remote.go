@@ -153,7 +153,7 @@ func fromFlag(flags *pflag.FlagSet, into *string) {
 }
 
 func identityFlag(flags *pflag.FlagSet, into *string) {
-	flags.StringVar(into, "identity", "", "key `FILE` of age that opens an encrypted remote copy; it is kept in memory only")
+	flags.StringVar(into, "identity", "", "key `FILE` of age that opens encrypted copies; it is kept in memory only")
 }
 
 // maxIdentity bounds a key file.

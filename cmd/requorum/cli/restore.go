@@ -114,13 +114,9 @@ func (m *filesMode) String() string {
 // Type names the kind of value in a flag's help.
 func (m *filesMode) Type() string { return "none|list|restore" }
 
-// planRequest asks for the plan. The controller is told what opens encrypted copies only if it has files to look at.
+// planRequest asks for the plan.
 func (f *restoreFlags) planRequest(identity string) *requorumv1.PlanRestoreRequest {
-	req := &requorumv1.PlanRestoreRequest{Spec: f.spec, CopiesAsKnown: (f.yes || f.drill) && !f.plan}
-	if mode := f.spec.GetFiles(); mode == requorumv1.FilesMode_FILES_MODE_LIST || mode == requorumv1.FilesMode_FILES_MODE_RESTORE {
-		req.Identity = identity
-	}
-	return req
+	return &requorumv1.PlanRestoreRequest{Spec: f.spec, CopiesAsKnown: (f.yes || f.drill) && !f.plan, Identity: identity}
 }
 
 // restore shows the plan, asks, starts the operation and follows it.

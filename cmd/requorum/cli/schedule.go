@@ -161,6 +161,9 @@ func (p *program) writeSchedule(s *requorumv1.Schedule) error {
 	count := copyCount(s.GetCopies())
 	fields.Add("Copies", "%s", count.String())
 	fields.Add("Keeps", "%s", keepsOf(s.GetLocalStorage()))
+	if l := s.GetLocalSealing(); l != nil {
+		fields.Add("Seals", "%s", sealed(&requorumv1.StoredObject{ZstdLevel: l.GetZstdLevel(), Recipients: l.GetRecipients()}))
+	}
 	fields.Add("Drills", "%s", drillsOf(s.GetDrill()))
 	if d := s.GetStatus().GetDrill(); d != nil {
 		fields.Add("Last drill", "%s, due %s", drillOf(d), output.Time(d.GetDue()))

@@ -41,7 +41,7 @@ func (p *program) snapshotSave() *cobra.Command {
 It ends with 0 only when the snapshot is ready: verified on every node, and
 stored in the remote, if one is given. So it can stand before an upgrade as it
 is.`,
-		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot save --remote off-site\n  requorum snapshot save --label ticket=4711 -o json",
+		Example: "  requorum snapshot save --cluster prod --name pre-1.31\n  requorum snapshot save --remote off-site\n  requorum snapshot save --zstd-level 3 --recipients-file recipients.txt\n  requorum snapshot save --label ticket=4711 -o json",
 		Args:    takes(),
 	}
 	j := p.jobFlags(command)
@@ -55,9 +55,11 @@ is.`,
 	flags.BoolVar(&req.AllowRemoteFailure, "allow-remote-failure", false, "keep the snapshot on the nodes, with a warning, if the remote cannot take it")
 	complete(command, "remote", p.completeRemotes)
 	var (
-		ttl    config.Lifetime
-		copies copyCount
+		ttl     config.Lifetime
+		copies  copyCount
+		sealing sealingFlags
 	)
+	sealing.add(flags)
 	flags.Var(&ttl, "ttl", "remove the snapshot by itself at this age, as 30d or 12h (default: never)")
 	flags.Var(&copies, "copies", "on how many nodes to keep it: all, one or a number")
 	complete(command, "copies", cobra.FixedCompletions([]string{"all", "one"}, cobra.ShellCompDirectiveNoFileComp))
@@ -65,6 +67,9 @@ is.`,
 		req.RequestId, req.Cluster, req.Copies = p.request(j.requestID), cluster, uint32(copies)
 		if ttl > 0 {
 			req.Ttl = lasting(&ttl)
+		}
+		if err := sealing.set(req); err != nil {
+			return nil, err
 		}
 		resp, err := change(ctx, c, c.SaveSnapshot, req)
 		return resp.GetOperation(), err
@@ -107,10 +112,10 @@ func (p *program) snapshotLs() *cobra.Command {
 				if p.settings.format != output.Table {
 					return output.Message(p.out, p.settings.format, resp)
 				}
-				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "REMOTES", "KIND", "VERIFIED")
+				table := output.NewTable("NAME", "CLUSTER", "STATE", "AGE", "SIZE", "REVISION", "COPIES", "SEALED", "REMOTES", "KIND", "VERIFIED")
 				for _, s := range resp.GetSnapshots() {
 					size, revision := p.manifestCells(s.GetManifest())
-					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), remotesOf(s), snapshotKind(s.GetKind()), p.verified(s))
+					table.Row(s.GetName(), s.GetCluster(), snapshotState(s.GetState()), output.Ago(s.GetCreated(), p.now()), size, revision, copies(s), sealedCell(s.GetManifest()), remotesOf(s), snapshotKind(s.GetKind()), p.verified(s))
 				}
 				_, err = table.WriteTo(p.out)
 				return err
@@ -281,6 +286,7 @@ func (p *program) addManifest(fields *output.Fields, m *requorumv1.Manifest) {
 	fields.Add("Size", "%s (%d bytes)", output.Bytes(m.GetSize()), m.GetSize())
 	fields.Add("MD5", "%s", m.GetMd5())
 	fields.Add("SHA-256", "%s", m.GetSha256())
+	fields.Add("Sealed on nodes", "%s", sealedOnNodes(m))
 	fields.Add("Revision", "%s", p.number(m.GetRevision()))
 	fields.Add("Compacted to", "%s", p.number(m.GetCompactRevision()))
 	fields.Add("Keys", "%s", p.number(m.GetKeys()))
@@ -349,15 +355,22 @@ compared with what was saved. Then everything is removed. NAME may be latest.
 
 It is refused where it would leave too little space for a live etcd on the same
 disk. No other operation can begin on the cluster meanwhile; cancel it
-(requorum operation cancel) if one has to.`,
-		Example:           "  requorum snapshot verify pre-1.31\n  requorum snapshot verify latest --node etcd-2",
+(requorum operation cancel) if one has to.
+
+Copies that are encrypted on the nodes need the key of one of their recipients.`,
+		Example:           "  requorum snapshot verify pre-1.31\n  requorum snapshot verify latest --node etcd-2 --identity key.txt",
 		Args:              takes("NAME"),
 		ValidArgsFunction: firstArgument(p.completeSnapshots),
 	}
 	j := p.jobFlags(command)
 	command.Flags().StringVar(&req.Node, "node", "", "`NODE` to do it on (default: one with a good copy whose member does not lead)")
 	complete(command, "node", p.completeNodes)
-	command.RunE = func(c *cobra.Command, args []string) error {
+	var identity string
+	identityFlag(command.Flags(), &identity)
+	command.RunE = func(c *cobra.Command, args []string) (err error) {
+		if req.Identity, err = readIdentity(identity); err != nil {
+			return err
+		}
 		return p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
 			req.RequestId, req.Cluster, req.Name = p.request(j.requestID), cluster, args[0]
 			resp, err := change(ctx, c, c.VerifySnapshot, req)

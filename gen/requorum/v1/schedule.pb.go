@@ -988,7 +988,10 @@ type Schedule struct {
 	// After which runs the newest snapshot is proved restorable; unset for none.
 	Drill *Drill `protobuf:"bytes,16,opt,name=drill,proto3" json:"drill,omitempty"`
 	// Sets of files that every node adds to its snapshots, by their names in the agents' configurations.
-	Files         []string `protobuf:"bytes,17,rep,name=files,proto3" json:"files,omitempty"`
+	Files []string `protobuf:"bytes,17,rep,name=files,proto3" json:"files,omitempty"`
+	// How the copies on the nodes are compressed and encrypted. What it leaves out is as the controller's configuration
+	// says (local_storage).
+	LocalSealing  *Sealing `protobuf:"bytes,20,opt,name=local_sealing,json=localSealing,proto3" json:"local_sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1135,6 +1138,13 @@ func (x *Schedule) GetFiles() []string {
 	return nil
 }
 
+func (x *Schedule) GetLocalSealing() *Sealing {
+	if x != nil {
+		return x.LocalSealing
+	}
+	return nil
+}
+
 // Drill says after which runs the newest snapshot of a schedule is restored on one node, beside the live member, and read.
 // Only runs that have succeeded count. Exactly one of after and every is set.
 type Drill struct {
@@ -1246,6 +1256,61 @@ func (x *RemoteStorage) GetRetention() *Retention {
 	return nil
 }
 
+// Sealing says how a file is compressed, and then encrypted. Whoever seals cannot open.
+type Sealing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Level of zstd, 1 to 19; 0 for no compression.
+	ZstdLevel int32 `protobuf:"varint,1,opt,name=zstd_level,json=zstdLevel,proto3" json:"zstd_level,omitempty"`
+	// Recipients of age, X25519, each of which can open it; none for no encryption.
+	Recipients    []string `protobuf:"bytes,2,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sealing) Reset() {
+	*x = Sealing{}
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sealing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sealing) ProtoMessage() {}
+
+func (x *Sealing) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sealing.ProtoReflect.Descriptor instead.
+func (*Sealing) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Sealing) GetZstdLevel() int32 {
+	if x != nil {
+		return x.ZstdLevel
+	}
+	return 0
+}
+
+func (x *Sealing) GetRecipients() []string {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
 // Retention says which snapshots of a schedule are kept. A snapshot that ttl does not end is kept if last or one
 // of the periods asks for it, or if none of them is set.
 type Retention struct {
@@ -1268,7 +1333,7 @@ type Retention struct {
 
 func (x *Retention) Reset() {
 	*x = Retention{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1345,7 @@ func (x *Retention) String() string {
 func (*Retention) ProtoMessage() {}
 
 func (x *Retention) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1358,7 @@ func (x *Retention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retention.ProtoReflect.Descriptor instead.
 func (*Retention) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Retention) GetTtl() *durationpb.Duration {
@@ -1357,7 +1422,7 @@ type ScheduleStatus struct {
 
 func (x *ScheduleStatus) Reset() {
 	*x = ScheduleStatus{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1434,7 @@ func (x *ScheduleStatus) String() string {
 func (*ScheduleStatus) ProtoMessage() {}
 
 func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1447,7 @@ func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleStatus.ProtoReflect.Descriptor instead.
 func (*ScheduleStatus) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{20}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ScheduleStatus) GetApplied() *timestamppb.Timestamp {
@@ -1443,7 +1508,7 @@ type ScheduleDrill struct {
 
 func (x *ScheduleDrill) Reset() {
 	*x = ScheduleDrill{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1520,7 @@ func (x *ScheduleDrill) String() string {
 func (*ScheduleDrill) ProtoMessage() {}
 
 func (x *ScheduleDrill) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1533,7 @@ func (x *ScheduleDrill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleDrill.ProtoReflect.Descriptor instead.
 func (*ScheduleDrill) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{21}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScheduleDrill) GetDue() *timestamppb.Timestamp {
@@ -1555,7 +1620,7 @@ type ScheduleRun struct {
 
 func (x *ScheduleRun) Reset() {
 	*x = ScheduleRun{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1632,7 @@ func (x *ScheduleRun) String() string {
 func (*ScheduleRun) ProtoMessage() {}
 
 func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1645,7 @@ func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleRun.ProtoReflect.Descriptor instead.
 func (*ScheduleRun) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{22}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ScheduleRun) GetId() string {
@@ -1723,7 +1788,7 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\"H\n" +
 	"\x18ListScheduleRunsResponse\x12,\n" +
-	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\xba\x05\n" +
+	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\xf5\x05\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -1741,7 +1806,8 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\x06status\x18\r \x01(\v2\x1b.requorum.v1.ScheduleStatusR\x06status\x12A\n" +
 	"\x0eremote_storage\x18\x0e \x01(\v2\x1a.requorum.v1.RemoteStorageR\rremoteStorage\x12(\n" +
 	"\x05drill\x18\x10 \x01(\v2\x12.requorum.v1.DrillR\x05drill\x12\x14\n" +
-	"\x05files\x18\x11 \x03(\tR\x05files\x1a9\n" +
+	"\x05files\x18\x11 \x03(\tR\x05files\x129\n" +
+	"\rlocal_sealing\x18\x14 \x01(\v2\x14.requorum.v1.SealingR\flocalSealing\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"N\n" +
@@ -1750,7 +1816,13 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\x05every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05every\"]\n" +
 	"\rRemoteStorage\x12\x16\n" +
 	"\x06remote\x18\x01 \x01(\tR\x06remote\x124\n" +
-	"\tretention\x18\x02 \x01(\v2\x16.requorum.v1.RetentionR\tretention\"\xac\x01\n" +
+	"\tretention\x18\x02 \x01(\v2\x16.requorum.v1.RetentionR\tretention\"H\n" +
+	"\aSealing\x12\x1d\n" +
+	"\n" +
+	"zstd_level\x18\x01 \x01(\x05R\tzstdLevel\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x02 \x03(\tR\n" +
+	"recipients\"\xac\x01\n" +
 	"\tRetention\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\x12\x16\n" +
@@ -1823,7 +1895,7 @@ func file_requorum_v1_schedule_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_schedule_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_requorum_v1_schedule_proto_goTypes = []any{
 	(ApplyOutcome)(0),                // 0: requorum.v1.ApplyOutcome
 	(RunResult)(0),                   // 1: requorum.v1.RunResult
@@ -1846,14 +1918,15 @@ var file_requorum_v1_schedule_proto_goTypes = []any{
 	(*Schedule)(nil),                 // 18: requorum.v1.Schedule
 	(*Drill)(nil),                    // 19: requorum.v1.Drill
 	(*RemoteStorage)(nil),            // 20: requorum.v1.RemoteStorage
-	(*Retention)(nil),                // 21: requorum.v1.Retention
-	(*ScheduleStatus)(nil),           // 22: requorum.v1.ScheduleStatus
-	(*ScheduleDrill)(nil),            // 23: requorum.v1.ScheduleDrill
-	(*ScheduleRun)(nil),              // 24: requorum.v1.ScheduleRun
-	nil,                              // 25: requorum.v1.Schedule.LabelsEntry
-	(*Operation)(nil),                // 26: requorum.v1.Operation
-	(*durationpb.Duration)(nil),      // 27: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 28: google.protobuf.Timestamp
+	(*Sealing)(nil),                  // 21: requorum.v1.Sealing
+	(*Retention)(nil),                // 22: requorum.v1.Retention
+	(*ScheduleStatus)(nil),           // 23: requorum.v1.ScheduleStatus
+	(*ScheduleDrill)(nil),            // 24: requorum.v1.ScheduleDrill
+	(*ScheduleRun)(nil),              // 25: requorum.v1.ScheduleRun
+	nil,                              // 26: requorum.v1.Schedule.LabelsEntry
+	(*Operation)(nil),                // 27: requorum.v1.Operation
+	(*durationpb.Duration)(nil),      // 28: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
 }
 var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 0: requorum.v1.ApplyScheduleRequest.schedule:type_name -> requorum.v1.Schedule
@@ -1863,53 +1936,54 @@ var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 4: requorum.v1.GetScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 5: requorum.v1.PauseScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 6: requorum.v1.ResumeScheduleResponse.schedule:type_name -> requorum.v1.Schedule
-	26, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
-	24, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
-	24, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
-	27, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
-	25, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
-	27, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
-	21, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
-	22, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
+	27, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
+	25, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
+	25, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
+	28, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
+	26, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
+	28, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
+	22, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
+	23, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
 	20, // 15: requorum.v1.Schedule.remote_storage:type_name -> requorum.v1.RemoteStorage
 	19, // 16: requorum.v1.Schedule.drill:type_name -> requorum.v1.Drill
-	27, // 17: requorum.v1.Drill.every:type_name -> google.protobuf.Duration
-	21, // 18: requorum.v1.RemoteStorage.retention:type_name -> requorum.v1.Retention
-	27, // 19: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
-	28, // 20: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
-	28, // 21: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
-	24, // 22: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
-	23, // 23: requorum.v1.ScheduleStatus.drill:type_name -> requorum.v1.ScheduleDrill
-	28, // 24: requorum.v1.ScheduleDrill.due:type_name -> google.protobuf.Timestamp
-	28, // 25: requorum.v1.ScheduleDrill.began:type_name -> google.protobuf.Timestamp
-	28, // 26: requorum.v1.ScheduleDrill.ended:type_name -> google.protobuf.Timestamp
-	1,  // 27: requorum.v1.ScheduleDrill.result:type_name -> requorum.v1.RunResult
-	28, // 28: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
-	28, // 29: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
-	28, // 30: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
-	1,  // 31: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
-	23, // 32: requorum.v1.ScheduleRun.drill:type_name -> requorum.v1.ScheduleDrill
-	2,  // 33: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
-	4,  // 34: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
-	6,  // 35: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
-	8,  // 36: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
-	10, // 37: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
-	12, // 38: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
-	14, // 39: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
-	16, // 40: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
-	3,  // 41: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
-	5,  // 42: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
-	7,  // 43: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
-	9,  // 44: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
-	11, // 45: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
-	13, // 46: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
-	15, // 47: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
-	17, // 48: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
-	41, // [41:49] is the sub-list for method output_type
-	33, // [33:41] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	21, // 17: requorum.v1.Schedule.local_sealing:type_name -> requorum.v1.Sealing
+	28, // 18: requorum.v1.Drill.every:type_name -> google.protobuf.Duration
+	22, // 19: requorum.v1.RemoteStorage.retention:type_name -> requorum.v1.Retention
+	28, // 20: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
+	29, // 21: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
+	29, // 22: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
+	25, // 23: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
+	24, // 24: requorum.v1.ScheduleStatus.drill:type_name -> requorum.v1.ScheduleDrill
+	29, // 25: requorum.v1.ScheduleDrill.due:type_name -> google.protobuf.Timestamp
+	29, // 26: requorum.v1.ScheduleDrill.began:type_name -> google.protobuf.Timestamp
+	29, // 27: requorum.v1.ScheduleDrill.ended:type_name -> google.protobuf.Timestamp
+	1,  // 28: requorum.v1.ScheduleDrill.result:type_name -> requorum.v1.RunResult
+	29, // 29: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
+	29, // 30: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
+	29, // 31: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
+	1,  // 32: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
+	24, // 33: requorum.v1.ScheduleRun.drill:type_name -> requorum.v1.ScheduleDrill
+	2,  // 34: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
+	4,  // 35: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
+	6,  // 36: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
+	8,  // 37: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
+	10, // 38: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
+	12, // 39: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
+	14, // 40: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
+	16, // 41: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
+	3,  // 42: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
+	5,  // 43: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
+	7,  // 44: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
+	9,  // 45: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
+	11, // 46: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
+	13, // 47: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
+	15, // 48: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
+	17, // 49: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
+	42, // [42:50] is the sub-list for method output_type
+	34, // [34:42] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_schedule_proto_init() }
@@ -1924,7 +1998,7 @@ func file_requorum_v1_schedule_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_schedule_proto_rawDesc), len(file_requorum_v1_schedule_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -246,7 +246,13 @@ type SaveSnapshotRequest struct {
 	// Why it is taken: ON_DEMAND, which is meant if unset, or PRE_UPGRADE. Others are refused.
 	Kind SnapshotKind `protobuf:"varint,11,opt,name=kind,proto3,enum=requorum.v1.SnapshotKind" json:"kind,omitempty"`
 	// Sets of files that every node adds, by their names in the agents' configurations.
-	Files         []string `protobuf:"bytes,52,rep,name=files,proto3" json:"files,omitempty"`
+	Files []string `protobuf:"bytes,52,rep,name=files,proto3" json:"files,omitempty"`
+	// How the copies on the nodes are compressed and encrypted. What it leaves out is as the controller's configuration
+	// says (local_storage).
+	LocalSealing *Sealing `protobuf:"bytes,53,opt,name=local_sealing,json=localSealing,proto3" json:"local_sealing,omitempty"`
+	// Keep the copies on the nodes neither compressed nor encrypted, whatever the controller's configuration says. Excludes
+	// local_sealing.
+	Plain         bool `protobuf:"varint,54,opt,name=plain,proto3" json:"plain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -363,6 +369,20 @@ func (x *SaveSnapshotRequest) GetFiles() []string {
 		return x.Files
 	}
 	return nil
+}
+
+func (x *SaveSnapshotRequest) GetLocalSealing() *Sealing {
+	if x != nil {
+		return x.LocalSealing
+	}
+	return nil
+}
+
+func (x *SaveSnapshotRequest) GetPlain() bool {
+	if x != nil {
+		return x.Plain
+	}
+	return false
 }
 
 // SaveSnapshotResponse carries the operation that was started, or found by its request ID.
@@ -2089,7 +2109,10 @@ type VerifySnapshotRequest struct {
 	// Name of the snapshot, or "latest".
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	// Node to do it on; empty for one that has a good copy, a follower if there is one.
-	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// Text of key files of age, where the copies on the nodes are encrypted. It goes to the node that decrypts, and is
+	// kept in memory only.
+	Identity      string `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2148,6 +2171,13 @@ func (x *VerifySnapshotRequest) GetName() string {
 func (x *VerifySnapshotRequest) GetNode() string {
 	if x != nil {
 		return x.Node
+	}
+	return ""
+}
+
+func (x *VerifySnapshotRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
 	}
 	return ""
 }
@@ -2341,7 +2371,7 @@ type ExportSnapshotResponse_Manifest struct {
 }
 
 type ExportSnapshotResponse_Data struct {
-	// The next bytes of the file.
+	// The next bytes of the file as the nodes hold it: sealed, where the manifest says so (local).
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
 }
 
@@ -2603,10 +2633,11 @@ func (x *RemoteCopy) GetBundles() []*Bundle {
 	return nil
 }
 
-// StoredObject describes the object that holds a snapshot's file or a bundle, compressed and encrypted as it says.
+// StoredObject describes the object, or the file on a node, that holds a snapshot's file or a bundle, compressed and
+// encrypted as it says.
 type StoredObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its key in the remote. The manifest's is beside it: the snapshot's name and ".json".
+	// Its key in the remote. The manifest's is beside it: the snapshot's name and ".json". Empty for a file on a node.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// Size of the object in bytes.
 	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
@@ -2833,8 +2864,11 @@ type Manifest struct {
 	Bundles []*Bundle `protobuf:"bytes,73,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	// Version of Kubernetes on the node that saved it, as "v1.31.2"; empty if the node cannot tell.
 	KubernetesVersion string `protobuf:"bytes,74,opt,name=kubernetes_version,json=kubernetesVersion,proto3" json:"kubernetes_version,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// On nodes: the file that holds the snapshot there, the same on all; unset where the copies are neither compressed
+	// nor encrypted. Size, MD5 and SHA-256 above are of what comes out of it.
+	Local         *StoredObject `protobuf:"bytes,75,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
@@ -3084,6 +3118,13 @@ func (x *Manifest) GetKubernetesVersion() string {
 	return ""
 }
 
+func (x *Manifest) GetLocal() *StoredObject {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
 // Bundle is what one node added to a snapshot besides etcd's file: a tar beside the copy on that node.
 type Bundle struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3098,7 +3139,9 @@ type Bundle struct {
 	// How many files and directories are in it.
 	Files uint32 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
 	// In a remote: the object that holds the tar.
-	Stored        *StoredObject `protobuf:"bytes,6,opt,name=stored,proto3" json:"stored,omitempty"`
+	Stored *StoredObject `protobuf:"bytes,6,opt,name=stored,proto3" json:"stored,omitempty"`
+	// On the node: the file that holds the tar, where it is encrypted. Unset otherwise.
+	Local         *StoredObject `protobuf:"bytes,7,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3175,6 +3218,13 @@ func (x *Bundle) GetStored() *StoredObject {
 	return nil
 }
 
+func (x *Bundle) GetLocal() *StoredObject {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
 // Copy is a snapshot's file on one node.
 type Copy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3182,9 +3232,9 @@ type Copy struct {
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// What the node found.
 	State CopyState `protobuf:"varint,2,opt,name=state,proto3,enum=requorum.v1.CopyState" json:"state,omitempty"`
-	// Size that the node read, in bytes.
+	// Size that the node read, in bytes. Of a sealed copy it is that of the sealed file, as is the SHA-256.
 	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	// MD5 that the node read, lower-case hexadecimal.
+	// MD5 that the node read, lower-case hexadecimal; empty for a sealed copy.
 	Md5 string `protobuf:"bytes,4,opt,name=md5,proto3" json:"md5,omitempty"`
 	// SHA-256 that the node read, lower-case hexadecimal.
 	Sha256 string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
@@ -3288,7 +3338,7 @@ var File_requorum_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xff\x03\n" +
+	"\x1arequorum/v1/snapshot.proto\x12\vrequorum.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x1brequorum/v1/operation.proto\x1a\x1arequorum/v1/schedule.proto\"\xd0\x04\n" +
 	"\x13SaveSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -3304,7 +3354,9 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x06copies\x18\n" +
 	" \x01(\rR\x06copies\x12-\n" +
 	"\x04kind\x18\v \x01(\x0e2\x19.requorum.v1.SnapshotKindR\x04kind\x12\x14\n" +
-	"\x05files\x184 \x03(\tR\x05files\x1a9\n" +
+	"\x05files\x184 \x03(\tR\x05files\x129\n" +
+	"\rlocal_sealing\x185 \x01(\v2\x14.requorum.v1.SealingR\flocalSealing\x12\x14\n" +
+	"\x05plain\x186 \x01(\bR\x05plain\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
@@ -3421,13 +3473,14 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
 	"\x16ImportSnapshotResponse\x124\n" +
-	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"x\n" +
+	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"\x99\x01\n" +
 	"\x15VerifySnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node\"N\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1f\n" +
+	"\bidentity\x18\x05 \x01(\tB\x03\x80\x01\x01R\bidentity\"N\n" +
 	"\x16VerifySnapshotResponse\x124\n" +
 	"\toperation\x18\x01 \x01(\v2\x16.requorum.v1.OperationR\toperation\"Y\n" +
 	"\x15ExportSnapshotRequest\x12\x18\n" +
@@ -3476,7 +3529,7 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12!\n" +
 	"\foperation_id\x18\x03 \x01(\tR\voperationId\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12-\n" +
-	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\xa0\t\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\xd1\t\n" +
 	"\bManifest\x12%\n" +
 	"\x0eformat_version\x18\x01 \x01(\rR\rformatVersion\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -3511,17 +3564,19 @@ const file_requorum_v1_snapshot_proto_rawDesc = "" +
 	"\aexpires\x18\x1f \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12#\n" +
 	"\rwanted_copies\x18  \x01(\rR\fwantedCopies\x12-\n" +
 	"\abundles\x18I \x03(\v2\x13.requorum.v1.BundleR\abundles\x12-\n" +
-	"\x12kubernetes_version\x18J \x01(\tR\x11kubernetesVersion\x1a9\n" +
+	"\x12kubernetes_version\x18J \x01(\tR\x11kubernetesVersion\x12/\n" +
+	"\x05local\x18K \x01(\v2\x19.requorum.v1.StoredObjectR\x05local\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd6\x01\n" +
 	"\x06Bundle\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x12\n" +
 	"\x04sets\x18\x04 \x03(\tR\x04sets\x12\x14\n" +
 	"\x05files\x18\x05 \x01(\rR\x05files\x121\n" +
-	"\x06stored\x18\x06 \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\"\xe8\x01\n" +
+	"\x06stored\x18\x06 \x01(\v2\x19.requorum.v1.StoredObjectR\x06stored\x12/\n" +
+	"\x05local\x18\a \x01(\v2\x19.requorum.v1.StoredObjectR\x05local\"\xe8\x01\n" +
 	"\x04Copy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x12\x12\n" +
@@ -3632,99 +3687,103 @@ var file_requorum_v1_snapshot_proto_goTypes = []any{
 	nil,                                // 44: requorum.v1.ImportSnapshotRequest.LabelsEntry
 	nil,                                // 45: requorum.v1.Manifest.LabelsEntry
 	(*durationpb.Duration)(nil),        // 46: google.protobuf.Duration
-	(*Operation)(nil),                  // 47: requorum.v1.Operation
-	(*Retention)(nil),                  // 48: requorum.v1.Retention
-	(*timestamppb.Timestamp)(nil),      // 49: google.protobuf.Timestamp
-	(*ListedMember)(nil),               // 50: requorum.v1.ListedMember
-	(*Alarm)(nil),                      // 51: requorum.v1.Alarm
+	(*Sealing)(nil),                    // 47: requorum.v1.Sealing
+	(*Operation)(nil),                  // 48: requorum.v1.Operation
+	(*Retention)(nil),                  // 49: requorum.v1.Retention
+	(*timestamppb.Timestamp)(nil),      // 50: google.protobuf.Timestamp
+	(*ListedMember)(nil),               // 51: requorum.v1.ListedMember
+	(*Alarm)(nil),                      // 52: requorum.v1.Alarm
 }
 var file_requorum_v1_snapshot_proto_depIdxs = []int32{
 	43, // 0: requorum.v1.SaveSnapshotRequest.labels:type_name -> requorum.v1.SaveSnapshotRequest.LabelsEntry
 	46, // 1: requorum.v1.SaveSnapshotRequest.ttl:type_name -> google.protobuf.Duration
 	1,  // 2: requorum.v1.SaveSnapshotRequest.kind:type_name -> requorum.v1.SnapshotKind
-	47, // 3: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	36, // 4: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
-	36, // 5: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
-	47, // 6: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	47, // 7: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	47, // 8: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	47, // 9: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	48, // 10: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
-	19, // 11: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
-	1,  // 12: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
-	49, // 13: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
-	28, // 14: requorum.v1.PruneVerdict.removal:type_name -> requorum.v1.DeleteSnapshotRequest
-	22, // 15: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
-	40, // 16: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
-	26, // 17: requorum.v1.PlanRebuildResponse.entries:type_name -> requorum.v1.RebuildEntry
-	40, // 18: requorum.v1.RebuildEntry.manifest:type_name -> requorum.v1.Manifest
-	47, // 19: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
-	47, // 20: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	44, // 21: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
-	47, // 22: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
-	47, // 23: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
-	40, // 24: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
-	0,  // 25: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
-	1,  // 26: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
-	49, // 27: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
-	40, // 28: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
-	42, // 29: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
-	37, // 30: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
-	49, // 31: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
-	39, // 32: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
-	39, // 33: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
-	2,  // 34: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
-	49, // 35: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
-	38, // 36: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
-	41, // 37: requorum.v1.RemoteCopy.bundles:type_name -> requorum.v1.Bundle
-	49, // 38: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
-	46, // 39: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
-	49, // 40: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
-	50, // 41: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
-	51, // 42: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
-	45, // 43: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
-	1,  // 44: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
-	38, // 45: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
-	49, // 46: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
-	41, // 47: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
-	38, // 48: requorum.v1.Bundle.stored:type_name -> requorum.v1.StoredObject
-	2,  // 49: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
-	49, // 50: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
-	3,  // 51: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
-	5,  // 52: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
-	7,  // 53: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
-	9,  // 54: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
-	32, // 55: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
-	11, // 56: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
-	15, // 57: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
-	17, // 58: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
-	20, // 59: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
-	23, // 60: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
-	24, // 61: requorum.v1.SnapshotService.PlanRebuild:input_type -> requorum.v1.PlanRebuildRequest
-	28, // 62: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
-	13, // 63: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
-	30, // 64: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
-	34, // 65: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
-	4,  // 66: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
-	6,  // 67: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
-	8,  // 68: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
-	10, // 69: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
-	33, // 70: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
-	12, // 71: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
-	16, // 72: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
-	18, // 73: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
-	21, // 74: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
-	27, // 75: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
-	25, // 76: requorum.v1.SnapshotService.PlanRebuild:output_type -> requorum.v1.PlanRebuildResponse
-	29, // 77: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
-	14, // 78: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
-	31, // 79: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
-	35, // 80: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
-	66, // [66:81] is the sub-list for method output_type
-	51, // [51:66] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	47, // 3: requorum.v1.SaveSnapshotRequest.local_sealing:type_name -> requorum.v1.Sealing
+	48, // 4: requorum.v1.SaveSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	36, // 5: requorum.v1.ListSnapshotsResponse.snapshots:type_name -> requorum.v1.Snapshot
+	36, // 6: requorum.v1.GetSnapshotResponse.snapshot:type_name -> requorum.v1.Snapshot
+	48, // 7: requorum.v1.CheckSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	48, // 8: requorum.v1.DistributeSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	48, // 9: requorum.v1.UploadSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	48, // 10: requorum.v1.RepairSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	49, // 11: requorum.v1.PlanPruneRequest.retention:type_name -> requorum.v1.Retention
+	19, // 12: requorum.v1.PlanPruneResponse.verdicts:type_name -> requorum.v1.PruneVerdict
+	1,  // 13: requorum.v1.PruneVerdict.kind:type_name -> requorum.v1.SnapshotKind
+	50, // 14: requorum.v1.PruneVerdict.created:type_name -> google.protobuf.Timestamp
+	28, // 15: requorum.v1.PruneVerdict.removal:type_name -> requorum.v1.DeleteSnapshotRequest
+	22, // 16: requorum.v1.ListOrphansResponse.orphans:type_name -> requorum.v1.Orphan
+	40, // 17: requorum.v1.Orphan.manifest:type_name -> requorum.v1.Manifest
+	26, // 18: requorum.v1.PlanRebuildResponse.entries:type_name -> requorum.v1.RebuildEntry
+	40, // 19: requorum.v1.RebuildEntry.manifest:type_name -> requorum.v1.Manifest
+	48, // 20: requorum.v1.RebuildCatalogResponse.operation:type_name -> requorum.v1.Operation
+	48, // 21: requorum.v1.DeleteSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	44, // 22: requorum.v1.ImportSnapshotRequest.labels:type_name -> requorum.v1.ImportSnapshotRequest.LabelsEntry
+	48, // 23: requorum.v1.ImportSnapshotResponse.operation:type_name -> requorum.v1.Operation
+	48, // 24: requorum.v1.VerifySnapshotResponse.operation:type_name -> requorum.v1.Operation
+	40, // 25: requorum.v1.ExportSnapshotResponse.manifest:type_name -> requorum.v1.Manifest
+	0,  // 26: requorum.v1.Snapshot.state:type_name -> requorum.v1.SnapshotState
+	1,  // 27: requorum.v1.Snapshot.kind:type_name -> requorum.v1.SnapshotKind
+	50, // 28: requorum.v1.Snapshot.created:type_name -> google.protobuf.Timestamp
+	40, // 29: requorum.v1.Snapshot.manifest:type_name -> requorum.v1.Manifest
+	42, // 30: requorum.v1.Snapshot.copies:type_name -> requorum.v1.Copy
+	37, // 31: requorum.v1.Snapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	50, // 32: requorum.v1.Snapshot.expires:type_name -> google.protobuf.Timestamp
+	39, // 33: requorum.v1.Snapshot.verified:type_name -> requorum.v1.Verification
+	39, // 34: requorum.v1.Snapshot.failed_verification:type_name -> requorum.v1.Verification
+	2,  // 35: requorum.v1.RemoteCopy.state:type_name -> requorum.v1.CopyState
+	50, // 36: requorum.v1.RemoteCopy.checked:type_name -> google.protobuf.Timestamp
+	38, // 37: requorum.v1.RemoteCopy.object:type_name -> requorum.v1.StoredObject
+	41, // 38: requorum.v1.RemoteCopy.bundles:type_name -> requorum.v1.Bundle
+	50, // 39: requorum.v1.Verification.time:type_name -> google.protobuf.Timestamp
+	46, // 40: requorum.v1.Verification.took:type_name -> google.protobuf.Duration
+	50, // 41: requorum.v1.Manifest.created:type_name -> google.protobuf.Timestamp
+	51, // 42: requorum.v1.Manifest.members:type_name -> requorum.v1.ListedMember
+	52, // 43: requorum.v1.Manifest.alarms:type_name -> requorum.v1.Alarm
+	45, // 44: requorum.v1.Manifest.labels:type_name -> requorum.v1.Manifest.LabelsEntry
+	1,  // 45: requorum.v1.Manifest.kind:type_name -> requorum.v1.SnapshotKind
+	38, // 46: requorum.v1.Manifest.stored:type_name -> requorum.v1.StoredObject
+	50, // 47: requorum.v1.Manifest.expires:type_name -> google.protobuf.Timestamp
+	41, // 48: requorum.v1.Manifest.bundles:type_name -> requorum.v1.Bundle
+	38, // 49: requorum.v1.Manifest.local:type_name -> requorum.v1.StoredObject
+	38, // 50: requorum.v1.Bundle.stored:type_name -> requorum.v1.StoredObject
+	38, // 51: requorum.v1.Bundle.local:type_name -> requorum.v1.StoredObject
+	2,  // 52: requorum.v1.Copy.state:type_name -> requorum.v1.CopyState
+	50, // 53: requorum.v1.Copy.checked:type_name -> google.protobuf.Timestamp
+	3,  // 54: requorum.v1.SnapshotService.SaveSnapshot:input_type -> requorum.v1.SaveSnapshotRequest
+	5,  // 55: requorum.v1.SnapshotService.ListSnapshots:input_type -> requorum.v1.ListSnapshotsRequest
+	7,  // 56: requorum.v1.SnapshotService.GetSnapshot:input_type -> requorum.v1.GetSnapshotRequest
+	9,  // 57: requorum.v1.SnapshotService.CheckSnapshot:input_type -> requorum.v1.CheckSnapshotRequest
+	32, // 58: requorum.v1.SnapshotService.VerifySnapshot:input_type -> requorum.v1.VerifySnapshotRequest
+	11, // 59: requorum.v1.SnapshotService.DistributeSnapshot:input_type -> requorum.v1.DistributeSnapshotRequest
+	15, // 60: requorum.v1.SnapshotService.RepairSnapshot:input_type -> requorum.v1.RepairSnapshotRequest
+	17, // 61: requorum.v1.SnapshotService.PlanPrune:input_type -> requorum.v1.PlanPruneRequest
+	20, // 62: requorum.v1.SnapshotService.ListOrphans:input_type -> requorum.v1.ListOrphansRequest
+	23, // 63: requorum.v1.SnapshotService.RebuildCatalog:input_type -> requorum.v1.RebuildCatalogRequest
+	24, // 64: requorum.v1.SnapshotService.PlanRebuild:input_type -> requorum.v1.PlanRebuildRequest
+	28, // 65: requorum.v1.SnapshotService.DeleteSnapshot:input_type -> requorum.v1.DeleteSnapshotRequest
+	13, // 66: requorum.v1.SnapshotService.UploadSnapshot:input_type -> requorum.v1.UploadSnapshotRequest
+	30, // 67: requorum.v1.SnapshotService.ImportSnapshot:input_type -> requorum.v1.ImportSnapshotRequest
+	34, // 68: requorum.v1.SnapshotService.ExportSnapshot:input_type -> requorum.v1.ExportSnapshotRequest
+	4,  // 69: requorum.v1.SnapshotService.SaveSnapshot:output_type -> requorum.v1.SaveSnapshotResponse
+	6,  // 70: requorum.v1.SnapshotService.ListSnapshots:output_type -> requorum.v1.ListSnapshotsResponse
+	8,  // 71: requorum.v1.SnapshotService.GetSnapshot:output_type -> requorum.v1.GetSnapshotResponse
+	10, // 72: requorum.v1.SnapshotService.CheckSnapshot:output_type -> requorum.v1.CheckSnapshotResponse
+	33, // 73: requorum.v1.SnapshotService.VerifySnapshot:output_type -> requorum.v1.VerifySnapshotResponse
+	12, // 74: requorum.v1.SnapshotService.DistributeSnapshot:output_type -> requorum.v1.DistributeSnapshotResponse
+	16, // 75: requorum.v1.SnapshotService.RepairSnapshot:output_type -> requorum.v1.RepairSnapshotResponse
+	18, // 76: requorum.v1.SnapshotService.PlanPrune:output_type -> requorum.v1.PlanPruneResponse
+	21, // 77: requorum.v1.SnapshotService.ListOrphans:output_type -> requorum.v1.ListOrphansResponse
+	27, // 78: requorum.v1.SnapshotService.RebuildCatalog:output_type -> requorum.v1.RebuildCatalogResponse
+	25, // 79: requorum.v1.SnapshotService.PlanRebuild:output_type -> requorum.v1.PlanRebuildResponse
+	29, // 80: requorum.v1.SnapshotService.DeleteSnapshot:output_type -> requorum.v1.DeleteSnapshotResponse
+	14, // 81: requorum.v1.SnapshotService.UploadSnapshot:output_type -> requorum.v1.UploadSnapshotResponse
+	31, // 82: requorum.v1.SnapshotService.ImportSnapshot:output_type -> requorum.v1.ImportSnapshotResponse
+	35, // 83: requorum.v1.SnapshotService.ExportSnapshot:output_type -> requorum.v1.ExportSnapshotResponse
+	69, // [69:84] is the sub-list for method output_type
+	54, // [54:69] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_snapshot_proto_init() }

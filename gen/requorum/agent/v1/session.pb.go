@@ -2118,7 +2118,7 @@ type TaskResult_HashKv struct {
 }
 
 type TaskResult_Copy struct {
-	// Of SaveCopy, ImportCopy and SaveOld.
+	// Of SaveCopy, ImportCopy, SaveOld and DownloadCopy.
 	Copy *CopyFacts `protobuf:"bytes,3,opt,name=copy,proto3,oneof"`
 }
 
@@ -2507,7 +2507,9 @@ type PackFiles struct {
 	// Name of the snapshot.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Sets of the node's configuration.
-	Sets          []string `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`
+	Sets []string `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`
+	// How the tar is encrypted; unset, or without recipients, for not at all.
+	Sealing       *v1.Sealing `protobuf:"bytes,3,opt,name=sealing,proto3" json:"sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2556,6 +2558,13 @@ func (x *PackFiles) GetSets() []string {
 	return nil
 }
 
+func (x *PackFiles) GetSealing() *v1.Sealing {
+	if x != nil {
+		return x.Sealing
+	}
+	return nil
+}
+
 // CompareFiles asks to read a bundle back from disk and to compare it with the files on the node.
 type CompareFiles struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2565,7 +2574,7 @@ type CompareFiles struct {
 	Bundle *v1.Bundle `protobuf:"bytes,2,opt,name=bundle,proto3" json:"bundle,omitempty"`
 	// Read the bundle from here instead, into memory; unset for the node's own.
 	Remote *Remote `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
-	// Text of key files of age, if it is encrypted there.
+	// Text of key files of age, if it is encrypted. Without one only the encrypted file is compared with the manifest.
 	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2891,7 +2900,9 @@ type SaveCopy struct {
 	// Name of the snapshot.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Nodes that may follow the file while it is written.
-	Readers       []string `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
+	Readers []string `protobuf:"bytes,2,rep,name=readers,proto3" json:"readers,omitempty"`
+	// How the copy is compressed and encrypted; unset for neither.
+	Sealing       *v1.Sealing `protobuf:"bytes,3,opt,name=sealing,proto3" json:"sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2936,6 +2947,13 @@ func (x *SaveCopy) GetName() string {
 func (x *SaveCopy) GetReaders() []string {
 	if x != nil {
 		return x.Readers
+	}
+	return nil
+}
+
+func (x *SaveCopy) GetSealing() *v1.Sealing {
+	if x != nil {
+		return x.Sealing
 	}
 	return nil
 }
@@ -3019,7 +3037,11 @@ type CopyFacts struct {
 	// Version of the server that streamed it; empty if unknown.
 	EtcdVersion string `protobuf:"bytes,5,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
 	// When it was taken.
-	Created       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	// The file on the node, where it is sealed; size, MD5 and SHA-256 above are of what was sealed.
+	Local *v1.StoredObject `protobuf:"bytes,7,opt,name=local,proto3" json:"local,omitempty"`
+	// What InspectCopy would answer, where the copy is sealed: it was read before nobody here could open it any more.
+	Inspected     *v1.Manifest `protobuf:"bytes,8,opt,name=inspected,proto3" json:"inspected,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3096,6 +3118,20 @@ func (x *CopyFacts) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *CopyFacts) GetLocal() *v1.StoredObject {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
+func (x *CopyFacts) GetInspected() *v1.Manifest {
+	if x != nil {
+		return x.Inspected
+	}
+	return nil
+}
+
 // ImportCopy asks to take a file into the vault.
 type ImportCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3105,6 +3141,8 @@ type ImportCopy struct {
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// Accept a file without a trailing SHA-256.
 	SkipHashCheck bool `protobuf:"varint,3,opt,name=skip_hash_check,json=skipHashCheck,proto3" json:"skip_hash_check,omitempty"`
+	// How the copy is compressed and encrypted; unset for neither.
+	Sealing       *v1.Sealing `protobuf:"bytes,4,opt,name=sealing,proto3" json:"sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3160,13 +3198,22 @@ func (x *ImportCopy) GetSkipHashCheck() bool {
 	return false
 }
 
+func (x *ImportCopy) GetSealing() *v1.Sealing {
+	if x != nil {
+		return x.Sealing
+	}
+	return nil
+}
+
 // DrillCopy asks to prove that a copy can be restored, without touching the live member.
 type DrillCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What the copy must be.
 	Manifest *v1.Manifest `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	// Added to the snapshot's revision, as a restore does.
-	BumpRevision  uint64 `protobuf:"varint,2,opt,name=bump_revision,json=bumpRevision,proto3" json:"bump_revision,omitempty"`
+	BumpRevision uint64 `protobuf:"varint,2,opt,name=bump_revision,json=bumpRevision,proto3" json:"bump_revision,omitempty"`
+	// Text of key files of age, if the copy is encrypted.
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3213,6 +3260,13 @@ func (x *DrillCopy) GetBumpRevision() uint64 {
 		return x.BumpRevision
 	}
 	return 0
+}
+
+func (x *DrillCopy) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 // Drilled is what a drill has shown. Everything it made is removed.
@@ -4263,7 +4317,10 @@ type DownloadCopy struct {
 	// What the file must be, and as what it is stored.
 	Manifest *v1.Manifest `protobuf:"bytes,2,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	// Text of key files of age, if it is encrypted.
-	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	Identity string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	// How the copy on the node is compressed and encrypted, unless the object is the very file that the manifest has for
+	// nodes: that is stored as it is, and needs no identity. Unset for neither.
+	Sealing       *v1.Sealing `protobuf:"bytes,4,opt,name=sealing,proto3" json:"sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4317,6 +4374,13 @@ func (x *DownloadCopy) GetIdentity() string {
 		return x.Identity
 	}
 	return ""
+}
+
+func (x *DownloadCopy) GetSealing() *v1.Sealing {
+	if x != nil {
+		return x.Sealing
+	}
+	return nil
 }
 
 // DropRemote asks to remove a snapshot from a remote: its manifest first. It leaves a manifest that describes another
@@ -4467,7 +4531,9 @@ type DownloadFiles struct {
 	// What the bundle must be, and as what it is stored.
 	Bundle *v1.Bundle `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
 	// Text of key files of age, if it is encrypted.
-	Identity      string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
+	Identity string `protobuf:"bytes,4,opt,name=identity,proto3" json:"identity,omitempty"`
+	// Restore to open it for: nothing is left of it in the clear once that has ended. Empty to keep it with the copy.
+	RestoreId     string `protobuf:"bytes,5,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4526,6 +4592,13 @@ func (x *DownloadFiles) GetBundle() *v1.Bundle {
 func (x *DownloadFiles) GetIdentity() string {
 	if x != nil {
 		return x.Identity
+	}
+	return ""
+}
+
+func (x *DownloadFiles) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
 	}
 	return ""
 }
@@ -4753,7 +4826,12 @@ type Stage struct {
 	// Restore an empty member that will join as a learner instead of a member of initial_cluster.
 	Learner bool `protobuf:"varint,9,opt,name=learner,proto3" json:"learner,omitempty"`
 	// When every copy was read because staging one of them had failed: what is staged after that is staged anew.
-	CopiesRead    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
+	CopiesRead *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=copies_read,json=copiesRead,proto3" json:"copies_read,omitempty"`
+	// Text of key files of age, if the copy or the node's bundle is encrypted.
+	Identity string `protobuf:"bytes,11,opt,name=identity,proto3" json:"identity,omitempty"`
+	// The node's encrypted bundle, to open for the restore; unset if no files are to be written back, or if it is not
+	// encrypted.
+	Bundle        *v1.Bundle `protobuf:"bytes,12,opt,name=bundle,proto3" json:"bundle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4854,6 +4932,20 @@ func (x *Stage) GetLearner() bool {
 func (x *Stage) GetCopiesRead() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CopiesRead
+	}
+	return nil
+}
+
+func (x *Stage) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *Stage) GetBundle() *v1.Bundle {
+	if x != nil {
+		return x.Bundle
 	}
 	return nil
 }
@@ -5655,7 +5747,9 @@ type SaveOld struct {
 	// The raft log goes beyond the database: replay it on a copy first.
 	Replay bool `protobuf:"varint,3,opt,name=replay,proto3" json:"replay,omitempty"`
 	// Version of the etcd that wrote the data.
-	EtcdVersion   string `protobuf:"bytes,4,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	EtcdVersion string `protobuf:"bytes,4,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	// How the copy is compressed and encrypted; unset for neither.
+	Sealing       *v1.Sealing `protobuf:"bytes,5,opt,name=sealing,proto3" json:"sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5716,6 +5810,13 @@ func (x *SaveOld) GetEtcdVersion() string {
 		return x.EtcdVersion
 	}
 	return ""
+}
+
+func (x *SaveOld) GetSealing() *v1.Sealing {
+	if x != nil {
+		return x.Sealing
+	}
+	return nil
 }
 
 // Finish asks to note the new generation and to schedule the removal of old data. It also ends a fence.
@@ -5786,7 +5887,7 @@ var File_requorum_agent_v1_session_proto protoreflect.FileDescriptor
 
 const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x19requorum/v1/restore.proto\x1a\x1arequorum/v1/snapshot.proto\"x\n" +
+	"\x1frequorum/agent/v1/session.proto\x12\x11requorum.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19requorum/v1/cluster.proto\x1a\x19requorum/v1/restore.proto\x1a\x1arequorum/v1/schedule.proto\x1a\x1arequorum/v1/snapshot.proto\"x\n" +
 	"\rEnrollRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12&\n" +
 	"\ftoken_secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\vtokenSecret\x12\x12\n" +
@@ -5969,10 +6070,11 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x14scratch_needed_bytes\x18\x15 \x01(\x04R\x12scratchNeededBytes\x12-\n" +
 	"\x12kubernetes_version\x18> \x01(\tR\x11kubernetesVersion\x12\x1b\n" +
 	"\tfile_sets\x18? \x03(\tR\bfileSets\x12(\n" +
-	"\x10wal_needed_bytes\x18R \x01(\x03R\x0ewalNeededBytes\"3\n" +
+	"\x10wal_needed_bytes\x18R \x01(\x03R\x0ewalNeededBytes\"c\n" +
 	"\tPackFiles\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04sets\x18\x02 \x03(\tR\x04sets\"\xa3\x01\n" +
+	"\x04sets\x18\x02 \x03(\tR\x04sets\x12.\n" +
+	"\asealing\x18\x03 \x01(\v2\x14.requorum.v1.SealingR\asealing\"\xa3\x01\n" +
 	"\fCompareFiles\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x06bundle\x18\x02 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\x121\n" +
@@ -5994,15 +6096,16 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\fHashKVResult\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\rR\x04hash\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12)\n" +
-	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\"8\n" +
+	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\"h\n" +
 	"\bSaveCopy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\areaders\x18\x02 \x03(\tR\areaders\"m\n" +
+	"\areaders\x18\x02 \x03(\tR\areaders\x12.\n" +
+	"\asealing\x18\x03 \x01(\v2\x14.requorum.v1.SealingR\asealing\"m\n" +
 	"\n" +
 	"FollowCopy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
 	"\x06source\x18\x02 \x01(\v2\x19.requorum.agent.v1.SourceR\x06source\x12\x18\n" +
-	"\areaders\x18\x03 \x03(\tR\areaders\"\xc3\x01\n" +
+	"\areaders\x18\x03 \x03(\tR\areaders\"\xa9\x02\n" +
 	"\tCopyFacts\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x10\n" +
 	"\x03md5\x18\x02 \x01(\tR\x03md5\x12\x16\n" +
@@ -6010,15 +6113,19 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vhas_trailer\x18\x04 \x01(\bR\n" +
 	"hasTrailer\x12!\n" +
 	"\fetcd_version\x18\x05 \x01(\tR\vetcdVersion\x124\n" +
-	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"\\\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12/\n" +
+	"\x05local\x18\a \x01(\v2\x19.requorum.v1.StoredObjectR\x05local\x123\n" +
+	"\tinspected\x18\b \x01(\v2\x15.requorum.v1.ManifestR\tinspected\"\x8c\x01\n" +
 	"\n" +
 	"ImportCopy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12&\n" +
-	"\x0fskip_hash_check\x18\x03 \x01(\bR\rskipHashCheck\"c\n" +
+	"\x0fskip_hash_check\x18\x03 \x01(\bR\rskipHashCheck\x12.\n" +
+	"\asealing\x18\x04 \x01(\v2\x14.requorum.v1.SealingR\asealing\"\x84\x01\n" +
 	"\tDrillCopy\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12#\n" +
-	"\rbump_revision\x18\x02 \x01(\x04R\fbumpRevision\"\xaf\x02\n" +
+	"\rbump_revision\x18\x02 \x01(\x04R\fbumpRevision\x12\x1f\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"\xaf\x02\n" +
 	"\aDrilled\x12\x12\n" +
 	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x17\n" +
@@ -6090,11 +6197,12 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"UploadCopy\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x121\n" +
-	"\x06object\x18\x03 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\"\x95\x01\n" +
+	"\x06object\x18\x03 \x01(\v2\x19.requorum.v1.StoredObjectR\x06object\"\xc5\x01\n" +
 	"\fDownloadCopy\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x1f\n" +
-	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\"\x7f\n" +
+	"\bidentity\x18\x03 \x01(\tB\x03\x80\x01\x01R\bidentity\x12.\n" +
+	"\asealing\x18\x04 \x01(\v2\x14.requorum.v1.SealingR\asealing\"\x7f\n" +
 	"\n" +
 	"DropRemote\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
@@ -6104,12 +6212,14 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vUploadFiles\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
-	"\x06bundle\x18\x03 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\"\xa4\x01\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\"\xc3\x01\n" +
 	"\rDownloadFiles\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
 	"\x06bundle\x18\x03 \x01(\v2\x13.requorum.v1.BundleR\x06bundle\x12\x1f\n" +
-	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\"k\n" +
+	"\bidentity\x18\x04 \x01(\tB\x03\x80\x01\x01R\bidentity\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x05 \x01(\tR\trestoreId\"k\n" +
 	"\n" +
 	"ListRemote\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x12\x16\n" +
@@ -6124,7 +6234,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vRemoteFault\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.CopyStateR\x05state\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x89\x03\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xd7\x03\n" +
 	"\x05Stage\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x121\n" +
@@ -6139,7 +6249,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\alearner\x18\t \x01(\bR\alearner\x12;\n" +
 	"\vcopies_read\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"copiesRead\"\xef\x01\n" +
+	"copiesRead\x12\x1f\n" +
+	"\bidentity\x18\v \x01(\tB\x03\x80\x01\x01R\bidentity\x12+\n" +
+	"\x06bundle\x18\f \x01(\v2\x13.requorum.v1.BundleR\x06bundle\"\xef\x01\n" +
 	"\x06Staged\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1d\n" +
 	"\n" +
@@ -6209,13 +6321,14 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\vlast_change\x18\x06 \x01(\x04R\n" +
 	"lastChange\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\a \x01(\tR\tclusterId\"w\n" +
+	"cluster_id\x18\a \x01(\tR\tclusterId\"\xa7\x01\n" +
 	"\aSaveOld\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06replay\x18\x03 \x01(\bR\x06replay\x12!\n" +
-	"\fetcd_version\x18\x04 \x01(\tR\vetcdVersion\"\x92\x01\n" +
+	"\fetcd_version\x18\x04 \x01(\tR\vetcdVersion\x12.\n" +
+	"\asealing\x18\x05 \x01(\v2\x14.requorum.v1.SealingR\asealing\"\x92\x01\n" +
 	"\x06Finish\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x1e\n" +
@@ -6342,9 +6455,10 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*v1.Copy)(nil),               // 76: requorum.v1.Copy
 	(*v1.StoredObject)(nil),       // 77: requorum.v1.StoredObject
 	(*v1.Bundle)(nil),             // 78: requorum.v1.Bundle
-	(*v1.PlannedFile)(nil),        // 79: requorum.v1.PlannedFile
-	(*timestamppb.Timestamp)(nil), // 80: google.protobuf.Timestamp
-	(v1.CopyState)(0),             // 81: requorum.v1.CopyState
+	(*v1.Sealing)(nil),            // 79: requorum.v1.Sealing
+	(*v1.PlannedFile)(nil),        // 80: requorum.v1.PlannedFile
+	(*timestamppb.Timestamp)(nil), // 81: google.protobuf.Timestamp
+	(v1.CopyState)(0),             // 82: requorum.v1.CopyState
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
 	73,  // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
@@ -6409,62 +6523,70 @@ var file_requorum_agent_v1_session_proto_depIdxs = []int32{
 	78,  // 59: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
 	24,  // 60: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
 	73,  // 61: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	78,  // 62: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
-	45,  // 63: requorum.agent.v1.CompareFiles.remote:type_name -> requorum.agent.v1.Remote
-	79,  // 64: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
-	78,  // 65: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
-	36,  // 66: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
-	80,  // 67: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	75,  // 68: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
-	74,  // 69: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
-	74,  // 70: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
-	74,  // 71: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
-	75,  // 72: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	75,  // 73: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	36,  // 74: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	75,  // 75: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	75,  // 76: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	46,  // 77: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
-	47,  // 78: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
-	74,  // 79: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
-	45,  // 80: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
-	75,  // 81: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
-	77,  // 82: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
-	45,  // 83: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
-	75,  // 84: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
-	45,  // 85: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
-	45,  // 86: requorum.agent.v1.UploadFiles.remote:type_name -> requorum.agent.v1.Remote
-	78,  // 87: requorum.agent.v1.UploadFiles.bundle:type_name -> requorum.v1.Bundle
-	45,  // 88: requorum.agent.v1.DownloadFiles.remote:type_name -> requorum.agent.v1.Remote
-	78,  // 89: requorum.agent.v1.DownloadFiles.bundle:type_name -> requorum.v1.Bundle
-	45,  // 90: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
-	75,  // 91: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
-	55,  // 92: requorum.agent.v1.RemoteList.faults:type_name -> requorum.agent.v1.RemoteFault
-	81,  // 93: requorum.agent.v1.RemoteFault.state:type_name -> requorum.v1.CopyState
-	75,  // 94: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	80,  // 95: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
-	71,  // 96: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	72,  // 97: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	73,  // 98: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	27,  // 99: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	80,  // 100: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,   // 101: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,   // 102: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,   // 103: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10,  // 104: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12,  // 105: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14,  // 106: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,   // 107: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,   // 108: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,   // 109: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11,  // 110: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13,  // 111: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15,  // 112: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	107, // [107:113] is the sub-list for method output_type
-	101, // [101:107] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	79,  // 62: requorum.agent.v1.PackFiles.sealing:type_name -> requorum.v1.Sealing
+	78,  // 63: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
+	45,  // 64: requorum.agent.v1.CompareFiles.remote:type_name -> requorum.agent.v1.Remote
+	80,  // 65: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
+	78,  // 66: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
+	79,  // 67: requorum.agent.v1.SaveCopy.sealing:type_name -> requorum.v1.Sealing
+	36,  // 68: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	81,  // 69: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	77,  // 70: requorum.agent.v1.CopyFacts.local:type_name -> requorum.v1.StoredObject
+	75,  // 71: requorum.agent.v1.CopyFacts.inspected:type_name -> requorum.v1.Manifest
+	79,  // 72: requorum.agent.v1.ImportCopy.sealing:type_name -> requorum.v1.Sealing
+	75,  // 73: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	74,  // 74: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	74,  // 75: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	74,  // 76: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	75,  // 77: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	75,  // 78: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	36,  // 79: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	75,  // 80: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	75,  // 81: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	46,  // 82: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	47,  // 83: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	74,  // 84: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	45,  // 85: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	75,  // 86: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	77,  // 87: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	45,  // 88: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	75,  // 89: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	79,  // 90: requorum.agent.v1.DownloadCopy.sealing:type_name -> requorum.v1.Sealing
+	45,  // 91: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	45,  // 92: requorum.agent.v1.UploadFiles.remote:type_name -> requorum.agent.v1.Remote
+	78,  // 93: requorum.agent.v1.UploadFiles.bundle:type_name -> requorum.v1.Bundle
+	45,  // 94: requorum.agent.v1.DownloadFiles.remote:type_name -> requorum.agent.v1.Remote
+	78,  // 95: requorum.agent.v1.DownloadFiles.bundle:type_name -> requorum.v1.Bundle
+	45,  // 96: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	75,  // 97: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	55,  // 98: requorum.agent.v1.RemoteList.faults:type_name -> requorum.agent.v1.RemoteFault
+	82,  // 99: requorum.agent.v1.RemoteFault.state:type_name -> requorum.v1.CopyState
+	75,  // 100: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	81,  // 101: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
+	78,  // 102: requorum.agent.v1.Stage.bundle:type_name -> requorum.v1.Bundle
+	71,  // 103: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	72,  // 104: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	73,  // 105: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	27,  // 106: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	79,  // 107: requorum.agent.v1.SaveOld.sealing:type_name -> requorum.v1.Sealing
+	81,  // 108: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,   // 109: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,   // 110: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,   // 111: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10,  // 112: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12,  // 113: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14,  // 114: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	3,   // 115: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,   // 116: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,   // 117: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11,  // 118: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13,  // 119: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15,  // 120: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	115, // [115:121] is the sub-list for method output_type
+	109, // [109:115] is the sub-list for method input_type
+	109, // [109:109] is the sub-list for extension type_name
+	109, // [109:109] is the sub-list for extension extendee
+	0,   // [0:109] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }

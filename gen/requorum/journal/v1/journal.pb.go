@@ -257,6 +257,8 @@ type SnapshotJob struct {
 	OnlyRemote string `protobuf:"bytes,69,opt,name=only_remote,json=onlyRemote,proto3" json:"only_remote,omitempty"`
 	// Bundles that the remote has stored, or is about to, with their objects: journaled before anything is sent.
 	StoredBundles []*v1.Bundle `protobuf:"bytes,71,rep,name=stored_bundles,json=storedBundles,proto3" json:"stored_bundles,omitempty"`
+	// How the copies on the nodes are compressed and encrypted; unset for neither.
+	Sealing       *v1.Sealing `protobuf:"bytes,76,opt,name=sealing,proto3" json:"sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -469,6 +471,13 @@ func (x *SnapshotJob) GetOnlyRemote() string {
 func (x *SnapshotJob) GetStoredBundles() []*v1.Bundle {
 	if x != nil {
 		return x.StoredBundles
+	}
+	return nil
+}
+
+func (x *SnapshotJob) GetSealing() *v1.Sealing {
+	if x != nil {
+		return x.Sealing
 	}
 	return nil
 }
@@ -794,7 +803,9 @@ type RestoreJob struct {
 	// Nodes that have lost the files which they are to get back.
 	LostFiles []string `protobuf:"bytes,43,rep,name=lost_files,json=lostFiles,proto3" json:"lost_files,omitempty"`
 	// Copies in remotes that hold these files.
-	FileRemotes   []*v1.RemoteCopy `protobuf:"bytes,44,rep,name=file_remotes,json=fileRemotes,proto3" json:"file_remotes,omitempty"`
+	FileRemotes []*v1.RemoteCopy `protobuf:"bytes,44,rep,name=file_remotes,json=fileRemotes,proto3" json:"file_remotes,omitempty"`
+	// How copies that the restore makes are compressed and encrypted; unset for neither.
+	Sealing       *v1.Sealing `protobuf:"bytes,45,opt,name=sealing,proto3" json:"sealing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1014,6 +1025,13 @@ func (x *RestoreJob) GetLostFiles() []string {
 func (x *RestoreJob) GetFileRemotes() []*v1.RemoteCopy {
 	if x != nil {
 		return x.FileRemotes
+	}
+	return nil
+}
+
+func (x *RestoreJob) GetSealing() *v1.Sealing {
+	if x != nil {
+		return x.Sealing
 	}
 	return nil
 }
@@ -1709,7 +1727,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
 	"UndoneStep\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xc7\b\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xf7\b\n" +
 	"\vSnapshotJob\x124\n" +
 	"\x04save\x18\x01 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12:\n" +
 	"\x06import\x18\x02 \x01(\v2\".requorum.v1.ImportSnapshotRequestR\x06import\x12-\n" +
@@ -1738,7 +1756,8 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\fkeep_remotes\x18D \x01(\bR\vkeepRemotes\x12\x1f\n" +
 	"\vonly_remote\x18E \x01(\tR\n" +
 	"onlyRemote\x12:\n" +
-	"\x0estored_bundles\x18G \x03(\v2\x13.requorum.v1.BundleR\rstoredBundles\"\xcc\x01\n" +
+	"\x0estored_bundles\x18G \x03(\v2\x13.requorum.v1.BundleR\rstoredBundles\x12.\n" +
+	"\asealing\x18L \x01(\v2\x14.requorum.v1.SealingR\asealing\"\xcc\x01\n" +
 	"\rFoundSnapshot\x121\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.requorum.v1.ManifestR\bmanifest\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12)\n" +
@@ -1760,7 +1779,7 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"\x03run\x18\x01 \x01(\v2\x18.requorum.v1.ScheduleRunR\x03run\x124\n" +
 	"\x04save\x18\x02 \x01(\v2 .requorum.v1.SaveSnapshotRequestR\x04save\x12\x1d\n" +
 	"\n" +
-	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\x9d\t\n" +
+	"trigger_id\x18\x03 \x01(\tR\ttriggerId\"\xcd\t\n" +
 	"\n" +
 	"RestoreJob\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.requorum.v1.RestoreSpecR\x04spec\x121\n" +
@@ -1798,7 +1817,8 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"copiesRead\x12\x1d\n" +
 	"\n" +
 	"lost_files\x18+ \x03(\tR\tlostFiles\x12:\n" +
-	"\ffile_remotes\x18, \x03(\v2\x17.requorum.v1.RemoteCopyR\vfileRemotes\"\xde\x01\n" +
+	"\ffile_remotes\x18, \x03(\v2\x17.requorum.v1.RemoteCopyR\vfileRemotes\x12.\n" +
+	"\asealing\x18- \x01(\v2\x14.requorum.v1.SealingR\asealing\"\xde\x01\n" +
 	"\vRestoreNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\tR\x06member\x12\x1b\n" +
@@ -1899,13 +1919,14 @@ var file_requorum_journal_v1_journal_proto_goTypes = []any{
 	(*v1.VerifySnapshotRequest)(nil), // 24: requorum.v1.VerifySnapshotRequest
 	(*v11.Drilled)(nil),              // 25: requorum.agent.v1.Drilled
 	(*v1.Bundle)(nil),                // 26: requorum.v1.Bundle
-	(*v1.Copy)(nil),                  // 27: requorum.v1.Copy
-	(*v1.Schedule)(nil),              // 28: requorum.v1.Schedule
-	(*v1.ScheduleDrill)(nil),         // 29: requorum.v1.ScheduleDrill
-	(*v1.ScheduleRun)(nil),           // 30: requorum.v1.ScheduleRun
-	(*v1.RestoreSpec)(nil),           // 31: requorum.v1.RestoreSpec
-	(*v11.Task)(nil),                 // 32: requorum.agent.v1.Task
-	(*v11.TaskReport)(nil),           // 33: requorum.agent.v1.TaskReport
+	(*v1.Sealing)(nil),               // 27: requorum.v1.Sealing
+	(*v1.Copy)(nil),                  // 28: requorum.v1.Copy
+	(*v1.Schedule)(nil),              // 29: requorum.v1.Schedule
+	(*v1.ScheduleDrill)(nil),         // 30: requorum.v1.ScheduleDrill
+	(*v1.ScheduleRun)(nil),           // 31: requorum.v1.ScheduleRun
+	(*v1.RestoreSpec)(nil),           // 32: requorum.v1.RestoreSpec
+	(*v11.Task)(nil),                 // 33: requorum.agent.v1.Task
+	(*v11.TaskReport)(nil),           // 34: requorum.agent.v1.TaskReport
 }
 var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	15, // 0: requorum.journal.v1.OperationRecord.operation:type_name -> requorum.v1.Operation
@@ -1925,40 +1946,42 @@ var file_requorum_journal_v1_journal_proto_depIdxs = []int32{
 	25, // 14: requorum.journal.v1.SnapshotJob.drilled:type_name -> requorum.agent.v1.Drilled
 	26, // 15: requorum.journal.v1.SnapshotJob.bundles:type_name -> requorum.v1.Bundle
 	26, // 16: requorum.journal.v1.SnapshotJob.stored_bundles:type_name -> requorum.v1.Bundle
-	20, // 17: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
-	27, // 18: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
-	22, // 19: requorum.journal.v1.FoundSnapshot.remotes:type_name -> requorum.v1.RemoteCopy
-	28, // 20: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
-	23, // 21: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
-	23, // 22: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
-	29, // 23: requorum.journal.v1.ScheduleRecord.drill:type_name -> requorum.v1.ScheduleDrill
-	30, // 24: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
-	16, // 25: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
-	31, // 26: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
-	20, // 27: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
-	7,  // 28: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
-	23, // 29: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
-	23, // 30: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
-	23, // 31: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
-	20, // 32: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
-	2,  // 33: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
-	23, // 34: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
-	20, // 35: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
-	22, // 36: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
-	23, // 37: requorum.journal.v1.RestoreJob.copies_read:type_name -> google.protobuf.Timestamp
-	22, // 38: requorum.journal.v1.RestoreJob.file_remotes:type_name -> requorum.v1.RemoteCopy
-	23, // 39: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
-	23, // 40: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
-	23, // 41: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
-	32, // 42: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
-	33, // 43: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
-	23, // 44: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
-	23, // 45: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	27, // 17: requorum.journal.v1.SnapshotJob.sealing:type_name -> requorum.v1.Sealing
+	20, // 18: requorum.journal.v1.FoundSnapshot.manifest:type_name -> requorum.v1.Manifest
+	28, // 19: requorum.journal.v1.FoundSnapshot.copies:type_name -> requorum.v1.Copy
+	22, // 20: requorum.journal.v1.FoundSnapshot.remotes:type_name -> requorum.v1.RemoteCopy
+	29, // 21: requorum.journal.v1.ScheduleRecord.schedule:type_name -> requorum.v1.Schedule
+	23, // 22: requorum.journal.v1.ScheduleRecord.since:type_name -> google.protobuf.Timestamp
+	23, // 23: requorum.journal.v1.ScheduleRecord.applied:type_name -> google.protobuf.Timestamp
+	30, // 24: requorum.journal.v1.ScheduleRecord.drill:type_name -> requorum.v1.ScheduleDrill
+	31, // 25: requorum.journal.v1.RunRecord.run:type_name -> requorum.v1.ScheduleRun
+	16, // 26: requorum.journal.v1.RunRecord.save:type_name -> requorum.v1.SaveSnapshotRequest
+	32, // 27: requorum.journal.v1.RestoreJob.spec:type_name -> requorum.v1.RestoreSpec
+	20, // 28: requorum.journal.v1.RestoreJob.manifest:type_name -> requorum.v1.Manifest
+	7,  // 29: requorum.journal.v1.RestoreJob.nodes:type_name -> requorum.journal.v1.RestoreNode
+	23, // 30: requorum.journal.v1.RestoreJob.stopped:type_name -> google.protobuf.Timestamp
+	23, // 31: requorum.journal.v1.RestoreJob.verified:type_name -> google.protobuf.Timestamp
+	23, // 32: requorum.journal.v1.RestoreJob.quarantine_expires:type_name -> google.protobuf.Timestamp
+	20, // 33: requorum.journal.v1.RestoreJob.safety:type_name -> requorum.v1.Manifest
+	2,  // 34: requorum.journal.v1.RestoreJob.after:type_name -> requorum.journal.v1.SnapshotJob
+	23, // 35: requorum.journal.v1.RestoreJob.opened:type_name -> google.protobuf.Timestamp
+	20, // 36: requorum.journal.v1.RestoreJob.late:type_name -> requorum.v1.Manifest
+	22, // 37: requorum.journal.v1.RestoreJob.remotes:type_name -> requorum.v1.RemoteCopy
+	23, // 38: requorum.journal.v1.RestoreJob.copies_read:type_name -> google.protobuf.Timestamp
+	22, // 39: requorum.journal.v1.RestoreJob.file_remotes:type_name -> requorum.v1.RemoteCopy
+	27, // 40: requorum.journal.v1.RestoreJob.sealing:type_name -> requorum.v1.Sealing
+	23, // 41: requorum.journal.v1.NodeRecord.enrolled:type_name -> google.protobuf.Timestamp
+	23, // 42: requorum.journal.v1.NodeRecord.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 43: requorum.journal.v1.TokenRecord.expires:type_name -> google.protobuf.Timestamp
+	33, // 44: requorum.journal.v1.TaskRecord.task:type_name -> requorum.agent.v1.Task
+	34, // 45: requorum.journal.v1.TaskRecord.report:type_name -> requorum.agent.v1.TaskReport
+	23, // 46: requorum.journal.v1.TaskRecord.started:type_name -> google.protobuf.Timestamp
+	23, // 47: requorum.journal.v1.QuarantineRecord.expires:type_name -> google.protobuf.Timestamp
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_requorum_journal_v1_journal_proto_init() }

@@ -1,0 +1,97 @@
+package task
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/requorum/requorum/agent/vault"
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/seal"
+)
+
+// sealingOf returns how a copy is to be sealed; the zero value stands for not at all.
+func sealingOf(s *requorumv1.Sealing) seal.Options {
+	return seal.Options{Level: int(s.GetZstdLevel()), Recipients: s.GetRecipients()}
+}
+
+func plainly(o seal.Options) bool { return o.Level == 0 && len(o.Recipients) == 0 }
+
+// create starts a new copy, sealed if that is asked for.
+func (n *Node) create(name string, s *requorumv1.Sealing) (Writer, error) {
+	if o := sealingOf(s); !plainly(o) {
+		w, err := n.Vault.CreateSealed(name, o)
+		if err != nil {
+			return nil, err
+		}
+		return w, nil
+	}
+	return n.Vault.Create(name)
+}
+
+// commit gives a copy its name. Of a sealed one it first reads what nobody here may be able to read later.
+func (n *Node) commit(ctx context.Context, w Writer, p *Progress) (*agentv1.CopyFacts, error) {
+	sealed, is := w.(*vault.SealedWriter)
+	if !is {
+		return w.Commit()
+	}
+	p.Detail("inspecting")
+	m, err := n.disk().Inspect(ctx, sealed.PlainPath(), p.read)
+	if err != nil {
+		return nil, errors.Join(err, w.Discard())
+	}
+	facts, err := w.Commit()
+	if err != nil {
+		return nil, err
+	}
+	facts.Inspected = m
+	return facts, nil
+}
+
+// importFile takes a file into the vault, sealed if that is asked for.
+func (n *Node) importFile(ctx context.Context, spec *agentv1.ImportCopy, p *Progress) (*agentv1.CopyFacts, error) {
+	o := sealingOf(spec.GetSealing())
+	if plainly(o) {
+		return n.Vault.Import(ctx, spec.GetName(), spec.GetPath(), spec.GetSkipHashCheck(), p.Bytes)
+	}
+	var inspected *requorumv1.Manifest
+	facts, err := n.Vault.ImportSealed(ctx, spec.GetName(), spec.GetPath(), spec.GetSkipHashCheck(), o, p.Bytes, func(path string) (err error) {
+		inspected, err = n.disk().Inspect(ctx, path, p.read)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	facts.Inspected = inspected
+	return facts, nil
+}
+
+// withPlain calls f with a path of the copy in the clear. The file of a sealed one is gone afterwards.
+func (n *Node) withPlain(ctx context.Context, m *requorumv1.Manifest, identity string, p *Progress, f func(path string) error) error {
+	if m.GetLocal() != nil {
+		p.Detail("opening the sealed copy")
+	}
+	plain, err := n.Vault.Plain(ctx, m, identity, p.Bytes)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(plain.Path), plain.Close())
+}
+
+// asStored tells whether what is in a remote is the very file that the nodes hold, or are to hold: it passes between the
+// two without being opened.
+func asStored(local, stored *requorumv1.StoredObject) bool {
+	return local != nil && local.GetSha256() == stored.GetSha256() && local.GetSize() == stored.GetSize()
+}
+
+// encryptedHere tells whether a copy cannot be opened without an identity.
+func encryptedHere(local *requorumv1.StoredObject) bool { return len(local.GetRecipients()) > 0 }
+
+// withoutLocal is a manifest by which a sealed copy is taken as it lies there.
+func withoutLocal(m *requorumv1.Manifest) *requorumv1.Manifest {
+	m = proto.CloneOf(m)
+	m.Local = nil
+	return m
+}
