@@ -83,7 +83,7 @@ func (n *Node) receiveSealed(ctx context.Context, s objectstore.Store, spec *age
 	if n.Sealed == nil {
 		return errNotSealing
 	}
-	w, err := n.Sealed.Receive(withoutStored(m))
+	w, err := n.Sealed.Resume(ctx, withoutStored(m), nil)
 	if err != nil {
 		return err
 	}
