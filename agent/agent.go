@@ -138,7 +138,7 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	a.drill = &drill.Driller{Dir: cfg.drillDir(), StartWait: cfg.StartWait.Std(), Log: log.Named("drill")}
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
-		Vault: task.OnDisk(v), Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
+		Vault: task.OnDisk(v), Sealed: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
 		Remote:     remote.Open,
 		Drill:      a.drill,
 		Files:      &files.Keeper{Sets: cfg.Files, Dir: v.Dir(), Records: filepath.Join(cfg.DataDir, "files")},

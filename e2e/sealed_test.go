@@ -105,6 +105,44 @@ func opensWithoutRequorum(t *testing.T, path string, k aKey) {
 	}
 }
 
+// sameOnAll makes sure that all nodes hold the same sealed file, and returns it.
+func sameOnAll(t *testing.T, c *harness.Cluster, name string) []byte {
+	t.Helper()
+	good, err := os.ReadFile(sealedCopy(c, "etcd-1", name))
+	must(t, err)
+	for _, n := range c.NodeNames() {
+		copied, err := os.ReadFile(sealedCopy(c, n, name))
+		if err != nil || !bytes.Equal(copied, good) {
+			t.Errorf("the copy on %s: %v", n, err)
+		}
+	}
+	return good
+}
+
+// bundlesSealed makes sure that the files which nodes keep with a snapshot are nowhere in the clear.
+func bundlesSealed(t *testing.T, c *harness.Cluster, name string) {
+	t.Helper()
+	inBundlesOnly(t, c, "secret of etcd-") // and there encrypted:
+	for _, n := range c.NodeNames() {
+		bundle, err := os.ReadFile(strings.TrimSuffix(c.Copy(n, name), ".db") + ".files")
+		if err != nil || bytes.Contains(bundle, []byte("secret of")) {
+			t.Errorf("the files of %s: %v", n, err)
+		}
+	}
+}
+
+// nothingOpened makes sure that no files of nodes are left which were opened for a restore.
+func nothingOpened(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	for _, n := range c.NodeNames() { // what was opened for the restore is gone
+		left, err := filepath.Glob(filepath.Join(filepath.Dir(c.Vault(n)), "*", "*", "*.files"))
+		left = slices.DeleteFunc(left, func(p string) bool { return strings.HasPrefix(p, c.Vault(n)) })
+		if err != nil || len(left) > 0 {
+			t.Errorf("%v, %v", left, err)
+		}
+	}
+}
+
 // Copies that are sealed on the nodes are the same file on all of them, are opened by nobody without the key, and are
 // checked, repaired, proved and restored all the same.
 func TestSealedCopies(t *testing.T) {
@@ -115,14 +153,7 @@ func TestSealedCopies(t *testing.T) {
 	c.Write(300)
 	saved := c.Now()
 	s := save(t, c, "before", "--files", "pki")
-	good, err := os.ReadFile(sealedCopy(c, "etcd-1", "before"))
-	must(t, err)
-	for _, n := range c.NodeNames() {
-		copied, err := os.ReadFile(sealedCopy(c, n, "before"))
-		if err != nil || !bytes.Equal(copied, good) {
-			t.Errorf("the copy on %s: %v", n, err)
-		}
-	}
+	good := sameOnAll(t, c, "before")
 	m := s.GetManifest()
 	if m.GetLocal().GetSize() != int64(len(good)) || m.GetSize() <= m.GetLocal().GetSize() || len(m.GetLocal().GetRecipients()) != 2 || m.GetRevision() == 0 || m.GetKeys() != 300 {
 		t.Errorf("%v", m)
@@ -131,13 +162,7 @@ func TestSealedCopies(t *testing.T) {
 	says(t, c.Do("snapshot", "ls"), "zstd 3, age for 2")
 	opensWithoutRequorum(t, sealedCopy(c, "etcd-2", "before"), key)
 	opensWithoutRequorum(t, sealedCopy(c, "etcd-3", "before"), second)
-	inBundlesOnly(t, c, "secret of etcd-") // and there encrypted:
-	for _, n := range c.NodeNames() {
-		bundle, err := os.ReadFile(strings.TrimSuffix(c.Copy(n, "before"), ".db") + ".files")
-		if err != nil || bytes.Contains(bundle, []byte("secret of")) {
-			t.Errorf("the files of %s: %v", n, err)
-		}
-	}
+	bundlesSealed(t, c, "before")
 	allSealed(t, c)
 
 	id, _ := serving(t, c)
@@ -218,13 +243,7 @@ func TestSealedCopies(t *testing.T) {
 	if len(c.Now().Diff(saved)) == 0 {
 		t.Error("the safety snapshot is not of what was there before")
 	}
-	for _, n := range c.NodeNames() { // what was opened for the restore is gone
-		left, err := filepath.Glob(filepath.Join(filepath.Dir(c.Vault(n)), "*", "*", "*.files"))
-		left = slices.DeleteFunc(left, func(p string) bool { return strings.HasPrefix(p, c.Vault(n)) })
-		if err != nil || len(left) > 0 {
-			t.Errorf("%v, %v", left, err)
-		}
-	}
+	nothingOpened(t, c)
 }
 
 // Whoever dies while a sealed copy is made, staged or restored: it is carried on, or taken back where the identity is gone

@@ -33,8 +33,8 @@ const (
 // MaxTar is the most bytes that a bundle has, with headers and padding.
 const MaxTar = maxTotal + maxFiles*4096
 
-// maxStored bounds what is read of a file that is to hold a bundle, which encryption makes a little larger.
-const maxStored = MaxTar + MaxTar/64
+// MaxStored is the most bytes that a file or object has which holds a bundle: encryption makes it a little larger.
+const MaxStored = MaxTar + MaxTar/64
 
 // CorruptError says that a bundle on the disk is not the one of its manifest.
 type CorruptError struct{ Path, Detail string }
@@ -158,7 +158,7 @@ func readVerified(path string, b *requorumv1.Bundle) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxStored))
+	data, err := io.ReadAll(io.LimitReader(f, MaxStored))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}

@@ -101,9 +101,10 @@ func manifestKey(objectKey, name string) string {
 	return path.Join(path.Dir(objectKey), name+manifestSuffix)
 }
 
-// Upload stores the file that open opens, which is the encrypted one where the manifest says that nodes hold such, then its manifest, and returns what is stored. It fails with a *CorruptError,
-// and stores nothing, if that is not the file of the manifest, and with a *TakenError for a name that is taken. Of an
-// upload that is done already it only makes sure that it is whole, and that its manifest lists the same bundles.
+// Upload stores the file that open opens, then its manifest, and returns what is stored. Where the manifest says that nodes
+// hold an encrypted file, it is that one, and is stored as it is. It fails with a *CorruptError, and stores nothing, if what
+// open opens is not that file, and with a *TakenError for a name that is taken. Of an upload that is done already it only
+// makes sure that it is whole, and that its manifest lists the same bundles.
 func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, object *requorumv1.StoredObject, open func() (io.ReadCloser, error), progress func(done int64)) (*requorumv1.StoredObject, error) {
 	there, err := manifest(ctx, s, manifestKey(object.GetKey(), m.GetName()))
 	switch {

@@ -13,7 +13,6 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/durable"
 	"github.com/requorum/requorum/internal/etcdfile"
-	"github.com/requorum/requorum/internal/seal"
 )
 
 // Vault is where the node keeps its copies of snapshots. What its methods promise, and how they fail, is
@@ -36,20 +35,10 @@ type Copies interface {
 // Files are the copies' files.
 type Files interface {
 	Create(name string) (Writer, error)
-	Sealed
 	Import(ctx context.Context, name, path string, skipHashCheck bool, tick func(done, total int64)) (*agentv1.CopyFacts, error)
 	Hash(ctx context.Context, m *requorumv1.Manifest, tick func(done, total int64)) *requorumv1.Copy
 	Path(name string) (string, error)
 	FreeBytes() (uint64, error)
-}
-
-// Sealed are copies that are sealed.
-type Sealed interface {
-	CreateSealed(name string, o seal.Options) (*vault.SealedWriter, error)
-	ImportSealed(ctx context.Context, name, path string, skipHashCheck bool, o seal.Options, tick func(done, total int64), inspect func(path string) error) (*agentv1.CopyFacts, error)
-	Receive(m *requorumv1.Manifest) (*vault.Receiver, error)
-	Open(m *requorumv1.Manifest, identity string) (io.ReadCloser, error)
-	Plain(ctx context.Context, m *requorumv1.Manifest, identity string, tick func(done, total int64)) (*vault.Plain, error)
 }
 
 // Writer writes a new copy, as vault.Writer does.

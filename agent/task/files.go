@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/remote"
@@ -127,6 +128,9 @@ func (n *Node) downloadFiles(ctx context.Context, spec *agentv1.DownloadFiles, p
 }
 
 func (n *Node) sealedBundleIn(ctx context.Context, r *agentv1.Remote, b *requorumv1.Bundle, p *Progress) ([]byte, error) {
+	if size := b.GetStored().GetSize(); size > files.MaxStored {
+		return nil, &remote.CorruptError{Key: b.GetStored().GetKey(), Detail: fmt.Sprintf("no bundle has %d bytes: its manifest is not to be trusted", size)}
+	}
 	var data bytes.Buffer
 	err := n.inRemote(r, p, func(s objectstore.Store) error {
 		return remote.DownloadSealed(ctx, s, b.GetStored(), &data, func(done int64) { p.Bytes(done, b.GetStored().GetSize()) })

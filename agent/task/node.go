@@ -15,6 +15,7 @@ import (
 	"github.com/requorum/requorum/agent/remote"
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/transfer"
+	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 )
@@ -31,6 +32,7 @@ type Member interface {
 // Node does tasks on this node.
 type Node struct {
 	Vault      Vault
+	Sealed     *vault.Vault // sealed copies of the same vault; nil for a node that neither seals nor opens
 	Runtime    runtime.Runtime
 	Member     func(context.Context) (Member, error) // connects as the member is configured now
 	Disk       Disk                                  // the real one if nil

@@ -138,7 +138,7 @@ func nodeOf(t *testing.T, name string, rt *fakeRuntime) *testNode {
 	v, err := vault.Open(filepath.Join(t.TempDir(), "vault"), hclog.NewNullLogger())
 	must(t, err)
 	n := &testNode{t: t, runtime: rt, name: name}
-	n.Node = &Node{Vault: OnDisk(v), Runtime: rt, Grants: &transfer.Grants{}, Journal: obeying(t, file(t)), Log: hclog.NewNullLogger()}
+	n.Node = &Node{Vault: OnDisk(v), Sealed: v, Runtime: rt, Grants: &transfer.Grants{}, Journal: obeying(t, file(t)), Log: hclog.NewNullLogger()}
 	n.Old = &olddata.Reader{Runtime: rt, Log: hclog.NewNullLogger()}
 	n.Fetcher = transfer.NewFetcher(v, n.dial, hclog.NewNullLogger(), transfer.Options{})
 	n.Member = func(ctx context.Context) (Member, error) {

@@ -26,11 +26,11 @@ func (n *Node) inRemote(r *agentv1.Remote, p *Progress, f func(objectstore.Store
 // upload stores a copy in a remote.
 func (n *Node) upload(ctx context.Context, spec *agentv1.UploadCopy, p *Progress) (*agentv1.TaskResult, error) {
 	m := spec.GetManifest()
-	from, total := m, m.GetSize()
-	if encryptedHere(m.GetLocal()) { // the file as it is
-		from, total = withoutLocal(m), m.GetLocal().GetSize()
+	total := m.GetSize()
+	if encryptedHere(m.GetLocal()) {
+		total = m.GetLocal().GetSize()
 	}
-	open := func() (io.ReadCloser, error) { return n.Vault.Open(from, "") }
+	open := func() (io.ReadCloser, error) { return n.openForRemote(m) }
 	var stored *requorumv1.StoredObject
 	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) (err error) {
 		stored, err = remote.Upload(ctx, s, m, spec.GetObject(), open, func(done int64) { p.Bytes(done, total) })
@@ -80,7 +80,10 @@ func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Prog
 // receiveSealed writes the sealed file, which is put in place only if it is the right one.
 func (n *Node) receiveSealed(ctx context.Context, s objectstore.Store, spec *agentv1.DownloadCopy, p *Progress) error {
 	m := spec.GetManifest()
-	w, err := n.Vault.Receive(withoutStored(m))
+	if n.Sealed == nil {
+		return errNotSealing
+	}
+	w, err := n.Sealed.Resume(ctx, withoutStored(m), nil)
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,8 @@ package task
 import (
 	"context"
 	"errors"
-
-	"google.golang.org/protobuf/proto"
+	"io"
+	"os"
 
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -17,18 +17,24 @@ func sealingOf(s *requorumv1.Sealing) seal.Options {
 	return seal.Options{Level: int(s.GetZstdLevel()), Recipients: s.GetRecipients()}
 }
 
+var errNotSealing = &Refused{Message: "this agent neither seals copies nor opens them", Advice: "upgrade the agent"}
+
 func plainly(o seal.Options) bool { return o.Level == 0 && len(o.Recipients) == 0 }
 
 // create starts a new copy, sealed if that is asked for.
 func (n *Node) create(name string, s *requorumv1.Sealing) (Writer, error) {
-	if o := sealingOf(s); !plainly(o) {
-		w, err := n.Vault.CreateSealed(name, o)
-		if err != nil {
-			return nil, err
-		}
-		return w, nil
+	o := sealingOf(s)
+	if plainly(o) {
+		return n.Vault.Create(name)
 	}
-	return n.Vault.Create(name)
+	if n.Sealed == nil {
+		return nil, errNotSealing
+	}
+	w, err := n.Sealed.CreateSealed(name, o)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // commit gives a copy its name. Of a sealed one it first reads what nobody here may be able to read later.
@@ -56,8 +62,11 @@ func (n *Node) importFile(ctx context.Context, spec *agentv1.ImportCopy, p *Prog
 	if plainly(o) {
 		return n.Vault.Import(ctx, spec.GetName(), spec.GetPath(), spec.GetSkipHashCheck(), p.Bytes)
 	}
+	if n.Sealed == nil {
+		return nil, errNotSealing
+	}
 	var inspected *requorumv1.Manifest
-	facts, err := n.Vault.ImportSealed(ctx, spec.GetName(), spec.GetPath(), spec.GetSkipHashCheck(), o, p.Bytes, func(path string) (err error) {
+	facts, err := n.Sealed.ImportSealed(ctx, spec.GetName(), spec.GetPath(), spec.GetSkipHashCheck(), o, p.Bytes, func(path string) (err error) {
 		inspected, err = n.disk().Inspect(ctx, path, p.read)
 		return err
 	})
@@ -70,10 +79,18 @@ func (n *Node) importFile(ctx context.Context, spec *agentv1.ImportCopy, p *Prog
 
 // withPlain calls f with a path of the copy in the clear. The file of a sealed one is gone afterwards.
 func (n *Node) withPlain(ctx context.Context, m *requorumv1.Manifest, identity string, p *Progress, f func(path string) error) error {
-	if m.GetLocal() != nil {
-		p.Detail("opening the sealed copy")
+	if m.GetLocal() == nil {
+		path, err := n.Vault.Path(m.GetName())
+		if err != nil {
+			return err
+		}
+		return f(path)
 	}
-	plain, err := n.Vault.Plain(ctx, m, identity, p.Bytes)
+	if n.Sealed == nil {
+		return errNotSealing
+	}
+	p.Detail("opening the sealed copy")
+	plain, err := n.Sealed.Plain(ctx, m, identity, p.Bytes)
 	if err != nil {
 		return err
 	}
@@ -89,9 +106,17 @@ func asStored(local, stored *requorumv1.StoredObject) bool {
 // encryptedHere tells whether a copy cannot be opened without an identity.
 func encryptedHere(local *requorumv1.StoredObject) bool { return len(local.GetRecipients()) > 0 }
 
-// withoutLocal is a manifest by which a sealed copy is taken as it lies there.
-func withoutLocal(m *requorumv1.Manifest) *requorumv1.Manifest {
-	m = proto.CloneOf(m)
-	m.Local = nil
-	return m
+// openForRemote opens a copy as a remote is to store it: an encrypted one as it is, and others in the clear.
+func (n *Node) openForRemote(m *requorumv1.Manifest) (io.ReadCloser, error) {
+	if l := m.GetLocal(); l != nil && !encryptedHere(l) {
+		if n.Sealed == nil {
+			return nil, errNotSealing
+		}
+		return n.Sealed.Open(m, "")
+	}
+	path, err := n.Vault.Path(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(path)
 }
