@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"path"
 
 	"google.golang.org/protobuf/proto"
@@ -27,13 +26,7 @@ func (n *Node) inRemote(r *agentv1.Remote, p *Progress, f func(objectstore.Store
 // upload stores a copy in a remote.
 func (n *Node) upload(ctx context.Context, spec *agentv1.UploadCopy, p *Progress) (*agentv1.TaskResult, error) {
 	m := spec.GetManifest()
-	open := func() (io.ReadCloser, error) {
-		path, err := n.Vault.Path(m.GetName())
-		if err != nil {
-			return nil, err
-		}
-		return os.Open(path)
-	}
+	open := func() (io.ReadCloser, error) { return n.Vault.Open(m.GetName()) }
 	var stored *requorumv1.StoredObject
 	err := n.inRemote(spec.GetRemote(), p, func(s objectstore.Store) (err error) {
 		stored, err = remote.Upload(ctx, s, m, spec.GetObject(), open, func(done int64) { p.Bytes(done, m.GetSize()) })

@@ -56,14 +56,15 @@ func TestRandomFaults(t *testing.T) {
 	}
 	t.Logf("go test -tags faultinject ./e2e/simulated -run TestRandomFaults -simulated.seed=%d -simulated.runs=%d", seed, *runs)
 	where := passages(t)
-	points := slices.DeleteFunc(fault.Names(), func(p string) bool { return where[p].start == nil })
+	points := slices.DeleteFunc(fault.Names(), func(p string) bool { return len(where[p]) == 0 })
+	troubles := slices.Concat(faults, remoteFaults)
 	for i := range *runs {
 		chance := rand.New(rand.NewPCG(seed, uint64(i)))
 		s := scenarios[chance.IntN(len(scenarios))]
 		var armed []*arming
 		var told []string
 		for range 2 + chance.IntN(3) {
-			a := &arming{point: points[chance.IntN(len(points))], nth: 1 + chance.IntN(3), fault: faults[chance.IntN(len(faults))]}
+			a := &arming{point: points[chance.IntN(len(points))], nth: 1 + chance.IntN(3), fault: troubles[chance.IntN(len(troubles))]}
 			armed = append(armed, a)
 			told = append(told, fmt.Sprintf("%s at passage %d of %s", a.fault, a.nth, a.point))
 		}

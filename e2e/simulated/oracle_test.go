@@ -3,10 +3,12 @@
 package simulated_test
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/requorum/requorum/agent/remote"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
@@ -30,14 +32,18 @@ func (w *world) judge(op *requorumv1.Operation) {
 	}))
 	snaps, err := k.catalog.Snapshots(clusterName)
 	w.must(err)
+	listed, err := remote.List(context.Background(), w.looking(), "etcd/"+clusterName, "")
+	w.must(err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.judgeEnd(rec)
 	w.judgeData(rec)
 	w.judgeOldData(rec)
 	w.judgeCopies(rec, snaps)
+	w.judgeRemote(rec.GetOperation(), snaps, listed)
 	for _, n := range w.nodes {
 		w.judgeNode(n, rec, cluster)
+		w.judgeFiles(n, rec, snaps)
 	}
 }
 
