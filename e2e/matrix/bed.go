@@ -16,6 +16,7 @@ import (
 
 	"github.com/requorum/requorum/agent"
 	"github.com/requorum/requorum/controller"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/e2e/harness"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/fault"
@@ -23,6 +24,7 @@ import (
 
 const (
 	baseSnapshot = "base"
+	remoteName   = "offsite"
 	keys         = 120
 
 	offline = 6 * time.Second // how long a task waits for a node that is away
@@ -40,6 +42,7 @@ type bed struct {
 	network *harness.Network // nil where there are no namespaces
 	life    *recorder
 	hears   *recorder // who hears of what goes wrong now
+	remote  string    // the directory that is the remote
 	base    world     // as the snapshot has it
 	cell    int       // cells run so far
 }
@@ -52,7 +55,7 @@ func newBed(number int, namespaces bool) (*bed, error) {
 		b.start(number, namespaces)
 		b.Write(keys)
 		b.base = b.look()
-		b.Do("snapshot", "save", "--name", baseSnapshot)
+		b.Do("snapshot", "save", "--name", baseSnapshot, "--remote", remoteName)
 	})
 	if b.life.Failed() {
 		b.life.finish()
@@ -64,6 +67,7 @@ func newBed(number int, namespaces bool) (*bed, error) {
 func (b *bed) start(number int, namespaces bool) {
 	o := harness.Options{Beside: true, Configure: b.configure, Control: func(c *controller.Config) {
 		c.OfflineAfter, c.StalledAfter = config.Duration(offline), config.Duration(stalled)
+		c.Remotes = []remote.Config{{Name: remoteName, Kind: "dir", Dir: remote.Dir{Path: b.remote}}}
 	}}
 	if namespaces {
 		var err error
@@ -77,6 +81,7 @@ func (b *bed) start(number int, namespaces bool) {
 		})
 		o.Host, o.Launch = b.network.Host, b.network.Launch
 	}
+	b.remote = b.life.TempDir()
 	b.Cluster = harness.Start(b.life, o)
 }
 
@@ -133,7 +138,7 @@ func (b *bed) empty() error {
 func (b *bed) begin(ctx context.Context, plan string) (id string, err error) {
 	b.cell++
 	if plan == "save" {
-		resp, err := requorumv1.NewSnapshotServiceClient(b.Conn()).SaveSnapshot(ctx, &requorumv1.SaveSnapshotRequest{Cluster: harness.Name, Name: fmt.Sprintf("cell-%d", b.cell)})
+		resp, err := requorumv1.NewSnapshotServiceClient(b.Conn()).SaveSnapshot(ctx, &requorumv1.SaveSnapshotRequest{Cluster: harness.Name, Name: fmt.Sprintf("cell-%d", b.cell), Remote: remoteName})
 		return resp.GetOperation().GetId(), err
 	}
 	resp, err := requorumv1.NewRestoreServiceClient(b.Conn()).StartRestore(ctx, &requorumv1.StartRestoreRequest{Spec: &requorumv1.RestoreSpec{
@@ -142,10 +147,16 @@ func (b *bed) begin(ctx context.Context, plan string) (id string, err error) {
 	return resp.GetOperation().GetId(), err
 }
 
-// lacking makes a node lack the snapshot, so that there is something to distribute.
-func (b *bed) lacking(node string) {
-	if err := os.Remove(b.Copy(node, baseSnapshot)); err != nil {
-		b.hears.Fatal(err)
+// lacking makes nodes lack the snapshot before a restore: one of them, so that there is something to distribute, or all,
+// so that one has to fetch it from the remote.
+func (b *bed) lacking(fetched bool) {
+	for _, node := range b.NodeNames() {
+		if !fetched && node != "etcd-3" {
+			continue
+		}
+		if err := os.Remove(b.Copy(node, baseSnapshot)); err != nil {
+			b.hears.Fatal(err)
+		}
 	}
 }
 

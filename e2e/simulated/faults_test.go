@@ -48,7 +48,7 @@ func columns() (all []trouble) {
 }
 
 // remoteFaults are what may happen to the object store.
-var remoteFaults = []trouble{{kind: "remote-away"}, {kind: "remote-denied"}, {kind: "remote-full"}, {kind: "remote-hung"}, {kind: "remote-cut"}, {kind: "remote-lost"}}
+var remoteFaults = []trouble{{kind: "remote-away"}, {kind: "remote-denied"}, {kind: "remote-full"}, {kind: "remote-hung"}, {kind: "remote-dies"}, {kind: "remote-cut"}, {kind: "remote-lost"}}
 
 // at is passed at every fault point of every process. n is the node of an agent, nil for a controller.
 func (w *world) at(ctx context.Context, p *process, n *node, point string) error {
@@ -122,6 +122,9 @@ func (w *world) strike(ctx context.Context, p *process, n *node, f trouble) erro
 		out, _ := strings.CutPrefix(f.kind, "remote-")
 		w.note(func() { w.bucket.out = out })
 		w.later(w.outage(f), func() { w.bucket.out = "" })
+	case "remote-dies":
+		w.note(func() { w.bucket.dies = 1 })
+		w.later(outFor, func() { w.bucket.out, w.bucket.dies = "", 0 })
 	case "remote-cut":
 		w.note(func() { w.bucket.cuts++ })
 	case "remote-lost":

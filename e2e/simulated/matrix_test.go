@@ -46,6 +46,12 @@ const request = "request-1"
 // fetching are the steps that a restore does otherwise where no node has a copy.
 var fetching = regexp.MustCompile("^controller/(restore|distribute)/(preflight|locate|fetch|distribute|agree)/|^agent/(download|list-remote|compare-files)")
 
+// nearRemote are points at which an operation is about to use the object store, or just has.
+var nearRemote = regexp.MustCompile("^controller/[a-z]+/(fetch|upload|remove-remote|find|import)/|^controller/save/(check|record)/|^controller/import/check/|^agent/(upload|download|drop-remote|list-remote)")
+
+// undoing are those of them that only what is put back passes, or otherwise.
+var undoing = regexp.MustCompile("/undo-|^agent/drop-remote/")
+
 // scenarios are in the order in which they are asked for points: each point is tested in the first that passes it.
 var scenarios = []scenario{
 	{name: "restore", start: startRestore, before: holes},
@@ -306,7 +312,7 @@ func TestMatrix(t *testing.T) {
 	table := &matrix{cells: map[string]map[string]int{}}
 	t.Run("cells", func(t *testing.T) {
 		for _, point := range fault.Names() {
-			for _, c := range cells(where[point]) {
+			for _, c := range cells(point, where[point]) {
 				if !wanted.MatchString(point + " " + c.fault.String()) {
 					continue
 				}
@@ -333,14 +339,14 @@ type cell struct {
 
 // cells are the faults that a point meets, in the first of the scenarios that pass it; what happens to the object
 // store is met in each of them that needs it.
-func cells(passing []scenario) (all []cell) {
+func cells(point string, passing []scenario) (all []cell) {
 	for i, s := range passing {
 		if i == 0 {
 			for _, f := range faults {
 				all = append(all, cell{s, f})
 			}
 		}
-		if s.remote {
+		if s.remote && nearRemote.MatchString(point) && (s.fails == "" || undoing.MatchString(point)) {
 			for _, f := range remoteFaults {
 				all = append(all, cell{s, f})
 			}

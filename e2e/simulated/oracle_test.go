@@ -245,7 +245,8 @@ func (w *world) judgeEntry(rec *journalv1.OperationRecord, s *requorumv1.Snapsho
 	}
 	madeHere := s.GetOperationId() == rec.GetOperation().GetId() && s.GetOperationId() != ""
 	alone := s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
-	if good == 0 || madeHere && !alone && good != size {
+	elsewhere := slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool { return c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD }) // judgeRemote has seen it
+	if good == 0 && !elsewhere || madeHere && !alone && good != size {
 		w.wrong("%s is READY with %d good copies", s.GetName(), good)
 	}
 }

@@ -38,6 +38,7 @@ type bucket struct {
 	out     string            // away, denied, full or hung; empty while it is well
 	cuts    int               // how many of the next transfers break off in the middle
 	loses   int               // how many of the next changes are made, and answered with a failure
+	dies    int               // how many changes it makes until it is away; 0 for any number
 	takes   time.Duration     // until it answers
 }
 
@@ -120,6 +121,11 @@ func (r reached) try(doing string, f func(*bucket) error) (hung bool, err error)
 
 // done answers what has changed something, unless the answer is to be lost.
 func (b *bucket) done(doing string) error {
+	if b.dies > 0 {
+		if b.dies--; b.dies == 0 {
+			b.out = "away"
+		}
+	}
 	if b.loses == 0 {
 		return nil
 	}
@@ -308,7 +314,7 @@ func (w *world) seedRemote(snap *requorumv1.Snapshot, content []byte) {
 func (w *world) looking() reached { return reached{w.nodes[0], newProcess("test")} }
 
 // heal makes the bucket as it should be, with what it holds. The caller holds the lock.
-func (b *bucket) heal() { b.out, b.cuts, b.loses = "", 0, 0 }
+func (b *bucket) heal() { b.out, b.cuts, b.loses, b.dies = "", 0, 0, 0 }
 
 // judgeRemote makes sure that what has a manifest is whole, that what the catalog says is there is there, and that
 // nothing else is, but for what an outage has left, as the operation says and the list of orphans shows. listed is what
@@ -337,7 +343,7 @@ func (w *world) judgeRemote(op *requorumv1.Operation, snaps []*requorumv1.Snapsh
 		known := slices.ContainsFunc(snaps, func(s *requorumv1.Snapshot) bool {
 			return s.GetName() == m.GetName() && len(s.GetRemotes()) > 0 && s.GetManifest().GetSha256() == m.GetSha256()
 		})
-		if !known && !leftInRemote(op, m.GetStored().GetKey()) && op.GetKind() != requorumv1.OperationKind_OPERATION_KIND_REBUILD {
+		if !known && !leftInRemote(op, m.GetStored().GetKey()) && !toBeFound(op) {
 			w.wrong("remote: it holds %s, and the catalog does not say so", m.GetName())
 		}
 	}
@@ -357,6 +363,15 @@ func (w *world) judgeRemote(op *requorumv1.Operation, snaps []*requorumv1.Snapsh
 			w.wrong("remote: a part of %s is left there", key)
 		}
 	}
+}
+
+// toBeFound tells whether the operation was to enter what the remote holds into the catalog, and has not.
+func toBeFound(op *requorumv1.Operation) bool {
+	switch op.GetKind() {
+	case requorumv1.OperationKind_OPERATION_KIND_REBUILD, requorumv1.OperationKind_OPERATION_KIND_IMPORT:
+		return op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED || len(op.GetWarnings()) > 0
+	}
+	return false
 }
 
 func bundlesOf(bundles []*requorumv1.Bundle) (all []*requorumv1.StoredObject) {

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"encoding/hex"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"crypto/sha256"
+
+	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+
+	"github.com/requorum/requorum/agent/vault"
+)
+
+// judgeRemote makes sure that what has a manifest in the remote is whole, that the catalog and the remote agree, and that
+// nothing else lies there: no outage of it is part of a cell.
+func (a *attempt) judgeRemote() {
+	there, objects := map[string]bool{}, map[string]string{} // names of snapshots; SHA-256 of other files by path
+	err := filepath.WalkDir(a.remote, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		sum := sha256.Sum256(data)
+		objects[strings.TrimPrefix(path, a.remote+"/")] = hex.EncodeToString(sum[:])
+		return err
+	})
+	if err != nil {
+		a.note.Fatal(err)
+	}
+	for key := range objects {
+		if name, found := strings.CutSuffix(filepath.Base(key), ".json"); found {
+			there[name] = a.wholeInRemote(key, objects)
+		}
+	}
+	for key := range objects {
+		a.note.Errorf("left in the remote: %s", key)
+	}
+	var all requorumv1.ListSnapshotsResponse
+	a.JSON(&all, "snapshot", "ls")
+	for _, s := range all.GetSnapshots() {
+		if len(s.GetRemotes()) > 0 != there[s.GetName()] {
+			a.note.Errorf("the catalog has %s in %v, and that the remote holds it whole is %v", s.GetName(), s.GetRemotes(), there[s.GetName()])
+		}
+		delete(there, s.GetName())
+	}
+	for name := range there {
+		a.note.Errorf("the remote holds %s, and the catalog does not know it", name)
+	}
+}
+
+// wholeInRemote tells whether a manifest's object is as it says, and takes both out of objects.
+func (a *attempt) wholeInRemote(key string, objects map[string]string) bool {
+	data, err := os.ReadFile(filepath.Join(a.remote, key))
+	if err != nil {
+		a.note.Fatal(err)
+	}
+	delete(objects, key)
+	m, err := vault.DecodeManifest(data)
+	if err != nil {
+		a.note.Errorf("%s: %v", key, err)
+		return false
+	}
+	whole := objects[m.GetStored().GetKey()] == m.GetStored().GetSha256()
+	delete(objects, m.GetStored().GetKey())
+	return whole
+}
