@@ -505,5 +505,18 @@ func (j *Jobs) removeFrom(ctx context.Context, run *operation.Run, nodes []strin
 	case len(nodes) == 0:
 		return &failure.Error{Message: "no node is connected to remove the copy in remote " + c.GetRemote(), Advice: "start an agent"}
 	}
+	if err := j.noteRemoval(run, c.GetRemote()); err != nil {
+		return err
+	}
 	return j.dropFrom(ctx, run, nodes[0], c)
+}
+
+// noteRemoval notes, before anything is removed, that nobody may count on a copy any more: a removal that breaks off may
+// have taken its manifest. The next look into the remote tells what is left.
+func (j *Jobs) noteRemoval(run *operation.Run, name string) error {
+	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+		if c := copyIn(s.GetRemotes(), name); c != nil {
+			c.State, c.Detail, c.Checked = requorumv1.CopyState_COPY_STATE_MISSING, "its removal has begun", timestamppb.New(time.Now())
+		}
+	})
 }
