@@ -31,7 +31,9 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/restore"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
 )
@@ -62,6 +64,7 @@ type world struct {
 	memory     *memory
 	kept       *memory // a copy of it that a test took
 	ended      bool
+	automatic  bool           // controllers keep schedules and look at copies by themselves
 	passed     map[string]int // fault points, how often
 	armed      []*arming
 	fired      int
@@ -100,6 +103,9 @@ type controller struct {
 	engine     *operation.Engine
 	snapshots  *snapshot.Jobs
 	restores   *restore.Jobs
+	schedules  *schedule.Scheduler
+	copies     *reconcile.Reconciler
+	hooked     context.Context // in which its fault points tell the test
 }
 
 // newWorld makes a cluster that serves, with a snapshot and some later writes, and starts all of requorum.
@@ -227,9 +233,16 @@ func (w *world) newController(m *memory) *controller {
 	maps.Copy(builders, k.restores.Builders())
 	k.engine = operation.NewEngine(db, k.dispatcher, epoch, builders, w.log.Named("operation"))
 	k.snapshots.Engine, k.restores.Engine = k.engine, k.engine
-	ctx := fault.WithHook(k.ctx, func(ctx context.Context, point string) error { return w.at(ctx, k.process, nil, point) })
+	k.schedules = &schedule.Scheduler{
+		Store: db, Catalog: k.catalog, Engine: k.engine, Snapshots: k.snapshots, Fleet: k.dispatcher, Remotes: w.offsite(), Log: w.log.Named("schedule"),
+	}
+	k.copies = &reconcile.Reconciler{Catalog: k.catalog, Fleet: k.dispatcher, Engine: k.engine, Remotes: w.offsite(), Log: w.log.Named("reconcile")}
+	k.hooked = fault.WithHook(k.ctx, func(ctx context.Context, point string) error { return w.at(ctx, k.process, nil, point) })
+	if w.automatic {
+		k.startSchedules(w)
+	}
 	k.wg.Go(func() {
-		if err := k.engine.Run(ctx); err != nil && k.live() == nil {
+		if err := k.engine.Run(k.hooked); err != nil && k.live() == nil {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.wrong("the controller gave up: %v", err)
