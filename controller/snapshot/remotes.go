@@ -205,7 +205,8 @@ func (j *Jobs) dropUpload(ctx context.Context, run *operation.Run, node string) 
 	})
 }
 
-// remoteFailed tells whether it is the remote that fails, or cannot be used, and not the node.
+// remoteFailed tells whether it is the remote that fails, or cannot be used, and not the node. A task in a remote that shows
+// no progress waits for that: an NFS server that is gone lets its clients hang.
 func remoteFailed(err error) bool {
 	var (
 		task    *dispatch.TaskError
@@ -215,7 +216,7 @@ func remoteFailed(err error) bool {
 	switch {
 	case errors.As(err, &task):
 		return task.Code == agentv1.TaskErrorCode_TASK_ERROR_CODE_REMOTE
-	case errors.As(err, &unknown), errors.Is(err, dispatch.ErrRemoved):
+	case errors.As(err, &unknown), errors.Is(err, dispatch.ErrRemoved), errors.Is(err, dispatch.ErrStalled):
 		return true
 	case errors.As(err, &failed):
 		return failed.Node == ""

@@ -122,6 +122,8 @@ func (w *world) strike(ctx context.Context, p *process, n *node, f trouble) erro
 		out, _ := strings.CutPrefix(f.kind, "remote-")
 		w.note(func() { w.bucket.out = out })
 		w.later(w.outage(f), func() { w.bucket.out = "" })
+	case "remote-hung-forever":
+		w.note(func() { w.bucket.out = "hung" })
 	case "remote-dies":
 		w.note(func() { w.bucket.dies = 1 })
 		w.later(outFor, func() { w.bucket.out, w.bucket.dies = "", 0 })

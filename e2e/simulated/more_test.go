@@ -160,6 +160,28 @@ func TestANodeThatMissedARestore(t *testing.T) {
 	})
 }
 
+// TestARemoteThatHangsForEver does not keep a cluster from its next operation: a save ends, with its remote or without.
+func TestARemoteThatHangsForEver(t *testing.T) {
+	for want, start := range map[requorumv1.OperationState]func(*controller) (*requorumv1.Operation, error){
+		requorumv1.OperationState_OPERATION_STATE_REVERTED: startSave, requorumv1.OperationState_OPERATION_STATE_SUCCEEDED: startSaveAnyway,
+	} {
+		t.Run(want.String(), func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				w.note(func() { w.armed = []*arming{{point: "agent/upload-copy/middle", nth: 1, fault: trouble{kind: "remote-hung-forever"}}} })
+				op, err := start(w.controller)
+				w.must(err)
+				w.await("the operation has ended", 30*time.Minute, func() bool { return terminal(w.operation(op.GetId())) })
+				if op = w.operation(op.GetId()); op.GetState() != want || len(op.GetWarnings()) == 0 {
+					t.Errorf("it ended %s: %v, %v", op.GetState(), op.GetFailure(), op.GetWarnings())
+				}
+				w.note(w.bucket.heal)
+				w.judge(op)
+			})
+		})
+	}
+}
+
 // powerOff ends a machine and all that runs on it.
 func (w *world) powerOff(n *node) {
 	w.kill(n.agent)
