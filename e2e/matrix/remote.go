@@ -1,13 +1,12 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"crypto/sha256"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
@@ -22,7 +21,7 @@ func (a *attempt) judgeRemote() {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		data, err := os.ReadFile(path)
+		data, err := os.ReadFile(path) // a small database
 		sum := sha256.Sum256(data)
 		objects[strings.TrimPrefix(path, a.remote+"/")] = hex.EncodeToString(sum[:])
 		return err

@@ -168,7 +168,9 @@ func TestARemoteThatHangsForEver(t *testing.T) {
 		t.Run(want.String(), func(t *testing.T) {
 			t.Parallel()
 			inWorld(t, func(w *world) {
-				w.note(func() { w.armed = []*arming{{point: "agent/upload-copy/middle", nth: 1, fault: trouble{kind: "remote-hung-forever"}}} })
+				w.note(func() {
+					w.armed = []*arming{{point: "agent/upload-copy/middle", nth: 1, fault: trouble{kind: "remote-hung-forever"}}}
+				})
 				op, err := start(w.controller)
 				w.must(err)
 				w.await("the operation has ended", 30*time.Minute, func() bool { return terminal(w.operation(op.GetId())) })
