@@ -15,6 +15,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/agent"
+	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/controller"
 	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/e2e/harness"
@@ -41,10 +42,12 @@ type bed struct {
 	*harness.Cluster
 	network *harness.Network // nil where there are no namespaces
 	life    *recorder
-	hears   *recorder // who hears of what goes wrong now
-	remote  string    // the directory that is the remote
-	base    world     // as the snapshot has it
-	cell    int       // cells run so far
+	hears   *recorder         // who hears of what goes wrong now
+	remote  string            // the directory that is the remote
+	files   string            // directory of the nodes' files besides etcd's
+	bundles map[string][]byte // by path: those of the snapshot that everything is restored from
+	base    world             // as the snapshot has it
+	cell    int               // cells run so far
 }
 
 // newBed starts a cluster and saves the snapshot that everything is restored from.
@@ -55,7 +58,10 @@ func newBed(number int, namespaces bool) (*bed, error) {
 		b.start(number, namespaces)
 		b.Write(keys)
 		b.base = b.look()
-		b.Do("snapshot", "save", "--name", baseSnapshot, "--remote", remoteName)
+		b.writeFiles(filesThen)
+		b.Do("snapshot", "save", "--name", baseSnapshot, "--remote", remoteName, "--files", fileSet)
+		b.keepBundles()
+		b.writeFiles(filesNow)
 	})
 	if b.life.Failed() {
 		b.life.finish()
@@ -81,13 +87,14 @@ func (b *bed) start(number int, namespaces bool) {
 		})
 		o.Host, o.Launch = b.network.Host, b.network.Launch
 	}
-	b.remote = b.life.TempDir()
+	b.remote, b.files = b.life.TempDir(), b.life.TempDir()
 	b.Cluster = harness.Start(b.life, o)
 }
 
 // configure puts one node on a small disk.
 func (b *bed) configure(node string, a *agent.Config) {
 	a.StartWait = config.Duration(20 * time.Second)
+	a.Files = files.Sets{fileSet: {b.filesOf(node)}}
 	if b.network == nil || node != diskNode {
 		return
 	}
@@ -138,11 +145,11 @@ func (b *bed) empty() error {
 func (b *bed) begin(ctx context.Context, plan string) (id string, err error) {
 	b.cell++
 	if plan == "save" {
-		resp, err := requorumv1.NewSnapshotServiceClient(b.Conn()).SaveSnapshot(ctx, &requorumv1.SaveSnapshotRequest{Cluster: harness.Name, Name: fmt.Sprintf("cell-%d", b.cell), Remote: remoteName})
+		resp, err := requorumv1.NewSnapshotServiceClient(b.Conn()).SaveSnapshot(ctx, &requorumv1.SaveSnapshotRequest{Cluster: harness.Name, Name: fmt.Sprintf("cell-%d", b.cell), Remote: remoteName, Files: []string{fileSet}})
 		return resp.GetOperation().GetId(), err
 	}
 	resp, err := requorumv1.NewRestoreServiceClient(b.Conn()).StartRestore(ctx, &requorumv1.StartRestoreRequest{Spec: &requorumv1.RestoreSpec{
-		Cluster: harness.Name, Snapshot: baseSnapshot, Quarantine: durationpb.New(time.Hour),
+		Cluster: harness.Name, Snapshot: baseSnapshot, Quarantine: durationpb.New(time.Hour), Files: requorumv1.FilesMode_FILES_MODE_RESTORE,
 	}})
 	return resp.GetOperation().GetId(), err
 }
@@ -155,6 +162,12 @@ func (b *bed) lacking(fetched bool) {
 			continue
 		}
 		if err := os.Remove(b.Copy(node, baseSnapshot)); err != nil {
+			b.hears.Fatal(err)
+		}
+		if !fetched {
+			continue
+		}
+		if err := os.Remove(b.bundle(node)); err != nil {
 			b.hears.Fatal(err)
 		}
 	}

@@ -73,6 +73,7 @@ func (a *attempt) judge(op *requorumv1.Operation, acked []write) {
 	a.judgeDisks(op, finished)
 	a.judgeCatalog(op)
 	a.judgeRemote()
+	a.judgeFiles(op, finished && a.cell.plan == "restore")
 	a.judgeNodes()
 	if a.cell.plan == "restore" {
 		a.Do("snapshot", "distribute", baseSnapshot)
@@ -232,6 +233,8 @@ func (b *bed) tidy(op *requorumv1.Operation) {
 			}
 		}
 	}
+	b.restoreBundles()
+	b.writeFiles(filesNow)
 	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
 	if _, err := b.Client(b.Nodes[0].Name).Delete(ctx, writerPrefix, clientv3.WithPrefix()); err != nil {

@@ -50,7 +50,7 @@ func (a *attempt) judgeRemote() {
 	}
 }
 
-// wholeInRemote tells whether a manifest's object is as it says, and takes both out of objects.
+// wholeInRemote tells whether what a manifest describes is as it says, and takes all of it out of objects.
 func (a *attempt) wholeInRemote(key string, objects map[string]string) bool {
 	data, err := os.ReadFile(filepath.Join(a.remote, key))
 	if err != nil {
@@ -62,7 +62,14 @@ func (a *attempt) wholeInRemote(key string, objects map[string]string) bool {
 		a.note.Errorf("%s: %v", key, err)
 		return false
 	}
-	whole := objects[m.GetStored().GetKey()] == m.GetStored().GetSha256()
-	delete(objects, m.GetStored().GetKey())
+	stored := []*requorumv1.StoredObject{m.GetStored()}
+	for _, b := range m.GetBundles() {
+		stored = append(stored, b.GetStored())
+	}
+	whole := len(m.GetBundles()) == 0 || len(m.GetBundles()) == len(a.Nodes)
+	for _, o := range stored {
+		whole = whole && objects[o.GetKey()] == o.GetSha256()
+		delete(objects, o.GetKey())
+	}
 	return whole
 }
