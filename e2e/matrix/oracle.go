@@ -72,7 +72,7 @@ func (a *attempt) judge(op *requorumv1.Operation, acked []write) {
 	a.judgeWrites(op, now, acked)
 	a.judgeDisks(op, finished)
 	a.judgeCatalog(op)
-	a.judgeRemote()
+	a.judgeRemote(op)
 	a.judgeFiles(op, finished && a.cell.plan == "restore")
 	a.judgeNodes()
 	if a.cell.plan == "restore" {

@@ -3,9 +3,11 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -14,8 +16,8 @@ import (
 )
 
 // judgeRemote makes sure that what has a manifest in the remote is whole, that the catalog and the remote agree, and that
-// nothing else lies there: no outage of it is part of a cell.
-func (a *attempt) judgeRemote() {
+// nothing else lies there, but for what an undo that hung has left and the operation tells.
+func (a *attempt) judgeRemote(op *requorumv1.Operation) {
 	there, objects := map[string]bool{}, map[string]string{} // names of snapshots; SHA-256 of other files by path
 	err := filepath.WalkDir(a.remote, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -34,8 +36,15 @@ func (a *attempt) judgeRemote() {
 			there[name] = a.wholeInRemote(key, objects)
 		}
 	}
+	told := slices.ContainsFunc(op.GetWarnings(), func(w string) bool { return strings.Contains(w, "may be left in remote "+remoteName) })
+	if told {
+		delete(there, op.GetSnapshot())
+		a.emptyRemote(op.GetSnapshot())
+	}
 	for key := range objects {
-		a.note.Errorf("left in the remote: %s", key)
+		if !told || !strings.HasPrefix(filepath.Base(key), op.GetSnapshot()+"-") {
+			a.note.Errorf("left in the remote: %s", key)
+		}
 	}
 	var all requorumv1.ListSnapshotsResponse
 	a.JSON(&all, "snapshot", "ls")
@@ -47,6 +56,19 @@ func (a *attempt) judgeRemote() {
 	}
 	for name := range there {
 		a.note.Errorf("the remote holds %s, and the catalog does not know it", name)
+	}
+}
+
+// emptyRemote removes what is left of a snapshot, as a person does who was told.
+func (a *attempt) emptyRemote(name string) {
+	for _, pattern := range []string{name + ".json", name + "-*"} {
+		left, err := filepath.Glob(filepath.Join(a.remote, "*", pattern))
+		for _, path := range left {
+			err = errors.Join(err, os.Remove(path))
+		}
+		if err != nil {
+			a.note.Fatal(err)
+		}
 	}
 }
 
