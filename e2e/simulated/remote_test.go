@@ -339,14 +339,7 @@ func (w *world) judgeRemote(op *requorumv1.Operation, snaps []*requorumv1.Snapsh
 			w.judgeRemoteCopy(op, s, c, listed)
 		}
 	}
-	for _, m := range listed.GetManifests() {
-		known := slices.ContainsFunc(snaps, func(s *requorumv1.Snapshot) bool {
-			return s.GetName() == m.GetName() && len(s.GetRemotes()) > 0 && s.GetManifest().GetSha256() == m.GetSha256()
-		})
-		if !known && !leftInRemote(op, m.GetStored().GetKey()) && !toBeFound(op) {
-			w.wrong("remote: it holds %s, and the catalog does not say so", m.GetName())
-		}
-	}
+	w.judgeManifests(op, snaps, listed)
 	for key := range w.bucket.objects {
 		if named[key] || strings.HasSuffix(key, ".json") && leftInRemote(op, key) {
 			continue
@@ -361,6 +354,18 @@ func (w *world) judgeRemote(op *requorumv1.Operation, snaps []*requorumv1.Snapsh
 	for key := range w.bucket.parts {
 		if !named[key] && !leftInRemote(op, key) {
 			w.wrong("remote: a part of %s is left there", key)
+		}
+	}
+}
+
+// judgeManifests makes sure that the catalog knows what the remote holds.
+func (w *world) judgeManifests(op *requorumv1.Operation, snaps []*requorumv1.Snapshot, listed *agentv1.RemoteList) {
+	for _, m := range listed.GetManifests() {
+		known := slices.ContainsFunc(snaps, func(s *requorumv1.Snapshot) bool {
+			return s.GetName() == m.GetName() && len(s.GetRemotes()) > 0 && s.GetManifest().GetSha256() == m.GetSha256()
+		})
+		if !known && !leftInRemote(op, m.GetStored().GetKey()) && !toBeFound(op) {
+			w.wrong("remote: it holds %s, and the catalog does not say so", m.GetName())
 		}
 	}
 }
