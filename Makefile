@@ -195,7 +195,7 @@ unit: race-notice ## Tests beside the code
 	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject ./internal/fault/... ./agent/task ./controller/operation
 	@CGO_ENABLED=0 $(GO) test -timeout $(TEST_TIMEOUT) -run '^TestModel$$' ./controller/operation
 	@$(GO) test -timeout $(TEST_TIMEOUT) -tags faultinject ./e2e/simulated
-	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject -run 'TestRandomFaults|TestANode|TestACopied' ./e2e/simulated
+	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) -tags faultinject -run 'TestRandomFaults|TestPolicies|TestANode|TestACopied' ./e2e/simulated
 
 # The tests find the binaries by REQUORUM_BIN and REQUORUM_FAULTS_BIN.
 .PHONY: e2e

@@ -51,6 +51,9 @@ type Keeper struct {
 	Records string // directory for what restores have changed
 }
 
+// Names returns the names of the sets in order.
+func (k *Keeper) Names() []string { return k.Sets.Names() }
+
 // Pack puts the files of sets beside a snapshot's copy, in place of those that are there. It fails with a *RefusedError
 // for what may not be kept. Node is the caller's to fill in. With recipients the tar is encrypted, and never on the disk in
 // the clear.

@@ -171,7 +171,7 @@ func TestTheOwnerComesBack(t *testing.T) {
 	}
 	n.must(n.Restore(t.Context(), "R1", "a", b))
 	owners("1234:4321")
-	n.must(n.Undo("R1"))
+	n.must(n.Undo(t.Context(), "R1"))
 	owners("5:6")
 }
 
@@ -180,10 +180,10 @@ func TestUndoPutsEverythingBack(t *testing.T) {
 	b := n.pack("pki", "token")
 	n.damage()
 	damaged := n.tree()
-	n.must(n.Undo("R1")) // nothing was done
+	n.must(n.Undo(t.Context(), "R1")) // nothing was done
 	n.must(n.Restore(t.Context(), "R1", "a", b))
 	for range 2 {
-		n.must(n.Undo("R1"))
+		n.must(n.Undo(t.Context(), "R1"))
 		if n.tree() != damaged {
 			t.Errorf("after undo:\n%s\nbefore:\n%s", n.tree(), damaged)
 		}
@@ -213,7 +213,7 @@ func TestACrashAnywhereCanBeCarriedOnOrTakenBack(t *testing.T) {
 			n.must(os.Link(filepath.Join(n.dir, blocked), filepath.Join(n.dir, "pki", ".requorum-quarantine-R1-ca.crt")))
 		}
 		if at%2 == 0 {
-			n.must(n.Undo("R1"))
+			n.must(n.Undo(t.Context(), "R1"))
 			if left, err := filepath.Glob(filepath.Join(n.dir, "*", ".requorum-*")); err != nil || len(left) > 0 || n.tree() != damaged {
 				t.Errorf("%s: taken back: left %v, %v\n%s", blocked, left, err, n.tree())
 			}
@@ -222,7 +222,7 @@ func TestACrashAnywhereCanBeCarriedOnOrTakenBack(t *testing.T) {
 		if n.tree() != saved {
 			t.Errorf("%s: carried on:\n%s", blocked, n.tree())
 		}
-		n.must(n.Undo("R1")) // also of what was done before the crash
+		n.must(n.Undo(t.Context(), "R1")) // also of what was done before the crash
 		if n.tree() != damaged {
 			t.Errorf("%s: taken back after it was carried on:\n%s", blocked, n.tree())
 		}

@@ -14,6 +14,7 @@ import (
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/fault"
 	"github.com/requorum/requorum/internal/names"
 )
 
@@ -21,6 +22,11 @@ const (
 	same      = requorumv1.FileState_FILE_STATE_SAME
 	different = requorumv1.FileState_FILE_STATE_DIFFERENT
 	missing   = requorumv1.FileState_FILE_STATE_MISSING
+)
+
+var (
+	restoreHalf = fault.Declare("agent/files/restore/half", "the first file is written back, the others are as they were")
+	undoHalf    = fault.Declare("agent/files/undo/half", "the last file is put back, the others are not")
 )
 
 // before is what was in a place before a restore changed it.
@@ -124,6 +130,12 @@ func (k *Keeper) Restore(ctx context.Context, id, name string, b *requorumv1.Bun
 		}
 		if err := k.put(id, e, changes[at]); err != nil {
 			return fmt.Errorf("write %s: %w", e.path, err)
+		}
+		if at > 0 {
+			continue
+		}
+		if err := fault.At(ctx, restoreHalf); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -229,7 +241,7 @@ func write(root *os.Root, rel string, e entry) error {
 }
 
 // Undo puts back what was there before a restore, which may have done all, some or nothing.
-func (k *Keeper) Undo(id string) error {
+func (k *Keeper) Undo(ctx context.Context, id string) error {
 	path, err := k.record(id)
 	if err != nil {
 		return err
@@ -239,9 +251,15 @@ func (k *Keeper) Undo(id string) error {
 		return err
 	}
 	slices.Reverse(changes) // what is in a directory before the directory
-	for _, was := range changes {
+	for i, was := range changes {
 		if err := k.putBack(id, was); err != nil {
 			return fmt.Errorf("put %s back: %w", was.Path, err)
+		}
+		if i > 0 {
+			continue
+		}
+		if err := fault.At(ctx, undoHalf); err != nil {
+			return err
 		}
 	}
 	return durable.Remove(path)

@@ -21,6 +21,7 @@ type Vault interface {
 	Copies
 	Files
 	Dir() string
+	FreeBytes() (uint64, error)
 }
 
 // Copies are complete copies by their manifests.
@@ -38,7 +39,7 @@ type Files interface {
 	Import(ctx context.Context, name, path string, skipHashCheck bool, tick func(done, total int64)) (*agentv1.CopyFacts, error)
 	Hash(ctx context.Context, m *requorumv1.Manifest, tick func(done, total int64)) *requorumv1.Copy
 	Path(name string) (string, error)
-	FreeBytes() (uint64, error)
+	Open(name string) (io.ReadCloser, error)
 }
 
 // Writer writes a new copy, as vault.Writer does.
@@ -61,6 +62,14 @@ func (v vaultOnDisk) Create(name string) (Writer, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+func (v vaultOnDisk) Open(name string) (io.ReadCloser, error) {
+	path, err := v.Path(name)
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(path)
 }
 
 // Fetcher fetches copies from neighbours, as transfer.Fetcher does.

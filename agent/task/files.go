@@ -14,6 +14,39 @@ import (
 	"github.com/requorum/requorum/internal/seal"
 )
 
+// Bundles keeps files of this node with its snapshots, and writes them back, as files.Keeper does.
+type Bundles interface {
+	KeptFiles
+	OpenedFiles
+	WrittenFiles
+	// Names returns the names of the sets of files that may be kept.
+	Names() []string
+}
+
+// KeptFiles are bundles beside copies.
+type KeptFiles interface {
+	Pack(ctx context.Context, name string, sets []string, recipients ...string) (*requorumv1.Bundle, error)
+	Read(name string, b *requorumv1.Bundle) ([]byte, error)
+	Put(name string, b *requorumv1.Bundle, data []byte) error
+	Drop(name string) error
+}
+
+// OpenedFiles are encrypted bundles, and for a restore what was in them.
+type OpenedFiles interface {
+	Open(name string, b *requorumv1.Bundle, identity string) ([]byte, error)
+	PutSealed(name string, b *requorumv1.Bundle, data []byte) error
+	PutOpened(restoreID string, b *requorumv1.Bundle, data []byte) error
+	DropOpened(restoreID string) error
+}
+
+// WrittenFiles are files in their places.
+type WrittenFiles interface {
+	Compare(ctx context.Context, name string, b *requorumv1.Bundle) ([]*requorumv1.PlannedFile, error)
+	CompareData(ctx context.Context, name string, b *requorumv1.Bundle, data []byte) ([]*requorumv1.PlannedFile, error)
+	Restore(ctx context.Context, restoreID, name string, b *requorumv1.Bundle) error
+	Undo(ctx context.Context, restoreID string) error
+}
+
 var errNoFiles = &Refused{Message: "this agent keeps no files with snapshots", Advice: "give it files: in its configuration"}
 
 // packFiles puts files of this node beside a copy, also where this node does not hold the copy itself.
@@ -170,7 +203,7 @@ func (n *Node) restoreFiles(ctx context.Context, spec *agentv1.RestoreFiles, p *
 	stop := p.tickWhile(ctx)
 	defer stop()
 	if spec.GetUndo() {
-		return n.Files.Undo(spec.GetRestoreId())
+		return n.Files.Undo(ctx, spec.GetRestoreId())
 	}
 	return n.Files.Restore(ctx, spec.GetRestoreId(), spec.GetName(), spec.GetBundle())
 }
@@ -185,7 +218,7 @@ func (n *Node) dropFiles(name string) error {
 // inspectFiles adds which files may be kept with snapshots, and the version of Kubernetes. Nothing else depends on that.
 func (n *Node) inspectFiles(f *agentv1.NodeFacts) {
 	if n.Files != nil {
-		f.FileSets = n.Files.Sets.Names()
+		f.FileSets = n.Files.Names()
 	}
 	var err error
 	if f.KubernetesVersion, err = n.Kubernetes.version(); err != nil {

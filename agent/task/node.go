@@ -10,7 +10,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
-	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/remote"
 	"github.com/requorum/requorum/agent/runtime"
@@ -41,7 +40,7 @@ type Node struct {
 	Old        OldData
 	Remote     func(r *agentv1.Remote, activity func()) (remote.Store, error)
 	Drill      Driller
-	Files      *files.Keeper // nil for none
+	Files      Bundles // nil for none
 	Kubernetes Kubernetes
 	Journal    *journal.Journal
 	Push       func(context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error)

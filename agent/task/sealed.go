@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
@@ -114,9 +113,5 @@ func (n *Node) openForRemote(m *requorumv1.Manifest) (io.ReadCloser, error) {
 		}
 		return n.Sealed.Open(m, "")
 	}
-	path, err := n.Vault.Path(m.GetName())
-	if err != nil {
-		return nil, err
-	}
-	return os.Open(path)
+	return n.Vault.Open(m.GetName())
 }

@@ -84,6 +84,9 @@ type pending struct {
 // ErrRemoved is the cause of a failure on a node that was removed.
 var ErrRemoved = errors.New("the node was removed")
 
+// ErrStalled is the cause of a task's end that showed no progress for too long, on a node that has a session.
+var ErrStalled = errors.New("the task has stalled")
+
 // New returns a dispatcher for a controller of that epoch and identity.
 func New(epoch uint64, controllerID string, records Records, opts Options, log hclog.Logger) *Dispatcher {
 	return &Dispatcher{
@@ -204,7 +207,7 @@ func (w *watchdog) progress(ticks uint64) {
 
 func (w *watchdog) expired(node string, connected bool) error {
 	if connected {
-		return failure.On(node, fmt.Sprintf("no progress for %s", w.opts.Stall), "look at the agent's log on that node")
+		return &failure.Error{Node: node, Message: fmt.Sprintf("no progress for %s", w.opts.Stall), Advice: "look at the agent's log on that node", Cause: ErrStalled}
 	}
 	return failure.On(node, fmt.Sprintf("no answer for %s", w.opts.Offline), "check that its agent runs and reaches the controller")
 }

@@ -233,6 +233,9 @@ func (j *Jobs) storeBundle(ctx context.Context, run *operation.Run, r *remote.Re
 		return nil, err
 	}
 	later := run.Operation().GetKind() != requorumv1.OperationKind_OPERATION_KIND_SAVE
+	if later {
+		j.Fleet.Gather(ctx, run.Cluster(), []string{b.GetNode()})
+	}
 	if later && len(j.connected(run.Cluster(), []string{b.GetNode()})) == 0 {
 		return alreadyIn(run, r, b, "its agent is not connected")
 	}
@@ -250,9 +253,11 @@ func (j *Jobs) storeBundle(ctx context.Context, run *operation.Run, r *remote.Re
 	return b, nil
 }
 
-// alreadyIn returns a node's files as the remote has them from before, nil if it does not, which is told.
+// alreadyIn returns a node's files as the remote has them from before, nil if it does not, which is told. On a copy that is
+// not good any more nobody counts: a manifest does not list what may be gone.
 func alreadyIn(run *operation.Run, r *remote.Remote, b *requorumv1.Bundle, why string) (*requorumv1.Bundle, error) {
-	if known := bundleIn(copyIn(run.Snapshot().GetRemotes(), r.Name()), b); known != nil {
+	before := copyIn(run.Snapshot().GetRemotes(), r.Name())
+	if known := bundleIn(before, b); known != nil && before.GetState() == requorumv1.CopyState_COPY_STATE_GOOD {
 		return known, nil
 	}
 	return nil, run.Warn("remote %s does not store the files of %s: %s", r.Name(), b.GetNode(), why)

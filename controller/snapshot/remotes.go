@@ -205,7 +205,8 @@ func (j *Jobs) dropUpload(ctx context.Context, run *operation.Run, node string) 
 	})
 }
 
-// remoteFailed tells whether it is the remote that fails, or cannot be used, and not the node.
+// remoteFailed tells whether it is the remote that fails, or cannot be used, and not the node. A task in a remote that shows
+// no progress waits for that: an NFS server that is gone lets its clients hang.
 func remoteFailed(err error) bool {
 	var (
 		task    *dispatch.TaskError
@@ -215,7 +216,7 @@ func remoteFailed(err error) bool {
 	switch {
 	case errors.As(err, &task):
 		return task.Code == agentv1.TaskErrorCode_TASK_ERROR_CODE_REMOTE
-	case errors.As(err, &unknown), errors.Is(err, dispatch.ErrRemoved):
+	case errors.As(err, &unknown), errors.Is(err, dispatch.ErrRemoved), errors.Is(err, dispatch.ErrStalled):
 		return true
 	case errors.As(err, &failed):
 		return failed.Node == ""
@@ -532,5 +533,18 @@ func (j *Jobs) removeFrom(ctx context.Context, run *operation.Run, nodes []strin
 	case len(nodes) == 0:
 		return &failure.Error{Message: "no node is connected to remove the copy in remote " + c.GetRemote(), Advice: "start an agent"}
 	}
+	if err := j.noteRemoval(run, c.GetRemote()); err != nil {
+		return err
+	}
 	return j.dropFrom(ctx, run, nodes[0], c)
+}
+
+// noteRemoval notes, before anything is removed, that nobody may count on a copy any more: a removal that breaks off may
+// have taken its manifest. The next look into the remote tells what is left.
+func (j *Jobs) noteRemoval(run *operation.Run, name string) error {
+	return j.Catalog.Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+		if c := copyIn(s.GetRemotes(), name); c != nil {
+			c.State, c.Detail, c.Checked = requorumv1.CopyState_COPY_STATE_MISSING, "its removal has begun", timestamppb.New(time.Now())
+		}
+	})
 }

@@ -15,7 +15,9 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/agent"
+	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/controller"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/e2e/harness"
 	"github.com/requorum/requorum/internal/config"
 	"github.com/requorum/requorum/internal/fault"
@@ -23,6 +25,7 @@ import (
 
 const (
 	baseSnapshot = "base"
+	remoteName   = "offsite"
 	keys         = 120
 
 	offline = 6 * time.Second // how long a task waits for a node that is away
@@ -39,9 +42,12 @@ type bed struct {
 	*harness.Cluster
 	network *harness.Network // nil where there are no namespaces
 	life    *recorder
-	hears   *recorder // who hears of what goes wrong now
-	base    world     // as the snapshot has it
-	cell    int       // cells run so far
+	hears   *recorder         // who hears of what goes wrong now
+	remote  string            // the directory that is the remote
+	files   string            // directory of the nodes' files besides etcd's
+	bundles map[string][]byte // by path: those of the snapshot that everything is restored from
+	base    world             // as the snapshot has it
+	cell    int               // cells run so far
 }
 
 // newBed starts a cluster and saves the snapshot that everything is restored from.
@@ -52,7 +58,10 @@ func newBed(number int, namespaces bool) (*bed, error) {
 		b.start(number, namespaces)
 		b.Write(keys)
 		b.base = b.look()
-		b.Do("snapshot", "save", "--name", baseSnapshot)
+		b.writeFiles(filesThen)
+		b.Do("snapshot", "save", "--name", baseSnapshot, "--remote", remoteName, "--files", fileSet)
+		b.keepBundles()
+		b.writeFiles(filesNow)
 	})
 	if b.life.Failed() {
 		b.life.finish()
@@ -64,6 +73,7 @@ func newBed(number int, namespaces bool) (*bed, error) {
 func (b *bed) start(number int, namespaces bool) {
 	o := harness.Options{Beside: true, Configure: b.configure, Control: func(c *controller.Config) {
 		c.OfflineAfter, c.StalledAfter = config.Duration(offline), config.Duration(stalled)
+		c.Remotes = []remote.Config{{Name: remoteName, Kind: "dir", Dir: remote.Dir{Path: b.remote}}}
 	}}
 	if namespaces {
 		var err error
@@ -77,12 +87,14 @@ func (b *bed) start(number int, namespaces bool) {
 		})
 		o.Host, o.Launch = b.network.Host, b.network.Launch
 	}
+	b.remote, b.files = b.life.TempDir(), b.life.TempDir()
 	b.Cluster = harness.Start(b.life, o)
 }
 
 // configure puts one node on a small disk.
 func (b *bed) configure(node string, a *agent.Config) {
 	a.StartWait = config.Duration(20 * time.Second)
+	a.Files = files.Sets{fileSet: {b.filesOf(node)}}
 	if b.network == nil || node != diskNode {
 		return
 	}
@@ -133,19 +145,31 @@ func (b *bed) empty() error {
 func (b *bed) begin(ctx context.Context, plan string) (id string, err error) {
 	b.cell++
 	if plan == "save" {
-		resp, err := requorumv1.NewSnapshotServiceClient(b.Conn()).SaveSnapshot(ctx, &requorumv1.SaveSnapshotRequest{Cluster: harness.Name, Name: fmt.Sprintf("cell-%d", b.cell)})
+		resp, err := requorumv1.NewSnapshotServiceClient(b.Conn()).SaveSnapshot(ctx, &requorumv1.SaveSnapshotRequest{Cluster: harness.Name, Name: fmt.Sprintf("cell-%d", b.cell), Remote: remoteName, Files: []string{fileSet}})
 		return resp.GetOperation().GetId(), err
 	}
 	resp, err := requorumv1.NewRestoreServiceClient(b.Conn()).StartRestore(ctx, &requorumv1.StartRestoreRequest{Spec: &requorumv1.RestoreSpec{
-		Cluster: harness.Name, Snapshot: baseSnapshot, Quarantine: durationpb.New(time.Hour),
+		Cluster: harness.Name, Snapshot: baseSnapshot, Quarantine: durationpb.New(time.Hour), Files: requorumv1.FilesMode_FILES_MODE_RESTORE,
 	}})
 	return resp.GetOperation().GetId(), err
 }
 
-// lacking makes a node lack the snapshot, so that there is something to distribute.
-func (b *bed) lacking(node string) {
-	if err := os.Remove(b.Copy(node, baseSnapshot)); err != nil {
-		b.hears.Fatal(err)
+// lacking makes nodes lack the snapshot before a restore: one of them, so that there is something to distribute, or all,
+// so that one has to fetch it from the remote.
+func (b *bed) lacking(fetched bool) {
+	for _, node := range b.NodeNames() {
+		if !fetched && node != "etcd-3" {
+			continue
+		}
+		if err := os.Remove(b.Copy(node, baseSnapshot)); err != nil {
+			b.hears.Fatal(err)
+		}
+		if !fetched {
+			continue
+		}
+		if err := os.Remove(b.bundle(node)); err != nil {
+			b.hears.Fatal(err)
+		}
 	}
 }
 

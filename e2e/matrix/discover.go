@@ -43,22 +43,24 @@ func declared(binary string) ([]string, error) {
 
 // discovery finds which points are passed in which step.
 type discovery struct {
-	bed    *bed
-	points []string
-	plan   map[string]string // by operation: its plan
-	forced map[string]string // by operation: the step that was made to fail
-	found  map[row]map[string]*place
+	bed     *bed
+	points  []string
+	plan    map[string]string // by operation: its plan
+	forced  map[string]string // by operation: the step that was made to fail
+	fetched map[string]bool   // by operation: whether no node had a copy
+	found   map[row]map[string]*place
 }
 
 // discover runs each plan without a fault, and with a failure of each of its steps.
 func discover(b *bed, points []string) map[row][]place {
-	d := &discovery{bed: b, points: points, plan: map[string]string{}, forced: map[string]string{}, found: map[row]map[string]*place{}}
+	d := &discovery{bed: b, points: points, plan: map[string]string{}, forced: map[string]string{}, fetched: map[string]bool{}, found: map[row]map[string]*place{}}
 	for _, plan := range []string{"restore", "save"} {
-		d.run(plan, "")
+		d.run(plan, "", false)
 		for _, step := range forcible(plan) {
-			d.run(plan, step)
+			d.run(plan, step, row{plan: plan, step: step}.fetches())
 		}
 	}
+	d.run("restore", "", true)
 	places := map[row][]place{}
 	for r, found := range d.found {
 		for _, name := range points { // in the order of the list
@@ -71,7 +73,7 @@ func discover(b *bed, points []string) map[row][]place {
 }
 
 // run runs an operation in which every point tells that it was passed.
-func (d *discovery) run(plan, forced string) {
+func (d *discovery) run(plan, forced string, fetched bool) {
 	b := d.bed
 	for _, p := range d.points {
 		b.Arm(p, "", "delay 0s")
@@ -80,7 +82,7 @@ func (d *discovery) run(plan, forced string) {
 		b.Arm(point(row{plan: plan, step: forced}, "before-outcome"), "controller", "error once forced")
 	}
 	if plan == "restore" {
-		b.lacking("etcd-3")
+		b.lacking(fetched)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
@@ -92,7 +94,7 @@ func (d *discovery) run(plan, forced string) {
 	if want := forced != ""; want != (op.GetState() == requorumv1.OperationState_OPERATION_STATE_REVERTED) || op.GetId() != id {
 		b.life.Fatalf("a %s in which nothing fails but %q: %v", plan, forced, op)
 	}
-	d.plan[id], d.forced[id] = plan, forced
+	d.plan[id], d.forced[id], d.fetched[id] = plan, forced, fetched
 	for _, p := range d.points {
 		for _, f := range b.firings(p, "") {
 			d.note(id, f)
@@ -106,7 +108,7 @@ func (d *discovery) run(plan, forced string) {
 // note notes where a point was passed.
 func (d *discovery) note(id string, f fault.Firing) {
 	r, ok := d.rowOf(id, f)
-	if !ok {
+	if !ok || r.fetches() != d.fetched[id] && !r.undo {
 		return
 	}
 	if d.found[r] == nil {

@@ -72,6 +72,8 @@ func (a *attempt) judge(op *requorumv1.Operation, acked []write) {
 	a.judgeWrites(op, now, acked)
 	a.judgeDisks(op, finished)
 	a.judgeCatalog(op)
+	a.judgeRemote(op)
+	a.judgeFiles(op, finished && a.cell.plan == "restore")
 	a.judgeNodes()
 	if a.cell.plan == "restore" {
 		a.Do("snapshot", "distribute", baseSnapshot)
@@ -231,6 +233,8 @@ func (b *bed) tidy(op *requorumv1.Operation) {
 			}
 		}
 	}
+	b.restoreBundles()
+	b.writeFiles(filesNow)
 	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
 	if _, err := b.Client(b.Nodes[0].Name).Delete(ctx, writerPrefix, clientv3.WithPrefix()); err != nil {

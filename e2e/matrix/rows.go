@@ -25,6 +25,9 @@ func (r row) String() string {
 	return r.plan + " " + r.step
 }
 
+// fetches tells whether no node is to have a copy when the restore begins.
+func (r row) fetches() bool { return r.plan == "restore" && r.step == "fetch" }
+
 // plans are the plans that are tested, by the name that their fault points have.
 func plans() map[string]operation.Plan {
 	return map[string]operation.Plan{

@@ -75,7 +75,7 @@ func (a *attempt) carryOut() (op *requorumv1.Operation, passed bool) {
 	a.Write(3)
 	a.before = a.look()
 	if a.cell.plan == "restore" {
-		a.lacking("etcd-3")
+		a.lacking(a.cell.fetches())
 	}
 	writing := a.startWriter()
 	defer writing.stop()

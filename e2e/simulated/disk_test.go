@@ -3,9 +3,11 @@
 package simulated_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -115,6 +117,17 @@ func (m *mounted) Path(name string) (string, error) {
 		return nil
 	})
 	return m.path(name), err
+}
+
+// vaulted is a node's disk as its vault.
+type vaulted struct{ *mounted }
+
+func (m vaulted) Open(name string) (file io.ReadCloser, err error) {
+	if _, err := m.Path(name); err != nil {
+		return nil, err
+	}
+	err = m.access(func(d *disk) error { file = io.NopCloser(bytes.NewReader(d.copies[name])); return nil })
+	return file, err
 }
 
 func (m *mounted) List() (all []*requorumv1.Manifest, err error) {

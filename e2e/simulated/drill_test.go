@@ -43,7 +43,7 @@ func (d driller) Run(ctx context.Context, path string, spec *agentv1.DrillCopy, 
 		}
 		p.Bytes(part, 3)
 	}
-	if !from.same(d.w.good) {
+	if from.hash(from.revision, from.compact) != spec.GetManifest().GetHashKv() {
 		return nil, &datadir.CorruptError{Path: path, Reason: "holds other data than was saved"}
 	}
 	return &agentv1.Drilled{Keys: spec.GetManifest().GetKeys()}, nil

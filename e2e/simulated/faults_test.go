@@ -47,6 +47,9 @@ func columns() (all []trouble) {
 	return all
 }
 
+// remoteFaults are what may happen to the object store.
+var remoteFaults = []trouble{{kind: "remote-away"}, {kind: "remote-denied"}, {kind: "remote-full"}, {kind: "remote-hung"}, {kind: "remote-dies"}, {kind: "remote-cut"}, {kind: "remote-lost"}}
+
 // at is passed at every fault point of every process. n is the node of an agent, nil for a controller.
 func (w *world) at(ctx context.Context, p *process, n *node, point string) error {
 	w.mu.Lock()
@@ -115,6 +118,19 @@ func (w *world) strike(ctx context.Context, p *process, n *node, f trouble) erro
 	case "disk-full":
 		w.note(func() { target.disk.full = true })
 		w.later(fullFor, func() { target.disk.full = false })
+	case "remote-away", "remote-denied", "remote-full", "remote-hung":
+		out, _ := strings.CutPrefix(f.kind, "remote-")
+		w.note(func() { w.bucket.out = out })
+		w.later(w.outage(f), func() { w.bucket.out = "" })
+	case "remote-hung-forever":
+		w.note(func() { w.bucket.out = "hung" })
+	case "remote-dies":
+		w.note(func() { w.bucket.dies = 1 })
+		w.later(outFor, func() { w.bucket.out, w.bucket.dies = "", 0 })
+	case "remote-cut":
+		w.note(func() { w.bucket.cuts++ })
+	case "remote-lost":
+		w.note(func() { w.bucket.loses++ })
 	default:
 		return fmt.Errorf("there is no fault %q", f.kind)
 	}
@@ -122,6 +138,14 @@ func (w *world) strike(ctx context.Context, p *process, n *node, f trouble) erro
 		return stuck(p)
 	}
 	return nil
+}
+
+// outage is how long the object store is out of order.
+func (w *world) outage(f trouble) time.Duration {
+	if f.kind == "remote-hung" {
+		return hangForNow
+	}
+	return outFor
 }
 
 func (w *world) note(f func()) {

@@ -33,41 +33,116 @@ var (
 
 // scenario is an operation that ends well, or badly on purpose.
 type scenario struct {
-	name  string
-	start func(k *controller) (*requorumv1.Operation, error)
-	fails string // point at which it is made to fail, so that it is put back
-	holes bool   // some nodes have lost their copy of the snapshot
+	name   string
+	start  func(k *controller) (*requorumv1.Operation, error)
+	fails  string         // point at which it is made to fail, so that it is put back
+	before func(w *world) // what is lost before, with the world's lock held; may be nil
+	remote bool           // it needs the object store
+	claims *regexp.Regexp // points that are tested in it although another scenario passes them first; may be nil
 }
 
 const request = "request-1"
 
+// fetching are the steps that a restore does otherwise where no node has a copy.
+var fetching = regexp.MustCompile("^controller/(restore|distribute)/(preflight|locate|fetch|distribute|agree)/|^agent/(download|list-remote|compare-files)")
+
+// nearRemote are points at which an operation is about to use the object store, or just has.
+var nearRemote = regexp.MustCompile("^controller/[a-z]+/(fetch|upload|remove-remote|find|import)/|^controller/save/(check|record)/|^controller/import/check/|^agent/(upload|download|drop-remote|list-remote)")
+
+// undoing are those of them that only what is put back passes, or otherwise.
+var undoing = regexp.MustCompile("/undo-|^agent/drop-remote/")
+
 // scenarios are in the order in which they are asked for points: each point is tested in the first that passes it.
 var scenarios = []scenario{
-	{name: "restore", start: startRestore, holes: true},
-	{name: "restore reverted", start: startRestore, holes: true, fails: "controller/restore/verify/before-outcome"},
+	{name: "restore", start: startRestore, before: holes},
+	{name: "restore from the remote", start: startRestore, before: lostByAll, remote: true, claims: fetching},
+	{name: "restore reverted", start: startRestore, before: holes, fails: "controller/restore/verify/before-outcome"},
+	{name: "restore from the remote reverted", start: startRestore, before: lostByAll, fails: "controller/restore/verify/before-outcome", remote: true, claims: fetching},
 	{name: "restore given up early", start: startRestore, fails: "controller/restore/stop/before-intent"},
-	{name: "save", start: startSave},
-	{name: "save reverted", start: startSave, fails: "controller/save/record/before-outcome"},
+	{name: "save", start: startSave, remote: true},
+	{name: "save reverted", start: startSave, fails: "controller/save/record/before-outcome", remote: true},
+	{name: "save with a remote that may fail", start: startSaveAnyway, remote: true},
+	{name: "upload", start: startUpload, remote: true},
+	{name: "upload reverted", start: startUpload, fails: "controller/upload/record/before-outcome", remote: true},
 	{name: "import", start: startImport},
 	{name: "import reverted", start: startImport, fails: "controller/import/record/before-outcome"},
-	{name: "distribute", start: startDistribute, holes: true},
-	{name: "distribute reverted", start: startDistribute, holes: true, fails: "controller/distribute/record/before-outcome"},
+	{name: "import from the remote", start: startImportFrom, before: lostByAll, remote: true},
+	{name: "distribute", start: startDistribute, before: holes},
+	{name: "distribute reverted", start: startDistribute, before: holes, fails: "controller/distribute/record/before-outcome"},
+	{name: "distribute from the remote", start: startDistribute, before: lostByAll, remote: true, claims: fetching},
+	{name: "repair", start: startRepair, before: lostByRemote, remote: true, claims: regexp.MustCompile("^controller/distribute/upload/")},
 	{name: "check", start: startCheck},
 	{name: "verify", start: startVerify},
 	{name: "verify reverted", start: startVerify, fails: "controller/verify/record/before-outcome"},
-	{name: "rehearse", start: startRehearse, holes: true},
-	{name: "rehearse reverted", start: startRehearse, holes: true, fails: "controller/rehearse/unstage/before-outcome"},
-	{name: "delete", start: startDelete},
-	{name: "rebuild", start: startRebuild},
+	{name: "rehearse", start: startRehearse, before: holes},
+	{name: "rehearse from the remote", start: startRehearse, before: lostByAll, remote: true, claims: regexp.MustCompile("^controller/rehearse/(preflight|fetch)/")},
+	{name: "rehearse reverted", start: startRehearse, before: holes, fails: "controller/rehearse/unstage/before-outcome"},
+	{name: "delete", start: startDelete, remote: true},
+	{name: "delete in the remote alone", start: startDeleteRemote, remote: true},
+	{name: "rebuild", start: startRebuild, remote: true},
+}
+
+// holes takes the snapshot away from all nodes but the first.
+func holes(w *world) { w.lose(w.nodes[1:]) }
+
+// lostByAll takes the snapshot away from all nodes, with its files.
+func lostByAll(w *world) {
+	w.lose(w.nodes)
+	for _, n := range w.nodes {
+		n.loseFiles()
+	}
+}
+
+func (w *world) lose(nodes []*node) {
+	for _, n := range nodes {
+		delete(n.disk.copies, goodName)
+		delete(n.disk.manifests, goodName)
+	}
+}
+
+// lostByRemote empties the bucket, which somebody has noticed, and takes the snapshot away from a node.
+func lostByRemote(w *world) {
+	w.lose(w.nodes[2:])
+	clear(w.bucket.objects)
+	w.must(w.controller.catalog.Update(clusterName, goodName, func(s *requorumv1.Snapshot) {
+		s.GetRemotes()[0].State = requorumv1.CopyState_COPY_STATE_MISSING
+	}))
 }
 
 func startRestore(k *controller) (*requorumv1.Operation, error) {
-	spec := &requorumv1.RestoreSpec{Cluster: clusterName, Snapshot: goodName, Quarantine: durationpb.New(72 * time.Hour)}
+	spec := &requorumv1.RestoreSpec{Cluster: clusterName, Snapshot: goodName, Quarantine: durationpb.New(72 * time.Hour), Files: requorumv1.FilesMode_FILES_MODE_RESTORE}
 	return k.restores.Start(context.Background(), &requorumv1.StartRestoreRequest{RequestId: request, Spec: spec}, "test")
 }
 
-func startSave(k *controller) (*requorumv1.Operation, error) {
-	return k.snapshots.Save(&requorumv1.SaveSnapshotRequest{Cluster: clusterName, Name: "fresh", RequestId: request}, "test")
+func startSave(k *controller) (*requorumv1.Operation, error) { return k.saveFresh(false) }
+
+func startSaveAnyway(k *controller) (*requorumv1.Operation, error) { return k.saveFresh(true) }
+
+func (k *controller) saveFresh(remoteMayFail bool) (*requorumv1.Operation, error) {
+	return k.snapshots.Save(&requorumv1.SaveSnapshotRequest{
+		Cluster: clusterName, Name: "fresh", RequestId: request, Remote: remoteName, AllowRemoteFailure: remoteMayFail, Files: []string{fileSet},
+	}, "test")
+}
+
+func startUpload(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Upload(&requorumv1.UploadSnapshotRequest{Cluster: clusterName, Name: elderName, Remote: remoteName, RequestId: request}, "test")
+}
+
+// startImportFrom takes in what the catalog has forgotten.
+func startImportFrom(k *controller) (*requorumv1.Operation, error) {
+	err := k.catalog.Write(func(tx store.Tx) error { return catalog.Remove(tx, clusterName, goodName) })
+	if err != nil {
+		return nil, err
+	}
+	return k.snapshots.Import(context.Background(), &requorumv1.ImportSnapshotRequest{Cluster: clusterName, From: remoteName + ":" + goodName, RequestId: request}, "test")
+}
+
+func startRepair(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Repair(clusterName, goodName, request, "test", "")
+}
+
+func startDeleteRemote(k *controller) (*requorumv1.Operation, error) {
+	return k.snapshots.Delete(&requorumv1.DeleteSnapshotRequest{RequestId: request, Cluster: clusterName, Name: goodName, OnlyRemote: remoteName}, "test")
 }
 
 func startImport(k *controller) (*requorumv1.Operation, error) {
@@ -111,42 +186,25 @@ func startRebuild(k *controller) (*requorumv1.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.snapshots.Rebuild(clusterName, nil, request, "test")
+	return k.snapshots.Rebuild(clusterName, []string{remoteName}, request, "test")
 }
 
 // neverPassed are points that no operation passes, and why.
 var neverPassed = map[string]string{
-	"agent/download-copy/":                   "the simulated world has no object store; TestRemotesThatFail is about a real one",
-	"agent/upload-copy/":                     "the same",
-	"agent/upload-files/":                    "the same; TestFilesComeBackFromTheBucketAlone is about a real one",
-	"agent/download-files/":                  "the same",
-	"agent/drop-remote/":                     "the same",
-	"agent/list-remote/":                     "the same",
-	"controller/upload/":                     "the same",
-	"agent/pack-files/":                      "the simulated nodes have no files besides etcd's; TestFilesComeBackWithTheCluster is about real ones",
-	"agent/compare-files/":                   "the same",
-	"agent/restore-files/":                   "the same",
-	"controller/save/files/middle":           "the same: no node is asked",
-	"controller/delete/remove-remote/middle": "without a copy in a remote the step asks no node",
-	"controller/distribute/fetch/middle":     "the same",
-	"controller/distribute/upload/middle":    "the same",
-	"controller/restore/fetch/middle":        "the same",
-	"controller/rehearse/fetch/middle":       "the same",
-	"controller/save/upload/middle":          "the same",
-	"controller/save/upload/undo-middle":     "the same",
-	"agent/push-copy/":                       "an operator's export, which is no operation",
-	"agent/follow-copy/report":               "it is cancelled once what it follows is saved; nobody waits for its answer",
-	"agent/serve-copy/after":                 "it ends by being cancelled, never by itself",
-	"agent/serve-copy/report":                "the same: nobody waits for its answer",
-	"controller/check/record/middle":         "the step asks no node",
-	"controller/delete/check/middle":         "the step asks no node",
-	"controller/delete/forget/middle":        "the step asks no node",
-	"controller/distribute/record/middle":    "the step asks no node",
-	"controller/import/record/middle":        "the step asks no node",
-	"controller/rebuild/enter/middle":        "the step asks no node",
-	"controller/save/record/middle":          "the step asks no node",
-	"controller/verify/record/middle":        "the step asks no node",
-	"controller/restore/learners/middle":     "the simulated cluster has no learner, so the step asks no node",
+	"agent/push-copy/":                    "an operator's export, which is no operation",
+	"agent/follow-copy/report":            "it is cancelled once what it follows is saved; nobody waits for its answer",
+	"agent/serve-copy/after":              "it ends by being cancelled, never by itself",
+	"agent/serve-copy/report":             "the same: nobody waits for its answer",
+	"controller/check/record/middle":      "the step asks no node",
+	"controller/delete/check/middle":      "the step asks no node",
+	"controller/delete/forget/middle":     "the step asks no node",
+	"controller/distribute/record/middle": "the step asks no node",
+	"controller/import/record/middle":     "the step asks no node",
+	"controller/rebuild/enter/middle":     "the step asks no node",
+	"controller/save/record/middle":       "the step asks no node",
+	"controller/upload/record/middle":     "the step asks no node",
+	"controller/verify/record/middle":     "the step asks no node",
+	"controller/restore/learners/middle":  "the simulated cluster has no learner, so the step asks no node",
 }
 
 // result is how a run ended.
@@ -174,17 +232,18 @@ func play(t *testing.T, s scenario, armed ...*arming) (r result) {
 		}
 		w.mu.Lock()
 		w.armed = armed
-		if s.holes {
-			for _, n := range w.nodes[1:] {
-				delete(n.disk.copies, goodName)
-				delete(n.disk.manifests, goodName)
-			}
+		if s.before != nil {
+			s.before(w)
 		}
 		w.passed = map[string]int{}
 		w.mu.Unlock()
 		op, err := s.start(w.controller)
-		w.must(err)
-		r.state = w.carryOut(op.GetId())
+		if w.fired == 0 {
+			w.must(err)
+		}
+		if r.state = "REFUSED"; err == nil { // an import looks into the remote before there is an operation
+			r.state = w.carryOut(op.GetId())
+		}
 		r.passed, r.fired, r.wrongs, r.log, r.took = w.passed, w.fired, w.wrongs, w.lines.String(), time.Since(w.began)
 	})
 	return r
@@ -254,30 +313,50 @@ func (r result) check(t *testing.T) {
 func TestMatrix(t *testing.T) {
 	where := passages(t)
 	wanted := regexp.MustCompile(*only)
-	table := &matrix{cells: map[string]map[string]int{}, columns: faults}
+	table := &matrix{cells: map[string]map[string]int{}}
 	t.Run("cells", func(t *testing.T) {
 		for _, point := range fault.Names() {
-			s, passed := where[point]
-			if !passed {
-				continue
-			}
-			for _, f := range faults {
-				if !wanted.MatchString(point + " " + f.String()) {
+			for _, c := range cells(point, where[point]) {
+				if !wanted.MatchString(point + " " + c.fault.String()) {
 					continue
 				}
-				t.Run(point+"/"+f.String(), func(t *testing.T) {
+				t.Run(point+"/"+c.fault.String()+"/"+c.scenario.name, func(t *testing.T) {
 					t.Parallel()
-					r := play(t, s, &arming{point: point, nth: 1, fault: f})
+					r := play(t, c.scenario, &arming{point: point, nth: 1, fault: c.fault})
 					if r.fired == 0 {
 						t.Error("the point was not passed")
 					}
 					r.check(t)
-					table.add(point, f.String(), outcome(t, r))
+					table.add(point, c.fault.String(), outcome(t, r))
 				})
 			}
 		}
 	})
 	table.write(t)
+}
+
+// cell is what happens at a point, in which scenario.
+type cell struct {
+	scenario scenario
+	fault    trouble
+}
+
+// cells are the faults that a point meets, in the first of the scenarios that pass it; what happens to the object
+// store is met in each of them that needs it.
+func cells(point string, passing []scenario) (all []cell) {
+	for i, s := range passing {
+		if i == 0 {
+			for _, f := range faults {
+				all = append(all, cell{s, f})
+			}
+		}
+		if s.remote && nearRemote.MatchString(point) && (s.fails == "" || undoing.MatchString(point)) {
+			for _, f := range remoteFaults {
+				all = append(all, cell{s, f})
+			}
+		}
+	}
+	return all
 }
 
 func outcome(t *testing.T, r result) string {
@@ -287,10 +366,8 @@ func outcome(t *testing.T, r result) string {
 	return r.state
 }
 
-// passages runs every scenario without faults, and tells where each point is passed first.
-func passages(t *testing.T) map[string]scenario {
-	where := map[string]scenario{}
-	var mu sync.Mutex
+// passages runs every scenario without faults, and tells which pass each point, the one in which it is tested first.
+func passages(t *testing.T) map[string][]scenario {
 	found := make([]map[string]int, len(scenarios))
 	t.Run("without faults", func(t *testing.T) {
 		for i, s := range scenarios {
@@ -306,23 +383,33 @@ func passages(t *testing.T) map[string]scenario {
 					t.Errorf("it ended %s, want %s", r.state, want)
 				}
 				t.Logf("%v of simulated time", r.took)
-				mu.Lock()
-				defer mu.Unlock()
 				found[i] = r.passed
 			})
 		}
 	})
-	for i, s := range slices.Backward(scenarios) {
+	where := map[string][]scenario{}
+	for i, s := range scenarios {
 		for point := range found[i] {
-			where[point] = s
+			where[point] = append(where[point], s)
 		}
 	}
+	for point, passing := range where {
+		slices.SortStableFunc(passing, func(a, b scenario) int { return b.claim(point) - a.claim(point) })
+	}
 	for _, point := range fault.Names() {
-		if _, passed := where[point]; !passed && !excused(point) {
+		if len(where[point]) == 0 && !excused(point) {
 			t.Errorf("no scenario passes the fault point %s: add one that does, or say in neverPassed why none can", point)
 		}
 	}
 	return where
+}
+
+// claim is 1 for a point that is to be tested in the scenario, 0 for others.
+func (s scenario) claim(point string) int {
+	if s.claims != nil && s.claims.MatchString(point) {
+		return 1
+	}
+	return 0
 }
 
 func excused(point string) bool {
@@ -336,9 +423,8 @@ func excused(point string) bool {
 
 // matrix is the table of points and faults.
 type matrix struct {
-	mu      sync.Mutex
-	columns []trouble
-	cells   map[string]map[string]int // outcomes by "point<tab>fault"
+	mu    sync.Mutex
+	cells map[string]map[string]int // outcomes by "point<tab>fault"
 }
 
 func (m *matrix) add(point, f, outcome string) {

@@ -56,14 +56,15 @@ func TestRandomFaults(t *testing.T) {
 	}
 	t.Logf("go test -tags faultinject ./e2e/simulated -run TestRandomFaults -simulated.seed=%d -simulated.runs=%d", seed, *runs)
 	where := passages(t)
-	points := slices.DeleteFunc(fault.Names(), func(p string) bool { return where[p].start == nil })
+	points := slices.DeleteFunc(fault.Names(), func(p string) bool { return len(where[p]) == 0 })
+	troubles := slices.Concat(faults, remoteFaults)
 	for i := range *runs {
 		chance := rand.New(rand.NewPCG(seed, uint64(i)))
 		s := scenarios[chance.IntN(len(scenarios))]
 		var armed []*arming
 		var told []string
 		for range 2 + chance.IntN(3) {
-			a := &arming{point: points[chance.IntN(len(points))], nth: 1 + chance.IntN(3), fault: faults[chance.IntN(len(faults))]}
+			a := &arming{point: points[chance.IntN(len(points))], nth: 1 + chance.IntN(3), fault: troubles[chance.IntN(len(troubles))]}
 			armed = append(armed, a)
 			told = append(told, fmt.Sprintf("%s at passage %d of %s", a.fault, a.nth, a.point))
 		}
@@ -157,6 +158,30 @@ func TestANodeThatMissedARestore(t *testing.T) {
 			return len(members) == size
 		})
 	})
+}
+
+// TestARemoteThatHangsForEver does not keep a cluster from its next operation: a save ends, with its remote or without.
+func TestARemoteThatHangsForEver(t *testing.T) {
+	for want, start := range map[requorumv1.OperationState]func(*controller) (*requorumv1.Operation, error){
+		requorumv1.OperationState_OPERATION_STATE_REVERTED: startSave, requorumv1.OperationState_OPERATION_STATE_SUCCEEDED: startSaveAnyway,
+	} {
+		t.Run(want.String(), func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				w.note(func() {
+					w.armed = []*arming{{point: "agent/upload-copy/middle", nth: 1, fault: trouble{kind: "remote-hung-forever"}}}
+				})
+				op, err := start(w.controller)
+				w.must(err)
+				w.await("the operation has ended", 30*time.Minute, func() bool { return terminal(w.operation(op.GetId())) })
+				if op = w.operation(op.GetId()); op.GetState() != want || len(op.GetWarnings()) == 0 {
+					t.Errorf("it ended %s: %v, %v", op.GetState(), op.GetFailure(), op.GetWarnings())
+				}
+				w.note(w.bucket.heal)
+				w.judge(op)
+			})
+		})
+	}
 }
 
 // powerOff ends a machine and all that runs on it.

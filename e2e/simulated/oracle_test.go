@@ -3,10 +3,12 @@
 package simulated_test
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/requorum/requorum/agent/remote"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
@@ -30,14 +32,18 @@ func (w *world) judge(op *requorumv1.Operation) {
 	}))
 	snaps, err := k.catalog.Snapshots(clusterName)
 	w.must(err)
+	listed, err := remote.List(context.Background(), w.looking(), "etcd/"+clusterName, "")
+	w.must(err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.judgeEnd(rec)
 	w.judgeData(rec)
 	w.judgeOldData(rec)
 	w.judgeCopies(rec, snaps)
+	w.judgeRemote(rec.GetOperation(), snaps, listed)
 	for _, n := range w.nodes {
 		w.judgeNode(n, rec, cluster)
+		w.judgeFiles(n, rec, snaps)
 	}
 }
 
@@ -216,15 +222,7 @@ func (w *world) judgeEntry(rec *journalv1.OperationRecord, s *requorumv1.Snapsho
 		w.wrong("the catalog has %s as %s, and nothing is under way", s.GetName(), s.GetState())
 		return
 	}
-	if op := rec.GetOperation(); op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_VERIFY && s.GetName() == goodName {
-		proved := s.GetVerified().GetOperationId() == op.GetId()
-		if succeeded := op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED; succeeded && !proved {
-			w.wrong("the drill has succeeded, and the catalog says %v", s.GetVerified())
-		}
-		if s.GetFailedVerification() != nil {
-			w.wrong("the catalog says that the snapshot cannot be restored: %v", s.GetFailedVerification())
-		}
-	}
+	w.judgeDrill(rec.GetOperation(), s)
 	good := 0
 	for _, c := range s.GetCopies() {
 		content := w.node(c.GetNode()).disk.copies[s.GetName()]
@@ -239,8 +237,23 @@ func (w *world) judgeEntry(rec *journalv1.OperationRecord, s *requorumv1.Snapsho
 	}
 	madeHere := s.GetOperationId() == rec.GetOperation().GetId() && s.GetOperationId() != ""
 	alone := s.GetKind() == requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY
-	if good == 0 || madeHere && !alone && good != size {
+	elsewhere := slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool { return c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD }) // judgeRemote has seen it
+	if good == 0 && !elsewhere || madeHere && !alone && good != size {
 		w.wrong("%s is READY with %d good copies", s.GetName(), good)
+	}
+}
+
+// judgeDrill makes sure that the catalog says what came of a drill.
+func (w *world) judgeDrill(op *requorumv1.Operation, s *requorumv1.Snapshot) {
+	if op.GetKind() != requorumv1.OperationKind_OPERATION_KIND_VERIFY || s.GetName() != goodName {
+		return
+	}
+	proved := s.GetVerified().GetOperationId() == op.GetId()
+	if succeeded := op.GetState() == requorumv1.OperationState_OPERATION_STATE_SUCCEEDED; succeeded && !proved {
+		w.wrong("the drill has succeeded, and the catalog says %v", s.GetVerified())
+	}
+	if s.GetFailedVerification() != nil {
+		w.wrong("the catalog says that the snapshot cannot be restored: %v", s.GetFailedVerification())
 	}
 }
 

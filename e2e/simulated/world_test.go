@@ -31,7 +31,9 @@ import (
 	"github.com/requorum/requorum/controller/catalog"
 	"github.com/requorum/requorum/controller/dispatch"
 	"github.com/requorum/requorum/controller/operation"
+	"github.com/requorum/requorum/controller/reconcile"
 	"github.com/requorum/requorum/controller/restore"
+	"github.com/requorum/requorum/controller/schedule"
 	"github.com/requorum/requorum/controller/snapshot"
 	"github.com/requorum/requorum/controller/store"
 )
@@ -58,9 +60,11 @@ type world struct {
 	nodes      []*node
 	controller *controller // nil while it is dead
 	route      func(*node) *controller
+	bucket     *bucket
 	memory     *memory
 	kept       *memory // a copy of it that a test took
 	ended      bool
+	automatic  bool           // controllers keep schedules and look at copies by themselves
 	passed     map[string]int // fault points, how often
 	armed      []*arming
 	fired      int
@@ -99,11 +103,14 @@ type controller struct {
 	engine     *operation.Engine
 	snapshots  *snapshot.Jobs
 	restores   *restore.Jobs
+	schedules  *schedule.Scheduler
+	copies     *reconcile.Reconciler
+	hooked     context.Context // in which its fault points tell the test
 }
 
 // newWorld makes a cluster that serves, with a snapshot and some later writes, and starts all of requorum.
 func newWorld(t *testing.T, dir string) *world {
-	w := &world{t: t, dir: dir, memory: newMemory(), passed: map[string]int{}, acked: map[string]*database{}, lines: &bytes.Buffer{}, began: time.Now()}
+	w := &world{t: t, dir: dir, memory: newMemory(), bucket: newBucket(), passed: map[string]int{}, acked: map[string]*database{}, lines: &bytes.Buffer{}, began: time.Now()}
 	w.log = hclog.NewNullLogger()
 	if *showLog {
 		w.log = hclog.New(&hclog.LoggerOptions{Output: w.lines, Level: hclog.Debug, TimeFn: time.Now, TimeFormat: "15:04:05.000"})
@@ -127,6 +134,16 @@ func newWorld(t *testing.T, dir string) *world {
 // seedRecords writes what enrolment and an earlier save have left.
 func (w *world) seedRecords() {
 	content := w.files.encode(w.good)
+	w.writeFiles(filesThen)
+	elder, good := w.seedSnapshot(elderName, content), w.seedSnapshot(goodName, content)
+	for _, n := range w.nodes {
+		b, err := n.keeper().Pack(context.Background(), goodName, []string{fileSet})
+		w.must(err)
+		b.Node = n.name
+		good.Manifest.Bundles = append(good.Manifest.Bundles, b)
+	}
+	w.seedRemote(good, content)
+	w.writeFiles(filesNow)
 	err := opened{w.memory, newProcess("seed")}.Update(func(t store.Tx) error {
 		for _, n := range w.nodes {
 			n.disk.copies[importFile] = content
@@ -138,7 +155,7 @@ func (w *world) seedRecords() {
 		if err := store.Save(t, store.Clusters, clusterName, &journalv1.ClusterRecord{Name: clusterName, Voters: size}); err != nil {
 			return err
 		}
-		return errors.Join(catalog.Put(t, w.seedSnapshot(elderName, content)), catalog.Put(t, w.seedSnapshot(goodName, content)))
+		return errors.Join(catalog.Put(t, elder), catalog.Put(t, good))
 	})
 	w.must(err)
 }
@@ -210,15 +227,22 @@ func (w *world) newController(m *memory) *controller {
 	for _, n := range nodes {
 		k.dispatcher.Recall(dispatch.Key{Cluster: n.GetCluster(), Node: n.GetName()}, n.GetTransferAddress(), n.GetRemoved())
 	}
-	k.snapshots = &snapshot.Jobs{Catalog: k.catalog, Fleet: k.dispatcher, Log: w.log.Named("snapshot")}
-	k.restores = &restore.Jobs{Catalog: k.catalog, Fleet: k.dispatcher, Log: w.log.Named("restore")}
+	k.snapshots = &snapshot.Jobs{Catalog: k.catalog, Fleet: k.dispatcher, Remotes: w.offsite(), Log: w.log.Named("snapshot")}
+	k.restores = &restore.Jobs{Catalog: k.catalog, Fleet: k.dispatcher, Remotes: w.offsite(), Log: w.log.Named("restore")}
 	builders := k.snapshots.Builders()
 	maps.Copy(builders, k.restores.Builders())
 	k.engine = operation.NewEngine(db, k.dispatcher, epoch, builders, w.log.Named("operation"))
 	k.snapshots.Engine, k.restores.Engine = k.engine, k.engine
-	ctx := fault.WithHook(k.ctx, func(ctx context.Context, point string) error { return w.at(ctx, k.process, nil, point) })
+	k.schedules = &schedule.Scheduler{
+		Store: db, Catalog: k.catalog, Engine: k.engine, Snapshots: k.snapshots, Fleet: k.dispatcher, Remotes: w.offsite(), Log: w.log.Named("schedule"),
+	}
+	k.copies = &reconcile.Reconciler{Catalog: k.catalog, Fleet: k.dispatcher, Engine: k.engine, Remotes: w.offsite(), Log: w.log.Named("reconcile")}
+	k.hooked = fault.WithHook(k.ctx, func(ctx context.Context, point string) error { return w.at(ctx, k.process, nil, point) })
+	if w.automatic {
+		k.startSchedules(w)
+	}
 	k.wg.Go(func() {
-		if err := k.engine.Run(ctx); err != nil && k.live() == nil {
+		if err := k.engine.Run(k.hooked); err != nil && k.live() == nil {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.wrong("the controller gave up: %v", err)
@@ -248,7 +272,8 @@ func (w *world) startAgent(n *node) {
 	w.must(driller{m}.Clean())
 	grants := &transfer.Grants{}
 	does := &task.Node{
-		Vault: m, Disk: m, Old: old{m}, Drill: driller{m}, Fetcher: fetcher{m}, Runtime: &machine{n, p}, Grants: grants, Journal: j, Log: w.log.Named(n.name),
+		Vault: vaulted{m}, Disk: m, Old: old{m}, Drill: driller{m}, Fetcher: fetcher{m}, Runtime: &machine{n, p}, Grants: grants, Journal: j, Log: w.log.Named(n.name),
+		Files: bundles{m, n.keeper()}, Remote: reached{n, p}.open,
 		Member: func(context.Context) (task.Member, error) { return &seated{n, p}, nil },
 	}
 	w.mu.Lock()
@@ -312,6 +337,7 @@ func (w *world) connected() bool {
 func (w *world) restartAll() {
 	w.mu.Lock()
 	w.armed = nil
+	w.bucket.heal()
 	k := w.controller
 	var old []*process
 	for _, n := range w.nodes {

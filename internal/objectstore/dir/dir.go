@@ -1,7 +1,7 @@
 // Package dir keeps objects as files in a directory, such as one that is mounted over NFS.
 //
 // A file is written under a hidden name, made durable and renamed, and so is the directory made durable that it is in:
-// a crash leaves a hidden file at most, which Delete of its key removes. Files are 0600 and directories 0700.
+// a crash leaves a hidden file at most, which the next Put of its key removes, and Delete. Files are 0600 and directories 0700.
 package dir
 
 import (
@@ -16,6 +16,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/requorum/requorum/internal/objectstore"
 )
@@ -88,6 +89,10 @@ func (s *Store) Put(ctx context.Context, key string, write func(io.Writer) error
 	if err != nil {
 		return s.fail(ctx, "make", part, err)
 	}
+	began, err := f.Stat()
+	if err != nil {
+		return errors.Join(s.fail(ctx, "look at", part, err), f.Close(), s.removeIfThere(part))
+	}
 	err = s.fill(ctx, f, key, write)
 	if err == nil {
 		err = s.fail(ctx, "rename", part, s.root.Rename(part, key))
@@ -95,7 +100,32 @@ func (s *Store) Put(ctx context.Context, key string, write func(io.Writer) error
 	if err != nil {
 		return errors.Join(err, s.removeIfThere(part))
 	}
+	if err := s.removeParts(key, began.ModTime()); err != nil {
+		return s.fail(ctx, "remove what is left of", key, err)
+	}
 	return s.fail(ctx, "make durable", key, s.syncDir(path.Dir(key)))
+}
+
+// removeParts removes what a Put of the key that died has left: a hidden file that nobody has written to since began, by
+// the clock of the file system.
+func (s *Store) removeParts(key string, began time.Time) error {
+	entries, err := fs.ReadDir(s.root.FS(), path.Dir(key))
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !isPartOf(entry.Name(), path.Base(key)) {
+			continue
+		}
+		info, err := entry.Info()
+		if err == nil && info.ModTime().Before(began) {
+			err = s.removeIfThere(path.Join(path.Dir(key), entry.Name()))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // fill writes a file and makes it durable.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/requorum/requorum/internal/objectstore"
 	"github.com/requorum/requorum/internal/objectstore/dir"
@@ -85,5 +86,30 @@ func TestNothingLeadsOutOfTheDirectory(t *testing.T) {
 	}
 	if err := s.Put(t.Context(), "link/more", func(io.Writer) error { return nil }); err == nil {
 		t.Error("a link leads out")
+	}
+}
+
+// An upload that died is done again: what it has left goes then, and what somebody writes at the same time stays.
+func TestWhatACrashLeftGoesWithTheNextPut(t *testing.T) {
+	path := t.TempDir()
+	s := open(t, path)
+	long := time.Now().Add(-time.Minute)
+	for _, left := range []string{".a.DEAD.part", ".a.b.OTHER.part"} {
+		if err := errors.Join(os.WriteFile(filepath.Join(path, left), nil, 0o600), os.Chtimes(filepath.Join(path, left), long, long)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := s.Put(t.Context(), "a", func(w io.Writer) error {
+		if _, err := io.WriteString(w, "x"); err != nil {
+			return err
+		}
+		return objectstoretest.Put(t.Context(), s, "a", []byte("x")) // by another node, which began later
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil || len(entries) != 2 || entries[0].Name() != ".a.b.OTHER.part" || entries[1].Name() != "a" {
+		t.Errorf("%v, %v", entries, err)
 	}
 }
