@@ -111,7 +111,7 @@ func compareIn(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster,
 	if err != nil {
 		return nil, err
 	}
-	if spec.Remote, err = r.Access(); err != nil {
+	if spec.Remote, err = r.Access(ctx); err != nil {
 		return nil, err
 	}
 	return compareFiles(ctx, ask, cluster, spec)
@@ -139,7 +139,7 @@ func fetchFilesFrom(ctx context.Context, run *operation.Run, remotes *remote.Rem
 	if err != nil {
 		return err
 	}
-	if spec.Remote, err = r.Access(); err != nil {
+	if spec.Remote, err = r.Access(ctx); err != nil {
 		return err
 	}
 	_, err = run.Ask(ctx, spec.GetBundle().GetNode(), &agentv1.Task{Spec: &agentv1.Task_DownloadFiles{DownloadFiles: spec}})
@@ -225,7 +225,7 @@ func (j *Jobs) storeBundles(ctx context.Context, run *operation.Run, r *remote.R
 // storeBundle has a node store its files. Of a snapshot that is there already, whoever uploads it later has to do without
 // those that are gone with their node or its disk: they are told, and etcd's file is stored all the same.
 func (j *Jobs) storeBundle(ctx context.Context, run *operation.Run, r *remote.Remote, b *requorumv1.Bundle) (*requorumv1.Bundle, error) {
-	access, err := r.Access()
+	access, err := r.Access(ctx)
 	if err != nil {
 		return nil, err
 	}
