@@ -93,6 +93,18 @@ func TestFilesComeBackWithTheCluster(t *testing.T) {
 			t.Errorf("old files on %s: %v, %v", n, old, err)
 		}
 	}
+	restored := c.Operations()[0]
+	for _, q := range restored.GetQuarantines() {
+		if len(q.GetFiles()) != 2 || q.GetExpires() == nil {
+			t.Errorf("old files that are not listed: %v", q)
+		}
+		for _, path := range q.GetFiles() {
+			if _, err := os.Stat(path); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	says(t, c.Do("operation", "show", restored.GetId()), "etcd-3: files that the restore has replaced (2)", ".requorum-quarantine-"+restored.GetId())
 	says(t, c.Expect(3, "restore", "--snapshot", "latest", "--files", "restore", "--plan"), "holds no files of the nodes")
 
 	must(t, os.Remove(strings.TrimSuffix(c.Copy("etcd-1", "a"), ".db")+".files"))

@@ -118,6 +118,21 @@ func (n *Node) restoreFiles(ctx context.Context, spec *agentv1.RestoreFiles, p *
 	return n.Files.Restore(ctx, spec.GetRestoreId(), spec.GetName(), spec.GetBundle())
 }
 
+// oldFiles are the files that a restore has replaced, as they are kept now.
+func (n *Node) oldFiles(restoreID string) ([]string, error) {
+	if n.Files == nil {
+		return nil, nil
+	}
+	return n.Files.Old(restoreID)
+}
+
+func (n *Node) removeOldFiles(ctx context.Context, restoreID string) error {
+	if n.Files == nil {
+		return errNoFiles
+	}
+	return n.Files.RemoveOld(ctx, restoreID)
+}
+
 func (n *Node) dropFiles(name string) error {
 	if n.Files == nil {
 		return nil

@@ -5212,6 +5212,8 @@ type Swapped struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Directories that hold old data.
 	QuarantinePaths []string `protobuf:"bytes,1,rep,name=quarantine_paths,json=quarantinePaths,proto3" json:"quarantine_paths,omitempty"`
+	// Files of the node besides etcd's data that were replaced, as they are kept now.
+	QuarantineFiles []string `protobuf:"bytes,2,rep,name=quarantine_files,json=quarantineFiles,proto3" json:"quarantine_files,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -5249,6 +5251,13 @@ func (*Swapped) Descriptor() ([]byte, []int) {
 func (x *Swapped) GetQuarantinePaths() []string {
 	if x != nil {
 		return x.QuarantinePaths
+	}
+	return nil
+}
+
+func (x *Swapped) GetQuarantineFiles() []string {
+	if x != nil {
+		return x.QuarantineFiles
 	}
 	return nil
 }
@@ -6265,9 +6274,10 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x12control_plane_only\x18\x02 \x01(\bR\x10controlPlaneOnly\"%\n" +
 	"\x04Swap\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"4\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"_\n" +
 	"\aSwapped\x12)\n" +
-	"\x10quarantine_paths\x18\x01 \x03(\tR\x0fquarantinePaths\")\n" +
+	"\x10quarantine_paths\x18\x01 \x03(\tR\x0fquarantinePaths\x12)\n" +
+	"\x10quarantine_files\x18\x02 \x03(\tR\x0fquarantineFiles\")\n" +
 	"\bSwapBack\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\"n\n" +
