@@ -53,7 +53,7 @@ func TestRolesOfTheControllerAndOfNodes(t *testing.T) {
 			}
 			roles.Break(true)
 			roles.Outlive()
-			says(t, c.Expect(4, "snapshot", "upload", "a", "--remote", "off-site"), "keys from the machine's metadata service: 500")
+			says(t, c.Expect(3, "snapshot", "upload", "a", "--remote", "off-site"), "keys from the machine's metadata service: 500")
 		})
 	}
 }
