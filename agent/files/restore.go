@@ -158,13 +158,15 @@ func (k *Keeper) record(id string) (string, error) {
 	return filepath.Join(k.Records, id+".json"), names.Check("restore", id)
 }
 
-// changes returns what a restore has written down, and where; none where it has not come to that, or is forgotten.
+// changes returns what a restore has written down, and where; no path where it has not come to that, or is forgotten.
 func (k *Keeper) changes(id string) (path string, changes []*before, err error) {
 	if path, err = k.record(id); err != nil {
 		return "", nil, err
 	}
-	_, err = durable.ReadJSON(path, &changes)
-	return path, changes, err
+	if found, err := durable.ReadJSON(path, &changes); !found || err != nil {
+		return "", nil, err
+	}
+	return path, changes, nil
 }
 
 // quarantinePrefix begins the names of the files that a restore has replaced.
@@ -191,7 +193,7 @@ func (k *Keeper) Old(id string) ([]string, error) {
 // more. Only where the configuration allows it, as anything else.
 func (k *Keeper) RemoveOld(ctx context.Context, id string) error {
 	path, changes, err := k.changes(id)
-	if err != nil || changes == nil {
+	if err != nil || path == "" {
 		return err
 	}
 	for _, was := range changes {
@@ -299,7 +301,7 @@ func write(root *os.Root, rel string, e entry) error {
 // Undo puts back what was there before a restore, which may have done all, some or nothing.
 func (k *Keeper) Undo(id string) error {
 	path, changes, err := k.changes(id)
-	if err != nil || changes == nil {
+	if err != nil || path == "" {
 		return err
 	}
 	slices.Reverse(changes) // what is in a directory before the directory

@@ -70,6 +70,9 @@ func (r *renewing) RetrieveWithCredContext(cc *credentials.CredContext) (credent
 	if r.given = (Credentials{}); keys.empty() {
 		keys, err = r.ask(contextOf(cc))
 	}
+	if err == nil && keys.empty() { // a request without a signature would be denied for good
+		err = errors.New("no keys were handed out")
+	}
 	switch {
 	case err == nil:
 		r.keys = keys
