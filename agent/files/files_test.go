@@ -175,7 +175,7 @@ func TestOldFilesAreRemoved(t *testing.T) {
 	if none, err := n.Old("R1"); err != nil || len(none) != 0 {
 		t.Errorf("%q, %v", none, err)
 	}
-	n.must(n.Keeper.Undo("R1")) // there is nothing to undo any more
+	n.must(n.Undo("R1")) // there is nothing to undo any more
 	if n.tree() != before {
 		t.Error(n.tree())
 	}
