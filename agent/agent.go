@@ -37,7 +37,10 @@ import (
 
 const maxReads = 32 // calls under way on one connection of a neighbour
 
-const cleanEvery = time.Minute // how often old data is looked at for removal
+const (
+	cleanEvery = time.Minute      // how often old data is looked at for removal
+	renewWait  = 15 * time.Second // for the controller to look for keys
+)
 
 // supervisor is a runtime that keeps etcd running.
 type supervisor interface {
@@ -139,7 +142,9 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: task.OnDisk(v), Sealed: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
-		Remote:     remote.Open,
+		Remote: func(r *agentv1.Remote, activity func()) (remote.Store, error) {
+			return remote.Open(r, a.renewRemote, activity)
+		},
 		Drill:      a.drill,
 		Files:      &files.Keeper{Sets: cfg.Files, Dir: v.Dir(), Records: filepath.Join(cfg.DataDir, "files")},
 		Kubernetes: task.Kubernetes(cfg.Kubernetes),
@@ -254,11 +259,31 @@ func (a *agent) dialNeighbour(_ context.Context, source *agentv1.Source) (grpc.C
 
 // push opens a stream that carries a file to the controller, on the session's connection.
 func (a *agent) push(ctx context.Context) (grpc.ClientStreamingClient[agentv1.PushCopyRequest, agentv1.PushCopyResponse], error) {
+	client, err := a.controller()
+	if err != nil {
+		return nil, err
+	}
+	return client.PushCopy(ctx)
+}
+
+// renewRemote asks the controller for the keys of a remote anew.
+func (a *agent) renewRemote(ctx context.Context, name string) (*agentv1.Remote, error) {
+	client, err := a.controller()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewWait)
+	defer cancel()
+	resp, err := client.RenewRemote(ctx, &agentv1.RenewRemoteRequest{Remote: name})
+	return resp.GetRemote(), err
+}
+
+// controller returns a client on the session's connection.
+func (a *agent) controller() (agentv1.SessionServiceClient, error) {
 	a.mu.Lock()
-	conn := a.conn
-	a.mu.Unlock()
-	if conn == nil {
+	defer a.mu.Unlock()
+	if a.conn == nil {
 		return nil, errors.New("there is no session with the controller")
 	}
-	return agentv1.NewSessionServiceClient(conn).PushCopy(ctx)
+	return agentv1.NewSessionServiceClient(a.conn), nil
 }

@@ -93,6 +93,18 @@ func TestFilesComeBackWithTheCluster(t *testing.T) {
 			t.Errorf("old files on %s: %v, %v", n, old, err)
 		}
 	}
+	restored := c.Operations()[0]
+	for _, q := range restored.GetQuarantines() {
+		if len(q.GetFiles()) != 2 || q.GetExpires() == nil {
+			t.Errorf("old files that are not listed: %v", q)
+		}
+		for _, path := range q.GetFiles() {
+			if _, err := os.Stat(path); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	says(t, c.Do("operation", "show", restored.GetId()), "etcd-3: files that the restore has replaced (2)", ".requorum-quarantine-"+restored.GetId())
 	says(t, c.Expect(3, "restore", "--snapshot", "latest", "--files", "restore", "--plan"), "holds no files of the nodes")
 
 	must(t, os.Remove(strings.TrimSuffix(c.Copy("etcd-1", "a"), ".db")+".files"))
@@ -131,6 +143,12 @@ func TestFilesComeBackFromTheBucketAlone(t *testing.T) {
 		// A node that lost its files alone is told of, and gets them back.
 		must(t, os.Remove(strings.TrimSuffix(c.Copy("etcd-1", "a"), ".db")+".files"))
 		says(t, c.Do("snapshot", "check", "a"), "etcd-1", "in remote off-site at best")
+		says(t, c.Expect(4, "snapshot", "repair", "a"), "--identity FILE")
+		c.Do("snapshot", "distribute", "a", "--identity", b.keyFile)
+		if r := c.Do("snapshot", "check", "a"); strings.Contains(r.Stdout+r.Stderr, "at best") {
+			t.Errorf("etcd-1 has its files again\n%s", r)
+		}
+		must(t, os.Remove(strings.TrimSuffix(c.Copy("etcd-1", "a"), ".db")+".files"))
 		f.write("etcd-1", "newer", "newer")
 		says(t, c.Expect(3, "restore", "--snapshot", "a", "--files", "restore", "--plan"), "--identity FILE")
 		says(t, c.Do("restore", "--snapshot", "a", "--files", "list", "--plan", "--identity", b.keyFile), "/token different", "as remote off-site has them")

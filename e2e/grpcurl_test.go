@@ -58,14 +58,21 @@ type reply struct {
 
 func grpcurl(t *testing.T) string {
 	t.Helper()
-	if bin := os.Getenv("GRPCURL"); bin != "" {
+	return tool(t, "GRPCURL", "buf.mod", "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+}
+
+// tool returns a program: the one that a variable names, or one that is built from a module file of internal/tools.
+func tool(t *testing.T, variable, mod, pkg string) string {
+	t.Helper()
+	if bin := os.Getenv(variable); bin != "" {
 		return bin
 	}
-	bin := filepath.Join(t.TempDir(), "grpcurl")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-modfile=internal/tools/buf.mod", "-o", bin, "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+	bin := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-modfile=internal/tools/"+mod, "-o", bin, pkg)
 	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build grpcurl: %v\n%s", err, out)
+		t.Fatalf("build %s: %v\n%s", pkg, err, out)
 	}
 	return bin
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -144,6 +145,46 @@ func TestFilesComeBackWithOwnerAndModeAndTheOldOnesStay(t *testing.T) {
 	again := n.pack("pki", "token")
 	if again.GetFiles() != 7 { // and not what lies in quarantine
 		t.Errorf("%d", again.GetFiles())
+	}
+}
+
+// What a restore has replaced is listed, and goes once nobody may want it back any more; nothing else does.
+func TestOldFilesAreRemoved(t *testing.T) {
+	n := newNode(t)
+	b := n.pack("pki", "token")
+	n.damage()
+	n.must(n.Restore(t.Context(), "R1", "a", b))
+	n.write("pki/ca.crt", "a third one", 0o600)
+	n.must(n.Restore(t.Context(), "R2", "a", b))
+	pki := filepath.Join(n.dir, "pki")
+	first, err := n.Old("R1")
+	n.must(err)
+	if want := []string{filepath.Join(pki, ".requorum-quarantine-R1-ca.crt"), filepath.Join(pki, ".requorum-quarantine-R1-ca.key")}; !slices.Equal(first, want) {
+		t.Errorf("kept %q, want %q", first, want)
+	}
+	n.must(os.Remove(first[1])) // by a person
+	before := n.tree()
+	for range 2 { // as after a crash
+		n.must(n.RemoveOld(t.Context(), "R1"))
+	}
+	left, err := filepath.Glob(filepath.Join(pki, ".requorum-*"))
+	n.must(err)
+	if want := []string{filepath.Join(pki, ".requorum-quarantine-R2-ca.crt")}; !slices.Equal(left, want) || n.tree() != before {
+		t.Errorf("left %q, want %q; %s", left, want, n.tree())
+	}
+	if none, err := n.Old("R1"); err != nil || len(none) != 0 {
+		t.Errorf("%q, %v", none, err)
+	}
+	n.must(n.Undo(t.Context(), "R1")) // there is nothing to undo any more
+	if n.tree() != before {
+		t.Error(n.tree())
+	}
+	n.Sets = files.Sets{}
+	if err := n.RemoveOld(t.Context(), "R2"); err == nil || !strings.Contains(err.Error(), left[0]) {
+		t.Errorf("not allowed any more: %v", err)
+	}
+	if _, err := os.Stat(left[0]); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -170,6 +170,76 @@ func (k *Keeper) record(id string) (string, error) {
 	return filepath.Join(k.Records, id+".json"), names.Check("restore", id)
 }
 
+// changes returns what a restore has written down, and where; no path where it has not come to that, or is forgotten.
+func (k *Keeper) changes(id string) (path string, changes []*before, err error) {
+	if path, err = k.record(id); err != nil {
+		return "", nil, err
+	}
+	if found, err := durable.ReadJSON(path, &changes); !found || err != nil {
+		return "", nil, err
+	}
+	return path, changes, nil
+}
+
+// quarantinePrefix begins the names of the files that a restore has replaced.
+func quarantinePrefix(id string) string { return ownPrefix + "quarantine-" + id + "-" }
+
+// keptAs is where a file is that a restore has replaced.
+func (was *before) keptAs(id string) string {
+	return filepath.Join(filepath.Dir(was.Path), quarantinePrefix(id)+filepath.Base(was.Path))
+}
+
+// Old returns the paths under which the files are kept that a restore has replaced.
+func (k *Keeper) Old(id string) ([]string, error) {
+	_, changes, err := k.changes(id)
+	var kept []string
+	for _, was := range changes {
+		if !was.Directory && was.Existed {
+			kept = append(kept, was.keptAs(id))
+		}
+	}
+	return kept, err
+}
+
+// RemoveOld removes the files that a restore has replaced, and what was written down of it, so that it cannot be undone any
+// more. Only where the configuration allows it, as anything else.
+func (k *Keeper) RemoveOld(ctx context.Context, id string) error {
+	path, changes, err := k.changes(id)
+	if err != nil || path == "" {
+		return err
+	}
+	for _, was := range changes {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if was.Directory || !was.Existed {
+			continue
+		}
+		if err := k.removeKept(id, was); err != nil {
+			return fmt.Errorf("remove %s: %w", was.keptAs(id), err)
+		}
+	}
+	return durable.Remove(path)
+}
+
+func (k *Keeper) removeKept(id string, was *before) error {
+	if _, err := os.Lstat(was.keptAs(id)); errors.Is(err, fs.ErrNotExist) {
+		return nil // a person was faster
+	}
+	at, err := k.Sets.locate(was.Path)
+	if err != nil {
+		return err
+	}
+	err = at.root.Remove(at.sibling(quarantinePrefix(id)))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err == nil {
+		err = at.syncDir()
+	}
+	return errors.Join(err, at.root.Close())
+}
+
 // put makes one place what the bundle says.
 func (k *Keeper) put(id string, e entry, was *before) error {
 	at, err := k.Sets.locate(e.path)
@@ -204,7 +274,7 @@ func own(root *os.Root, rel string, uid, gid int, mode fs.FileMode) error {
 
 // replace puts a file in place by rename. The old one gets a second name before, so that there is a file at any time.
 func replace(at place, id string, e entry, was *before) error {
-	part, kept := at.sibling(ownPrefix+"restore-"+id+"-"), at.sibling(ownPrefix+"quarantine-"+id+"-")
+	part, kept := at.sibling(ownPrefix+"restore-"+id+"-"), at.sibling(quarantinePrefix(id))
 	if err := write(at.root, part, e); err != nil {
 		return err
 	}
@@ -242,12 +312,8 @@ func write(root *os.Root, rel string, e entry) error {
 
 // Undo puts back what was there before a restore, which may have done all, some or nothing.
 func (k *Keeper) Undo(ctx context.Context, id string) error {
-	path, err := k.record(id)
-	if err != nil {
-		return err
-	}
-	var changes []*before
-	if found, err := durable.ReadJSON(path, &changes); !found || err != nil {
+	path, changes, err := k.changes(id)
+	if err != nil || path == "" {
 		return err
 	}
 	slices.Reverse(changes) // what is in a directory before the directory
@@ -293,7 +359,7 @@ func undo(at place, id string, was *before) error {
 	case was.Directory && was.Existed:
 		err = own(at.root, at.rel, was.UID, was.GID, was.Mode)
 	case was.Existed:
-		err = takeBack(at, at.sibling(ownPrefix+"quarantine-"+id+"-"))
+		err = takeBack(at, at.sibling(quarantinePrefix(id)))
 	default:
 		err = at.root.Remove(at.rel)
 	}

@@ -47,16 +47,19 @@ type Store interface {
 	io.Closer
 }
 
-// Open opens the object store that r describes, with patience for what goes away by itself. activity is called whenever
-// something moves.
-func Open(r *agentv1.Remote, activity func()) (Store, error) {
+// Renew tells how to reach a remote now, with fresh keys.
+type Renew func(ctx context.Context, name string) (*agentv1.Remote, error)
+
+// Open opens the object store that r describes, with patience for what goes away by itself. renew is asked for keys
+// before those in r expire. activity is called whenever something moves.
+func Open(r *agentv1.Remote, renew Renew, activity func()) (Store, error) {
 	var (
 		store Store
 		err   error
 	)
 	switch kind := r.GetKind().(type) {
 	case *agentv1.Remote_S3:
-		store, err = openS3(kind.S3, activity)
+		store, err = openS3(r.GetName(), kind.S3, renew, activity)
 	case *agentv1.Remote_Dir:
 		store, err = dir.Open(kind.Dir.GetPath())
 	default:
@@ -74,14 +77,30 @@ type patient struct {
 	io.Closer
 }
 
-func openS3(r *agentv1.S3Remote, activity func()) (Store, error) {
+func openS3(name string, r *agentv1.S3Remote, renew Renew, activity func()) (Store, error) {
+	again := func(ctx context.Context) (s3.Credentials, error) {
+		fresh, err := renew(ctx, name)
+		if err != nil {
+			return s3.Credentials{}, fmt.Errorf("fresh keys for remote %s from the controller: %w", name, err)
+		}
+		return keys(fresh.GetS3()), nil
+	}
 	return s3.Open(s3.Config{
 		Endpoint: r.GetEndpoint(), Region: r.GetRegion(), Bucket: r.GetBucket(), PathStyle: r.GetPathStyle(), CA: r.GetCa(),
 		SkipTLSVerify: r.GetSkipTlsVerify(), Proxy: r.GetProxy(),
-		Credentials: s3.Credentials{AccessKey: r.GetAccessKey(), SecretKey: r.GetSecretKey(), SessionToken: r.GetSessionToken()},
-		Encryption:  r.GetEncryption(), KMSKey: r.GetKmsKey(), LockMode: r.GetLockMode(), LockFor: r.GetLockFor().AsDuration(),
+		Credentials: keys(r), Renew: again,
+		Encryption: r.GetEncryption(), KMSKey: r.GetKmsKey(), LockMode: r.GetLockMode(), LockFor: r.GetLockFor().AsDuration(),
 		Activity: activity,
 	})
+}
+
+// keys returns the keys that the controller has given, none if the node is to find some.
+func keys(r *agentv1.S3Remote) s3.Credentials {
+	c := s3.Credentials{AccessKey: r.GetAccessKey(), SecretKey: r.GetSecretKey(), SessionToken: r.GetSessionToken()}
+	if r.GetKeysExpire() != nil {
+		c.Expires = r.GetKeysExpire().AsTime()
+	}
+	return c
 }
 
 // CorruptError says that what is stored, or what was to be, is not what it should be.

@@ -41,6 +41,8 @@ type OpenedFiles interface {
 
 // WrittenFiles are files in their places.
 type WrittenFiles interface {
+	Old(restoreID string) ([]string, error)
+	RemoveOld(ctx context.Context, restoreID string) error
 	Compare(ctx context.Context, name string, b *requorumv1.Bundle) ([]*requorumv1.PlannedFile, error)
 	CompareData(ctx context.Context, name string, b *requorumv1.Bundle, data []byte) ([]*requorumv1.PlannedFile, error)
 	Restore(ctx context.Context, restoreID, name string, b *requorumv1.Bundle) error
@@ -156,6 +158,8 @@ func (n *Node) downloadFiles(ctx context.Context, spec *agentv1.DownloadFiles, p
 		return err
 	case spec.GetRestoreId() != "":
 		return n.Files.PutOpened(spec.GetRestoreId(), b, data)
+	case b.GetLocal() != nil:
+		return &Refused{Message: "the files of snapshot " + spec.GetName() + " are encrypted on this node, and not in the remote", Advice: "restore them from the remote (restore --from), which keeps nothing in the clear"}
 	}
 	return n.Files.Put(spec.GetName(), b, data)
 }
@@ -206,6 +210,21 @@ func (n *Node) restoreFiles(ctx context.Context, spec *agentv1.RestoreFiles, p *
 		return n.Files.Undo(ctx, spec.GetRestoreId())
 	}
 	return n.Files.Restore(ctx, spec.GetRestoreId(), spec.GetName(), spec.GetBundle())
+}
+
+// oldFiles are the files that a restore has replaced, as they are kept now.
+func (n *Node) oldFiles(restoreID string) ([]string, error) {
+	if n.Files == nil {
+		return nil, nil
+	}
+	return n.Files.Old(restoreID)
+}
+
+func (n *Node) removeOldFiles(ctx context.Context, restoreID string) error {
+	if n.Files == nil {
+		return errNoFiles
+	}
+	return n.Files.RemoveOld(ctx, restoreID)
 }
 
 func (n *Node) dropFiles(name string) error {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/requorum/requorum/agent/files"
 	"github.com/requorum/requorum/agent/journal"
 	"github.com/requorum/requorum/agent/member"
 	"github.com/requorum/requorum/agent/olddata"
@@ -717,6 +718,32 @@ func (n *testNode) finishes(old []string) {
 	must(t, n.RemoveExpired(t.Context(), expires.Add(time.Minute)))
 	if _, err := os.Stat(old[0]); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("still there: %v", err)
+	}
+	if all, err := n.Journal.Quarantines(); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}
+
+func TestOldFilesExpireWithTheOldData(t *testing.T) {
+	n := nodeOf(t, "etcd-1", stopped(t))
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key")
+	n.Files = &files.Keeper{Sets: files.Sets{"pki": {key}}, Dir: t.TempDir(), Records: t.TempDir()}
+	must(t, os.WriteFile(key, []byte("of the snapshot"), 0o600))
+	b, err := n.Files.Pack(t.Context(), "a", []string{"pki"})
+	must(t, err)
+	must(t, os.WriteFile(key, []byte("later"), 0o600))
+	must(t, n.Files.Restore(t.Context(), "r1", "a", b))
+	expires := time.Now().Add(time.Hour)
+	must(t, n.Journal.PutQuarantine(&journalv1.QuarantineRecord{RestoreId: "r1", Files: true, Expires: timestamppb.New(expires)}))
+	old := filepath.Join(dir, ".requorum-quarantine-r1-key")
+	must(t, n.RemoveExpired(t.Context(), expires.Add(-time.Minute)))
+	if data, err := os.ReadFile(old); err != nil || string(data) != "later" {
+		t.Errorf("%q, %v", data, err)
+	}
+	must(t, n.RemoveExpired(t.Context(), expires.Add(time.Minute)))
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("%v, %v", left, err)
 	}
 	if all, err := n.Journal.Quarantines(); err != nil || len(all) != 0 {
 		t.Errorf("%v, %v", all, err)

@@ -133,6 +133,9 @@ func (n *Node) swap(ctx context.Context, restoreID string, p *Progress) (*agentv
 		return nil, err
 	}
 	p.Tick()
+	if swapped.QuarantineFiles, err = n.oldFiles(restoreID); err != nil {
+		return nil, err
+	}
 	// Before etcd starts: from now on an older generation is no reason to keep it stopped.
 	note := &journal.Restored{RestoreID: restoreID, ClusterGeneration: n.clusterGeneration.Load()}
 	if err := n.Journal.SetRestored(note); err != nil {
@@ -294,11 +297,8 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish, p *Progress) er
 	if err != nil {
 		return err
 	}
-	if has {
-		rec := &journalv1.QuarantineRecord{RestoreId: spec.GetRestoreId(), Paths: d.QuarantinePaths(), Expires: spec.GetQuarantineExpires()}
-		if err := n.Journal.PutQuarantine(rec); err != nil {
-			return err
-		}
+	if err := n.noteOld(spec, d, has); err != nil {
+		return err
 	}
 	err = n.Journal.Update(func(s *journalv1.AgentRecord) error {
 		if spec.GetGeneration() > s.GetGeneration() { // otherwise it was done, and the node may have missed a later restore
@@ -314,6 +314,19 @@ func (n *Node) finish(ctx context.Context, spec *agentv1.Finish, p *Progress) er
 		return err
 	}
 	return n.Journal.SetRestored(nil)
+}
+
+// noteOld notes what is kept of before the restore: old data, if there is any, and files.
+func (n *Node) noteOld(spec *agentv1.Finish, d Dirs, data bool) error {
+	files, err := n.oldFiles(spec.GetRestoreId())
+	if err != nil || !data && len(files) == 0 {
+		return err
+	}
+	rec := &journalv1.QuarantineRecord{RestoreId: spec.GetRestoreId(), Files: len(files) > 0, Expires: spec.GetQuarantineExpires()}
+	if data {
+		rec.Paths = d.QuarantinePaths()
+	}
+	return n.Journal.PutQuarantine(rec)
 }
 
 // RemoveScratch removes what a task that read old data may have left when the agent died. It is called before tasks
@@ -348,6 +361,9 @@ func (n *Node) RemoveExpired(ctx context.Context, now time.Time) error {
 		var failed error
 		for _, path := range rec.GetPaths() {
 			failed = errors.Join(failed, n.disk().RemoveQuarantine(ctx, path))
+		}
+		if rec.GetFiles() {
+			failed = errors.Join(failed, n.removeOldFiles(ctx, rec.GetRestoreId()))
 		}
 		if failed == nil {
 			n.Log.Info("old data removed: its retention has ended", "restore", rec.GetRestoreId(), "paths", rec.GetPaths())

@@ -83,6 +83,7 @@ var mayCall = map[string]string{
 	"requorum.agent.v1.SessionService/Heartbeat":                    "node",
 	"requorum.agent.v1.SessionService/ReportTask":                   "node",
 	"requorum.agent.v1.SessionService/PushCopy":                     "node",
+	"requorum.agent.v1.SessionService/RenewRemote":                  "node",
 	"requorum.agent.v1.TransferService/Fetch":                       "",
 	"grpc.health.v1.Health/Check":                                   "stranger controller node viewer operator admin",
 	"grpc.health.v1.Health/List":                                    "stranger controller node viewer operator admin",

@@ -86,6 +86,7 @@ var permissions = map[string]who{
 	agentv1.SessionService_Heartbeat_FullMethodName:   node,
 	agentv1.SessionService_ReportTask_FullMethodName:  node,
 	agentv1.SessionService_PushCopy_FullMethodName:    node,
+	agentv1.SessionService_RenewRemote_FullMethodName: node,
 	agentv1.TransferService_Fetch_FullMethodName:      nobody, // agents serve it, not the controller
 
 	grpc_health_v1.Health_Check_FullMethodName:                             anyone,

@@ -3,6 +3,9 @@ package api
 import (
 	"context"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 )
 
@@ -41,4 +44,24 @@ func (s sessions) PushCopy(stream agentv1.SessionService_PushCopyServer) error {
 		return toStatus(err)
 	}
 	return toStatus(s.relays.push(key, stream))
+}
+
+// RenewRemote hands out what a task of the node was given, as it would be given now.
+func (s sessions) RenewRemote(ctx context.Context, req *agentv1.RenewRemoteRequest) (*agentv1.RenewRemoteResponse, error) {
+	key, err := callingNode(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	if !s.Dispatcher.Uses(key, req.GetRemote()) {
+		return nil, status.Errorf(codes.NotFound, "node %s has no task that uses remote %q", key.Node, req.GetRemote())
+	}
+	r, err := s.Remotes.Get(req.GetRemote())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	access, err := r.Access(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &agentv1.RenewRemoteResponse{Remote: access}, nil
 }

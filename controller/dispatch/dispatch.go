@@ -279,6 +279,35 @@ func (d *Dispatcher) want(key Key, p *pending) *node {
 	return n
 }
 
+// Uses tells whether a task that a node has uses a remote.
+func (d *Dispatcher) Uses(key Key, remote string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.nodes[key]
+	if n == nil || d.removed[key] {
+		return false
+	}
+	for _, p := range n.tasks {
+		if r := remoteOf(p.task); r != nil && r.GetName() == remote {
+			return true
+		}
+	}
+	return false
+}
+
+// remoteOf returns the remote of a task, nil if it has none.
+func remoteOf(task *agentv1.Task) *agentv1.Remote {
+	m := task.ProtoReflect()
+	spec := m.WhichOneof(m.Descriptor().Oneofs().ByName("spec"))
+	if spec == nil {
+		return nil
+	}
+	if s, ok := m.Get(spec).Message().Interface().(interface{ GetRemote() *agentv1.Remote }); ok {
+		return s.GetRemote()
+	}
+	return nil
+}
+
 func (d *Dispatcher) unwant(n *node, id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -115,7 +115,7 @@ func (r *Reconciler) list(ctx context.Context, cluster string, nodes []string, p
 	if err != nil {
 		return nil, err
 	}
-	access, err := known.Access()
+	access, err := known.Access(ctx)
 	if err != nil {
 		return nil, err
 	}

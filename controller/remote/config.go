@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 
@@ -124,7 +126,7 @@ func (c Config) seal() (seal.Options, error) {
 }
 
 // access returns what a node needs to reach the bucket. Files are read anew each time: what was replaced counts at once.
-func (c S3) access() (*agentv1.S3Remote, error) {
+func (c S3) access(ctx context.Context) (*agentv1.S3Remote, error) {
 	ca, err := c.ca()
 	if err != nil {
 		return nil, err
@@ -139,17 +141,20 @@ func (c S3) access() (*agentv1.S3Remote, error) {
 	if c.Credentials == fromNode {
 		return r, nil
 	}
-	keys, err := c.keys()
+	keys, err := c.keys(ctx, ca)
 	if err != nil {
 		return nil, err
 	}
 	r.AccessKey, r.SecretKey, r.SessionToken = keys.AccessKey, keys.SecretKey, keys.SessionToken
+	if !keys.Expires.IsZero() {
+		r.KeysExpire = timestamppb.New(keys.Expires)
+	}
 	return r, nil
 }
 
-func (c S3) keys() (s3.Credentials, error) {
+func (c S3) keys(ctx context.Context, ca []byte) (s3.Credentials, error) {
 	if c.CredentialsFile == "" {
-		keys, err := s3.FromChain()
+		keys, err := s3.FromChain(ctx, s3.Config{CA: ca, Proxy: c.Proxy})
 		if err != nil {
 			err = fmt.Errorf("look for credentials in the controller's environment: %w", err)
 		}

@@ -3,6 +3,7 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -102,13 +103,13 @@ func (r *Remote) broken(err error) error {
 }
 
 // Access returns what a node needs to reach the remote. It holds secrets: it is for a task, and for nothing that is kept.
-func (r *Remote) Access() (*agentv1.Remote, error) {
+func (r *Remote) Access(ctx context.Context) (*agentv1.Remote, error) {
 	access := &agentv1.Remote{Name: r.cfg.Name}
 	if r.cfg.Kind == kindDir {
 		access.Kind = &agentv1.Remote_Dir{Dir: &agentv1.DirRemote{Path: r.cfg.Dir.Path}}
 		return access, nil
 	}
-	bucket, err := r.cfg.S3.access()
+	bucket, err := r.cfg.S3.access(ctx)
 	if err != nil {
 		return nil, r.broken(err)
 	}

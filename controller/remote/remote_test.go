@@ -112,12 +112,12 @@ func TestFilesAreReadAnewEachTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Access(); err == nil || !strings.Contains(err.Error(), keys) {
+	if _, err := r.Access(t.Context()); err == nil || !strings.Contains(err.Error(), keys) {
 		t.Error(err)
 	}
 	for _, secret := range []string{"one", "two"} {
 		write(keys, "[default]\naws_access_key_id = a\naws_secret_access_key = "+secret+"\n")
-		access, err := r.Access()
+		access, err := r.Access(t.Context())
 		if err != nil || access.GetS3().GetSecretKey() != secret || access.GetS3().GetBucket() != "a-bucket" {
 			t.Errorf("%v, %v", access, err)
 		}
@@ -147,7 +147,7 @@ func TestNodesMayHaveTheirOwnKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		access, err := one.Access()
+		access, err := one.Access(t.Context())
 		if err != nil || access.GetS3().GetAccessKey() != want {
 			t.Errorf("%s: %v, %v", name, access, err)
 		}

@@ -74,7 +74,8 @@ func (j *Jobs) swap(ctx context.Context, run *operation.Run) error {
 		op := rec.GetOperation()
 		op.Quarantines = nil
 		for _, node := range op.GetNodes() {
-			op.Quarantines = append(op.Quarantines, &requorumv1.Quarantine{Node: node, Paths: results[node].GetSwapped().GetQuarantinePaths()})
+			swapped := results[node].GetSwapped()
+			op.Quarantines = append(op.Quarantines, &requorumv1.Quarantine{Node: node, Paths: swapped.GetQuarantinePaths(), Files: swapped.GetQuarantineFiles()})
 		}
 	})
 }

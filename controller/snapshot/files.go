@@ -114,7 +114,7 @@ func compareIn(ctx context.Context, ask Asker, remotes *remote.Remotes, cluster,
 	if err != nil {
 		return nil, err
 	}
-	if spec.Remote, err = r.Access(); err != nil {
+	if spec.Remote, err = r.Access(ctx); err != nil {
 		return nil, err
 	}
 	return compareFiles(ctx, ask, cluster, spec)
@@ -137,12 +137,39 @@ func FetchFiles(ctx context.Context, run *operation.Run, remotes *remote.Remotes
 	return errors.Join(failures...)
 }
 
+// fetchFiles has nodes that have lost the files which they added to the snapshot fetch them from a remote. No other node has
+// them: what no remote has is gone, and that is told.
+func (j *Jobs) fetchFiles(ctx context.Context, run *operation.Run) error {
+	var failures []error
+	for _, b := range run.Snapshot().GetManifest().GetBundles() {
+		if !slices.Contains(run.Operation().GetNodes(), b.GetNode()) {
+			continue // the node is not there any more, and its files went with it
+		}
+		found, err := compareFiles(ctx, within{run}, run.Cluster(), &agentv1.CompareFiles{Name: run.Operation().GetSnapshot(), Bundle: b})
+		if err != nil {
+			return err
+		}
+		if found.GetLost() {
+			failures = append(failures, j.fetchLost(ctx, run, b, found.GetProblem()))
+		}
+	}
+	return errors.Join(failures...)
+}
+
+func (j *Jobs) fetchLost(ctx context.Context, run *operation.Run, b *requorumv1.Bundle, problem string) error {
+	job := run.Snapshot()
+	if !slices.ContainsFunc(job.GetRemotes(), func(c *requorumv1.RemoteCopy) bool { return bundleIn(c, b) != nil }) {
+		return run.Warn("%s: its files of the snapshot are lost, and no remote has them: %s", b.GetNode(), problem)
+	}
+	return FetchFiles(ctx, run, j.Remotes, job.GetRemotes(), run.Operation().GetSnapshot(), b, j.Identities.Get(run.ID()), "")
+}
+
 func fetchFilesFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes, name string, spec *agentv1.DownloadFiles) error {
 	r, err := remotes.Get(name)
 	if err != nil {
 		return err
 	}
-	if spec.Remote, err = r.Access(); err != nil {
+	if spec.Remote, err = r.Access(ctx); err != nil {
 		return err
 	}
 	_, err = run.Ask(ctx, spec.GetBundle().GetNode(), &agentv1.Task{Spec: &agentv1.Task_DownloadFiles{DownloadFiles: spec}})
@@ -228,7 +255,7 @@ func (j *Jobs) storeBundles(ctx context.Context, run *operation.Run, r *remote.R
 // storeBundle has a node store its files. Of a snapshot that is there already, whoever uploads it later has to do without
 // those that are gone with their node or its disk: they are told, and etcd's file is stored all the same.
 func (j *Jobs) storeBundle(ctx context.Context, run *operation.Run, r *remote.Remote, b *requorumv1.Bundle) (*requorumv1.Bundle, error) {
-	access, err := r.Access()
+	access, err := r.Access(ctx)
 	if err != nil {
 		return nil, err
 	}

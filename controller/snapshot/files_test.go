@@ -193,10 +193,39 @@ func TestRepairAndRebuildKnowFilesInRemotes(t *testing.T) {
 		if s.bundles("s") != everyBundle || len(d.entry("s").GetRemotes()[0].GetBundles()) != 3 {
 			t.Errorf("repaired: %s, %v", s.bundles("s"), d.entry("s").GetRemotes())
 		}
+		if fetched := slices.Index(d.fleet.asked, "DownloadFiles b"); fetched < 0 || d.fleet.count("DownloadFiles") != 1 || !slices.Contains(d.fleet.asked[fetched:], "UploadFiles b") {
+			t.Errorf("b has lost its files: %v", d.fleet.asked)
+		}
 		d.forgets("s")
 		d.expect(d.ended(d.Rebuild("prod", []string{"off-site"}, "", "alice")), succeeded, "")
 		if c := d.entry("s").GetRemotes(); len(c) != 1 || len(c[0].GetBundles()) != 3 || c[0].GetBundles()[0].GetStored().GetKey() == "" {
 			t.Errorf("rebuilt: %v", c)
+		}
+	})
+}
+
+// A distribution gives a node its files back, as a repair does. What nobody has any more is told.
+func TestLostFilesAreFetched(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		problem := map[string]string{}
+		filesInShop(d, s, problem)
+		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Name: "here", Files: []string{"pki"}}), succeeded, "")
+		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Files: []string{"pki"}, Remote: "off-site"}), succeeded, "")
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), succeeded, "")
+		if d.fleet.count("DownloadFiles") != 0 {
+			t.Errorf("nothing was lost: %v", d.fleet.asked)
+		}
+		problem["a"], problem["c"] = "gone", "gone"
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), succeeded, "")
+		if !slices.Contains(d.fleet.asked, "DownloadFiles a") || !slices.Contains(d.fleet.asked, "DownloadFiles c") || d.fleet.count("DownloadFiles") != 2 {
+			t.Error(d.fleet.asked)
+		}
+		s.broken["DownloadFiles"] = 1
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "")), reverted, "the bucket is on fire")
+		op := d.ended(d.Distribute("prod", "here", "", "alice", ""))
+		d.expect(op, succeeded, "")
+		if w := strings.Join(op.GetWarnings(), "; "); w != "a: its files of the snapshot are lost, and no remote has them: gone; c: its files of the snapshot are lost, and no remote has them: gone" {
+			t.Error(w)
 		}
 	})
 }

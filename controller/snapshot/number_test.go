@@ -1,15 +1,18 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/catalog"
@@ -162,6 +165,39 @@ func TestRebuildEntersWhatTheNodesHold(t *testing.T) {
 			t.Errorf("again: %v", nothing)
 		}
 	})
+}
+
+// The nodes are asked all at once: each answers only when every one has been asked.
+func TestRebuildAsksTheNodesAtOnce(t *testing.T) {
+	atDesk(t, func(d *desk) {
+		var asked sync.WaitGroup
+		asked.Add(3)
+		ask := askFunc(func(_ context.Context, _, node string, _ *agentv1.Task) (*agentv1.TaskResult, error) {
+			asked.Done()
+			asked.Wait()
+			return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copies{Copies: &agentv1.CopyList{Manifests: []*requorumv1.Manifest{{Name: "s", Cluster: "prod", Node: node}}}}}, nil
+		})
+		s, err := d.survey(d.Context(), ask, "prod", []string{"a", "b", "c"}, nil)
+		if err != nil || len(s.found) != 1 || !slices.Equal(s.found[0].GetNodes(), []string{"a", "b", "c"}) {
+			t.Errorf("%v, %v", s, err)
+		}
+		refuses := askFunc(func(ctx context.Context, _, node string, _ *agentv1.Task) (*agentv1.TaskResult, error) {
+			if node == "b" {
+				return nil, errors.New("b is on fire")
+			}
+			<-ctx.Done() // the others are not waited for
+			return nil, context.Cause(ctx)
+		})
+		if _, err := d.survey(d.Context(), refuses, "prod", []string{"a", "b", "c"}, nil); err == nil || err.Error() != "b is on fire" {
+			t.Error(err)
+		}
+	})
+}
+
+type askFunc func(ctx context.Context, cluster, node string, task *agentv1.Task) (*agentv1.TaskResult, error)
+
+func (f askFunc) AskNode(ctx context.Context, cluster, node string, task *agentv1.Task) (*agentv1.TaskResult, error) {
+	return f(ctx, cluster, node, task)
 }
 
 func TestRebuildTellsGoodFromBad(t *testing.T) {

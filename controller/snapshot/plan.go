@@ -93,13 +93,14 @@ func (j *Jobs) check(*operation.Run) operation.Job {
 	)}
 }
 
-// distributing gives every node that lacks a good copy one, and in a repair the remotes.
+// distributing gives every node that lacks a good copy one, or the files that it had added, and in a repair the remotes.
 func (j *Jobs) distributing(*operation.Run) operation.Job {
 	return operation.Job{Plan: steps(
 		operation.Step{Name: "locate", Do: j.locate, Check: true},
 		operation.Step{Name: "fetch", Do: j.fetch, Undo: j.dropPartial},
 		operation.Step{Name: "distribute", Do: j.distribute, Undo: j.dropPartial},
 		operation.Step{Name: "agree", Do: j.agree},
+		operation.Step{Name: "files", Do: j.fetchFiles},
 		operation.Step{Name: "upload", Do: j.uploadAgain},
 		operation.Step{Name: "record", Do: j.record},
 	), End: j.forgetIdentity}

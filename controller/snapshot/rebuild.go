@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -100,13 +101,9 @@ func (j *Jobs) survey(ctx context.Context, ask Asker, cluster string, nodes, fro
 			s.note("%s: its agent is not connected, so what it holds is left out; rebuild the catalog again once it is", node)
 		}
 	}
-	held := make(map[string][]*requorumv1.Manifest, len(present))
-	for _, node := range present {
-		result, err := ask.AskNode(ctx, cluster, node, &agentv1.Task{Spec: &agentv1.Task_ListCopies{ListCopies: &agentv1.ListCopies{}}})
-		if err != nil {
-			return nil, err
-		}
-		held[node] = result.GetCopies().GetManifests()
+	held, err := heldOn(ctx, ask, cluster, present)
+	if err != nil {
+		return nil, err
 	}
 	stored := make(map[string][]*requorumv1.Manifest, len(from))
 	for _, name := range from {
@@ -143,6 +140,27 @@ func (j *Jobs) survey(ctx context.Context, ask Asker, cluster string, nodes, fro
 		return strings.Compare(a.GetManifest().GetName(), b.GetManifest().GetName())
 	})
 	return s, nil
+}
+
+// heldOn asks the nodes, all at once, what they hold.
+func heldOn(ctx context.Context, ask Asker, cluster string, nodes []string) (map[string][]*requorumv1.Manifest, error) {
+	group, ctx := errgroup.WithContext(ctx)
+	lists := make([][]*requorumv1.Manifest, len(nodes))
+	for i, node := range nodes {
+		group.Go(func() error {
+			result, err := ask.AskNode(ctx, cluster, node, &agentv1.Task{Spec: &agentv1.Task_ListCopies{ListCopies: &agentv1.ListCopies{}}})
+			lists[i] = result.GetCopies().GetManifests()
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	held := make(map[string][]*requorumv1.Manifest, len(nodes))
+	for i, node := range nodes {
+		held[node] = lists[i]
+	}
+	return held, nil
 }
 
 func (s *survey) note(format string, args ...any) {

@@ -97,7 +97,7 @@ func (j *Jobs) store(ctx context.Context, run *operation.Run, job *journalv1.Sna
 	if err != nil {
 		return err
 	}
-	access, err := r.Access()
+	access, err := r.Access(ctx)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (j *Jobs) uploadTo(ctx context.Context, run *operation.Run, c *requorumv1.R
 	if err != nil {
 		return err
 	}
-	access, err := r.Access()
+	access, err := r.Access(ctx)
 	if err != nil {
 		return err
 	}
@@ -226,7 +226,7 @@ func remoteFailed(err error) bool {
 
 // dropFrom has a node remove a copy from a remote.
 func (j *Jobs) dropFrom(ctx context.Context, run *operation.Run, node string, c *requorumv1.RemoteCopy) error {
-	access, err := j.access(c.GetRemote())
+	access, err := j.access(ctx, c.GetRemote())
 	if err != nil {
 		return err
 	}
@@ -236,12 +236,12 @@ func (j *Jobs) dropFrom(ctx context.Context, run *operation.Run, node string, c 
 	return err
 }
 
-func (j *Jobs) access(name string) (*agentv1.Remote, error) {
+func (j *Jobs) access(ctx context.Context, name string) (*agentv1.Remote, error) {
 	r, err := j.Remotes.Get(name)
 	if err != nil {
 		return nil, err
 	}
-	return r.Access()
+	return r.Access(ctx)
 }
 
 // checkRemote refuses, before anything is saved, a remote that cannot be reached or has the name already.
@@ -302,7 +302,7 @@ func (w within) AskNode(ctx context.Context, _, node string, task *agentv1.Task)
 }
 
 func listRemote(ctx context.Context, ask Asker, cluster, node string, r *remote.Remote, folder, name string) (*agentv1.RemoteList, error) {
-	access, err := r.Access()
+	access, err := r.Access(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -468,7 +468,7 @@ func fetchFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes,
 	if err != nil {
 		return nil, err
 	}
-	access, err := r.Access()
+	access, err := r.Access(ctx)
 	if err != nil {
 		return nil, err
 	}

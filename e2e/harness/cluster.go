@@ -41,8 +41,9 @@ var slots = make(chan struct{}, clusters)
 // Options say what to start. The zero value is three members without TLS.
 type Options struct {
 	Members   int
-	Patience  time.Duration // if more than Patience is needed
-	Etcd      []string      // more arguments for every etcd
+	Patience  time.Duration              // if more than Patience is needed
+	Etcd      []string                   // more arguments for every etcd
+	Env       func(name string) []string // more environment of the controller or a node; may be nil
 	Configure func(node string, c *agent.Config)
 	Control   func(c *controller.Config)
 
@@ -66,6 +67,15 @@ type Cluster struct {
 	written int // keys written so far, the deleted ones included
 	mu      sync.Mutex
 	clients map[string]*clientv3.Client
+}
+
+// environment is what a process has besides that of the test.
+func (c *Cluster) environment(name string) []string {
+	env := c.Faults.Env(name)
+	if c.Options.Env != nil {
+		env = append(env, c.Options.Env(name)...)
+	}
+	return env
 }
 
 // Start starts a cluster and ends everything it started when the test ends.
@@ -93,7 +103,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	c.Cluster, err = dev.Start(ctx, dev.Options{
 		Binary: faults, Dir: filepath.Join(dir, "c"), Name: Name, Members: o.Members,
 		Etcd:  append([]string{"--heartbeat-interval=50", "--election-timeout=500"}, o.Etcd...),
-		EnvOf: c.Faults.Env, Host: o.Host, Launch: o.Launch,
+		EnvOf: c.environment, Host: o.Host, Launch: o.Launch,
 		Configure: func(node string, a *agent.Config) {
 			a.Runtime.Process.Command[0] = etcd
 			a.StartWait = config.Duration(30 * time.Second)

@@ -104,6 +104,20 @@ func (b bundles) PutOpened(id string, of *requorumv1.Bundle, data []byte) error 
 	return b.keeper.PutOpened(id, of, data)
 }
 
+func (b bundles) Old(id string) ([]string, error) {
+	if err := b.reads(); err != nil {
+		return nil, err
+	}
+	return b.keeper.Old(id)
+}
+
+func (b bundles) RemoveOld(ctx context.Context, id string) error {
+	if err := b.reads(); err != nil {
+		return err
+	}
+	return b.keeper.RemoveOld(ctx, id)
+}
+
 func (b bundles) DropOpened(id string) error {
 	if err := b.reads(); err != nil {
 		return err

@@ -36,6 +36,10 @@ type Server struct {
 	Dir     string // buckets are directories in it
 
 	versions string
+	iam      string // where it keeps accounts besides the one of AccessKey
+
+	mu       sync.Mutex
+	accounts map[string]any // by access key
 	plain    bool
 	t        testing.TB
 	process  *exec.Cmd
@@ -61,7 +65,7 @@ func start(t testing.TB, bucket string, plain bool) *Server {
 	}
 	s := &Server{
 		Address: fmt.Sprintf("127.0.0.1:%d", ports[0]), CA: etcdtest.NewCA(t), Dir: t.TempDir(), versions: t.TempDir(),
-		plain: plain, t: t,
+		iam: t.TempDir(), accounts: make(map[string]any), plain: plain, t: t,
 	}
 	s.MakeBucket(bucket)
 	s.Run()
@@ -96,7 +100,7 @@ func (s *Server) URL() string {
 // Run starts the server again after Stop, with what is in its buckets.
 func (s *Server) Run() {
 	s.t.Helper()
-	args := []string{"--access", AccessKey, "--secret", SecretKey, "--port", s.Address, "--quiet", "--health", "/health", "--keep-alive"}
+	args := []string{"--access", AccessKey, "--secret", SecretKey, "--port", s.Address, "--quiet", "--health", "/health", "--keep-alive", "--iam-dir", s.iam, "--iam-cache-disable"}
 	if !s.plain {
 		cert, key := s.CA.IssueFor(s.t, "s3", "127.0.0.1", "localhost")
 		args = append(args, "--cert", cert, "--key", key)

@@ -306,7 +306,23 @@ func oldData(quarantines []*requorumv1.Quarantine) []string {
 	for i, place := range places {
 		places[i] = strings.Join(nodes[place], ", ") + " is in " + place
 	}
-	return places
+	return append(places, oldFiles(quarantines)...)
+}
+
+// oldFiles tells of the files besides etcd's data that were replaced. There may be many; -o json lists them.
+func oldFiles(quarantines []*requorumv1.Quarantine) []string {
+	var lines []string
+	for _, q := range quarantines {
+		if len(q.GetFiles()) == 0 {
+			continue
+		}
+		line := fmt.Sprintf("%s: files that the restore has replaced (%d), the first is %s", q.GetNode(), len(q.GetFiles()), q.GetFiles()[0])
+		if q.GetExpires() != nil {
+			line += " until " + output.Time(q.GetExpires())
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // hint writes to stderr what a person may want to type next; not for programs.

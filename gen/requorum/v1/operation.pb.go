@@ -1086,7 +1086,9 @@ type Quarantine struct {
 	// Directory or directories that hold the old data.
 	Paths []string `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`
 	// When the agent removes it.
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	// Files of the node besides etcd's data that the restore has replaced, as they are kept now.
+	Files         []string `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1138,6 +1140,13 @@ func (x *Quarantine) GetPaths() []string {
 func (x *Quarantine) GetExpires() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Expires
+	}
+	return nil
+}
+
+func (x *Quarantine) GetFiles() []string {
+	if x != nil {
+		return x.Files
 	}
 	return nil
 }
@@ -1463,12 +1472,13 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"past_pivot\x18\x12 \x01(\bR\tpastPivot\x12'\n" +
 	"\x0fsafety_snapshot\x18\x13 \x01(\tR\x0esafetySnapshot\x12)\n" +
 	"\x10cancel_requested\x18\x14 \x01(\bR\x0fcancelRequested\x12T\n" +
-	"\x18estimated_unavailability\x18\x1e \x01(\v2\x19.google.protobuf.DurationR\x17estimatedUnavailability\"l\n" +
+	"\x18estimated_unavailability\x18\x1e \x01(\v2\x19.google.protobuf.DurationR\x17estimatedUnavailability\"\x82\x01\n" +
 	"\n" +
 	"Quarantine\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05paths\x18\x02 \x03(\tR\x05paths\x124\n" +
-	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x91\x02\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x14\n" +
+	"\x05files\x18\x04 \x03(\tR\x05files\"\x91\x02\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.requorum.v1.StepStateR\x05state\x12\x14\n" +

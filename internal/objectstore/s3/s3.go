@@ -37,17 +37,20 @@ type Config struct {
 	Endpoint      string // host[:port], or a URL: http:// is plain HTTP. Empty for Amazon's.
 	Region        string // empty for us-east-1 at an endpoint that is given
 	Bucket        string
-	PathStyle     bool          // the bucket in the path also where its name could be in the host's
-	CA            []byte        // PEM; trusted besides the system's
-	SkipTLSVerify bool          // trust any certificate
-	Proxy         string        // URL; empty for what the environment says
-	Credentials   Credentials   // empty for the standard chain
-	Encryption    string        // of the server: "" for the bucket's default, "s3" or "kms"
-	KMSKey        string        // for "kms"; empty for the bucket's default key
-	LockMode      string        // "governance" or "compliance"; "" for the bucket's default retention
-	LockFor       time.Duration // how long an object is retained
-	Stall         time.Duration // how long a connection may be still. Default 90 s.
-	Activity      func()        // called whenever something moves; may be nil
+	PathStyle     bool        // the bucket in the path also where its name could be in the host's
+	CA            []byte      // PEM; trusted besides the system's
+	SkipTLSVerify bool        // trust any certificate
+	Proxy         string      // URL; empty for what the environment says
+	Credentials   Credentials // empty for the standard chain
+	// Renew returns fresh keys before Credentials expire, and from time to time where it is not known when they do. Until
+	// they have expired a failure costs nothing. nil if the keys stay as they are.
+	Renew      func(context.Context) (Credentials, error)
+	Encryption string        // of the server: "" for the bucket's default, "s3" or "kms"
+	KMSKey     string        // for "kms"; empty for the bucket's default key
+	LockMode   string        // "governance" or "compliance"; "" for the bucket's default retention
+	LockFor    time.Duration // how long an object is retained
+	Stall      time.Duration // how long a connection may be still. Default 90 s.
+	Activity   func()        // called whenever something moves; may be nil
 }
 
 // Store keeps objects in a bucket.
@@ -69,9 +72,6 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, s.invalid(err)
 	}
-	if s.cfg.Stall == 0 {
-		s.cfg.Stall = defaultStall
-	}
 	transport, err := newTransport(s.cfg)
 	if err != nil {
 		return nil, s.invalid(err)
@@ -85,7 +85,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.idle = transport.CloseIdleConnections
 	s.client, err = minio.New(host, &minio.Options{
-		Creds: cfg.Credentials.provider(), Secure: secure, Transport: transport, Region: cfg.Region, BucketLookup: lookup,
+		Creds: s.cfg.provider(), Secure: secure, Transport: transport, Region: cfg.Region, BucketLookup: lookup,
 		MaxRetries: tries,
 	})
 	if err != nil {

@@ -340,7 +340,7 @@ func TestCredentialsFromAFileAndTheEnvironment(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "e")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "f")
 	t.Setenv("AWS_SESSION_TOKEN", "g")
-	if c, err := s3.FromChain(); err != nil || c != (s3.Credentials{AccessKey: "e", SecretKey: "f", SessionToken: "g"}) {
+	if c, err := s3.FromChain(t.Context(), s3.Config{}); err != nil || c != (s3.Credentials{AccessKey: "e", SecretKey: "f", SessionToken: "g"}) {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -42,7 +43,7 @@ func newTransport(cfg Config) (*http.Transport, error) {
 			if err != nil {
 				return nil, err
 			}
-			return newLively(conn, cfg.Stall, cfg.Activity)
+			return newLively(conn, cmp.Or(cfg.Stall, defaultStall), cfg.Activity)
 		},
 		TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, InsecureSkipVerify: cfg.SkipTLSVerify}, //nolint:gosec // only if asked for
 		TLSHandshakeTimeout: dialTimeout,

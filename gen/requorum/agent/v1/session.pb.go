@@ -1036,6 +1036,98 @@ func (*PushCopyResponse) Descriptor() ([]byte, []int) {
 	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
+// RenewRemoteRequest names a remote that a task of the calling node uses.
+type RenewRemoteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name in the controller's configuration.
+	Remote        string `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRemoteRequest) Reset() {
+	*x = RenewRemoteRequest{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRemoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRemoteRequest) ProtoMessage() {}
+
+func (x *RenewRemoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRemoteRequest.ProtoReflect.Descriptor instead.
+func (*RenewRemoteRequest) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RenewRemoteRequest) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+// RenewRemoteResponse tells how to reach the remote.
+type RenewRemoteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The remote, as a task of this moment would have it.
+	Remote        *Remote `protobuf:"bytes,1,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewRemoteResponse) Reset() {
+	*x = RenewRemoteResponse{}
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRemoteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRemoteResponse) ProtoMessage() {}
+
+func (x *RenewRemoteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRemoteResponse.ProtoReflect.Descriptor instead.
+func (*RenewRemoteResponse) Descriptor() ([]byte, []int) {
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RenewRemoteResponse) GetRemote() *Remote {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
 // Task is a step's work on one node.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1096,7 +1188,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1200,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[14]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1213,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Task) GetId() string {
@@ -1746,7 +1838,7 @@ type TaskReport struct {
 
 func (x *TaskReport) Reset() {
 	*x = TaskReport{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1850,7 @@ func (x *TaskReport) String() string {
 func (*TaskReport) ProtoMessage() {}
 
 func (x *TaskReport) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[15]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1863,7 @@ func (x *TaskReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskReport.ProtoReflect.Descriptor instead.
 func (*TaskReport) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskReport) GetTaskId() string {
@@ -1845,7 +1937,7 @@ type TaskError struct {
 
 func (x *TaskError) Reset() {
 	*x = TaskError{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1949,7 @@ func (x *TaskError) String() string {
 func (*TaskError) ProtoMessage() {}
 
 func (x *TaskError) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[16]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1962,7 @@ func (x *TaskError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskError.ProtoReflect.Descriptor instead.
 func (*TaskError) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskError) GetCode() TaskErrorCode {
@@ -1924,7 +2016,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2028,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[17]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2041,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TaskResult) GetResult() isTaskResult_Result {
@@ -2230,7 +2322,7 @@ type InspectNode struct {
 
 func (x *InspectNode) Reset() {
 	*x = InspectNode{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2334,7 @@ func (x *InspectNode) String() string {
 func (*InspectNode) ProtoMessage() {}
 
 func (x *InspectNode) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[18]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2347,7 @@ func (x *InspectNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectNode.ProtoReflect.Descriptor instead.
 func (*InspectNode) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InspectNode) GetSnapshotSize() int64 {
@@ -2319,7 +2411,7 @@ type NodeFacts struct {
 
 func (x *NodeFacts) Reset() {
 	*x = NodeFacts{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2423,7 @@ func (x *NodeFacts) String() string {
 func (*NodeFacts) ProtoMessage() {}
 
 func (x *NodeFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[19]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2436,7 @@ func (x *NodeFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeFacts.ProtoReflect.Descriptor instead.
 func (*NodeFacts) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeFacts) GetMember() *v1.Member {
@@ -2516,7 +2608,7 @@ type PackFiles struct {
 
 func (x *PackFiles) Reset() {
 	*x = PackFiles{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2620,7 @@ func (x *PackFiles) String() string {
 func (*PackFiles) ProtoMessage() {}
 
 func (x *PackFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[20]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2633,7 @@ func (x *PackFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PackFiles.ProtoReflect.Descriptor instead.
 func (*PackFiles) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PackFiles) GetName() string {
@@ -2582,7 +2674,7 @@ type CompareFiles struct {
 
 func (x *CompareFiles) Reset() {
 	*x = CompareFiles{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +2686,7 @@ func (x *CompareFiles) String() string {
 func (*CompareFiles) ProtoMessage() {}
 
 func (x *CompareFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[21]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2699,7 @@ func (x *CompareFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareFiles.ProtoReflect.Descriptor instead.
 func (*CompareFiles) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CompareFiles) GetName() string {
@@ -2655,7 +2747,7 @@ type ComparedFiles struct {
 
 func (x *ComparedFiles) Reset() {
 	*x = ComparedFiles{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2667,7 +2759,7 @@ func (x *ComparedFiles) String() string {
 func (*ComparedFiles) ProtoMessage() {}
 
 func (x *ComparedFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[22]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2680,7 +2772,7 @@ func (x *ComparedFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComparedFiles.ProtoReflect.Descriptor instead.
 func (*ComparedFiles) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ComparedFiles) GetProblem() string {
@@ -2728,7 +2820,7 @@ type RestoreFiles struct {
 
 func (x *RestoreFiles) Reset() {
 	*x = RestoreFiles{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2832,7 @@ func (x *RestoreFiles) String() string {
 func (*RestoreFiles) ProtoMessage() {}
 
 func (x *RestoreFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[23]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2845,7 @@ func (x *RestoreFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFiles.ProtoReflect.Descriptor instead.
 func (*RestoreFiles) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RestoreFiles) GetRestoreId() string {
@@ -2795,7 +2887,7 @@ type HashKV struct {
 
 func (x *HashKV) Reset() {
 	*x = HashKV{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +2899,7 @@ func (x *HashKV) String() string {
 func (*HashKV) ProtoMessage() {}
 
 func (x *HashKV) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[24]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +2912,7 @@ func (x *HashKV) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKV.ProtoReflect.Descriptor instead.
 func (*HashKV) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HashKV) GetRevision() int64 {
@@ -2845,7 +2937,7 @@ type HashKVResult struct {
 
 func (x *HashKVResult) Reset() {
 	*x = HashKVResult{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +2949,7 @@ func (x *HashKVResult) String() string {
 func (*HashKVResult) ProtoMessage() {}
 
 func (x *HashKVResult) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[25]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +2962,7 @@ func (x *HashKVResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashKVResult.ProtoReflect.Descriptor instead.
 func (*HashKVResult) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HashKVResult) GetHash() uint32 {
@@ -2909,7 +3001,7 @@ type SaveCopy struct {
 
 func (x *SaveCopy) Reset() {
 	*x = SaveCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3013,7 @@ func (x *SaveCopy) String() string {
 func (*SaveCopy) ProtoMessage() {}
 
 func (x *SaveCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[26]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3026,7 @@ func (x *SaveCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveCopy.ProtoReflect.Descriptor instead.
 func (*SaveCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SaveCopy) GetName() string {
@@ -2974,7 +3066,7 @@ type FollowCopy struct {
 
 func (x *FollowCopy) Reset() {
 	*x = FollowCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3078,7 @@ func (x *FollowCopy) String() string {
 func (*FollowCopy) ProtoMessage() {}
 
 func (x *FollowCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[27]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3091,7 @@ func (x *FollowCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowCopy.ProtoReflect.Descriptor instead.
 func (*FollowCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FollowCopy) GetName() string {
@@ -3048,7 +3140,7 @@ type CopyFacts struct {
 
 func (x *CopyFacts) Reset() {
 	*x = CopyFacts{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3060,7 +3152,7 @@ func (x *CopyFacts) String() string {
 func (*CopyFacts) ProtoMessage() {}
 
 func (x *CopyFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[28]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3073,7 +3165,7 @@ func (x *CopyFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFacts.ProtoReflect.Descriptor instead.
 func (*CopyFacts) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CopyFacts) GetSize() int64 {
@@ -3149,7 +3241,7 @@ type ImportCopy struct {
 
 func (x *ImportCopy) Reset() {
 	*x = ImportCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3253,7 @@ func (x *ImportCopy) String() string {
 func (*ImportCopy) ProtoMessage() {}
 
 func (x *ImportCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[29]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3266,7 @@ func (x *ImportCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCopy.ProtoReflect.Descriptor instead.
 func (*ImportCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ImportCopy) GetName() string {
@@ -3220,7 +3312,7 @@ type DrillCopy struct {
 
 func (x *DrillCopy) Reset() {
 	*x = DrillCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3324,7 @@ func (x *DrillCopy) String() string {
 func (*DrillCopy) ProtoMessage() {}
 
 func (x *DrillCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[30]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3337,7 @@ func (x *DrillCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillCopy.ProtoReflect.Descriptor instead.
 func (*DrillCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DrillCopy) GetManifest() *v1.Manifest {
@@ -3294,7 +3386,7 @@ type Drilled struct {
 
 func (x *Drilled) Reset() {
 	*x = Drilled{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3398,7 @@ func (x *Drilled) String() string {
 func (*Drilled) ProtoMessage() {}
 
 func (x *Drilled) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[31]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3411,7 @@ func (x *Drilled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drilled.ProtoReflect.Descriptor instead.
 func (*Drilled) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Drilled) GetKeys() int64 {
@@ -3389,7 +3481,7 @@ type InspectCopy struct {
 
 func (x *InspectCopy) Reset() {
 	*x = InspectCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +3493,7 @@ func (x *InspectCopy) String() string {
 func (*InspectCopy) ProtoMessage() {}
 
 func (x *InspectCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[32]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3506,7 @@ func (x *InspectCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCopy.ProtoReflect.Descriptor instead.
 func (*InspectCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InspectCopy) GetName() string {
@@ -3435,7 +3527,7 @@ type WriteManifest struct {
 
 func (x *WriteManifest) Reset() {
 	*x = WriteManifest{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3539,7 @@ func (x *WriteManifest) String() string {
 func (*WriteManifest) ProtoMessage() {}
 
 func (x *WriteManifest) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[33]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3552,7 @@ func (x *WriteManifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteManifest.ProtoReflect.Descriptor instead.
 func (*WriteManifest) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WriteManifest) GetManifest() *v1.Manifest {
@@ -3483,7 +3575,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3587,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[34]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3600,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Source) GetNode() string {
@@ -3539,7 +3631,7 @@ type ServeCopy struct {
 
 func (x *ServeCopy) Reset() {
 	*x = ServeCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3551,7 +3643,7 @@ func (x *ServeCopy) String() string {
 func (*ServeCopy) ProtoMessage() {}
 
 func (x *ServeCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[35]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3564,7 +3656,7 @@ func (x *ServeCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeCopy.ProtoReflect.Descriptor instead.
 func (*ServeCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ServeCopy) GetName() string {
@@ -3596,7 +3688,7 @@ type FetchCopy struct {
 
 func (x *FetchCopy) Reset() {
 	*x = FetchCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +3700,7 @@ func (x *FetchCopy) String() string {
 func (*FetchCopy) ProtoMessage() {}
 
 func (x *FetchCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[36]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +3713,7 @@ func (x *FetchCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchCopy.ProtoReflect.Descriptor instead.
 func (*FetchCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FetchCopy) GetManifest() *v1.Manifest {
@@ -3658,7 +3750,7 @@ type Fetched struct {
 
 func (x *Fetched) Reset() {
 	*x = Fetched{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3670,7 +3762,7 @@ func (x *Fetched) String() string {
 func (*Fetched) ProtoMessage() {}
 
 func (x *Fetched) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[37]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3683,7 +3775,7 @@ func (x *Fetched) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetched.ProtoReflect.Descriptor instead.
 func (*Fetched) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Fetched) GetWireBytes() int64 {
@@ -3711,7 +3803,7 @@ type HashCopy struct {
 
 func (x *HashCopy) Reset() {
 	*x = HashCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3815,7 @@ func (x *HashCopy) String() string {
 func (*HashCopy) ProtoMessage() {}
 
 func (x *HashCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[38]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3828,7 @@ func (x *HashCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCopy.ProtoReflect.Descriptor instead.
 func (*HashCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *HashCopy) GetManifest() *v1.Manifest {
@@ -3759,7 +3851,7 @@ type DropCopy struct {
 
 func (x *DropCopy) Reset() {
 	*x = DropCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +3863,7 @@ func (x *DropCopy) String() string {
 func (*DropCopy) ProtoMessage() {}
 
 func (x *DropCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[39]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +3876,7 @@ func (x *DropCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropCopy.ProtoReflect.Descriptor instead.
 func (*DropCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DropCopy) GetName() string {
@@ -3814,7 +3906,7 @@ type PushCopy struct {
 
 func (x *PushCopy) Reset() {
 	*x = PushCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3826,7 +3918,7 @@ func (x *PushCopy) String() string {
 func (*PushCopy) ProtoMessage() {}
 
 func (x *PushCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[40]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3839,7 +3931,7 @@ func (x *PushCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushCopy.ProtoReflect.Descriptor instead.
 func (*PushCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PushCopy) GetRelayId() string {
@@ -3865,7 +3957,7 @@ type ListCopies struct {
 
 func (x *ListCopies) Reset() {
 	*x = ListCopies{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3877,7 +3969,7 @@ func (x *ListCopies) String() string {
 func (*ListCopies) ProtoMessage() {}
 
 func (x *ListCopies) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[41]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3890,7 +3982,7 @@ func (x *ListCopies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCopies.ProtoReflect.Descriptor instead.
 func (*ListCopies) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 // CopyList is the vault's content.
@@ -3904,7 +3996,7 @@ type CopyList struct {
 
 func (x *CopyList) Reset() {
 	*x = CopyList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3916,7 +4008,7 @@ func (x *CopyList) String() string {
 func (*CopyList) ProtoMessage() {}
 
 func (x *CopyList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[42]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3929,7 +4021,7 @@ func (x *CopyList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyList.ProtoReflect.Descriptor instead.
 func (*CopyList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CopyList) GetManifests() []*v1.Manifest {
@@ -3958,7 +4050,7 @@ type Remote struct {
 
 func (x *Remote) Reset() {
 	*x = Remote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3970,7 +4062,7 @@ func (x *Remote) String() string {
 func (*Remote) ProtoMessage() {}
 
 func (x *Remote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[43]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3983,7 +4075,7 @@ func (x *Remote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remote.ProtoReflect.Descriptor instead.
 func (*Remote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Remote) GetName() string {
@@ -4066,14 +4158,16 @@ type S3Remote struct {
 	// Object lock: governance, compliance, or empty for the bucket's default.
 	LockMode string `protobuf:"bytes,13,opt,name=lock_mode,json=lockMode,proto3" json:"lock_mode,omitempty"`
 	// How long an object is retained.
-	LockFor       *durationpb.Duration `protobuf:"bytes,14,opt,name=lock_for,json=lockFor,proto3" json:"lock_for,omitempty"`
+	LockFor *durationpb.Duration `protobuf:"bytes,14,opt,name=lock_for,json=lockFor,proto3" json:"lock_for,omitempty"`
+	// When the keys stop working; unset where that is not known, or never. It is no secret, but changes with the keys.
+	KeysExpire    *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=keys_expire,json=keysExpire,proto3" json:"keys_expire,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *S3Remote) Reset() {
 	*x = S3Remote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4085,7 +4179,7 @@ func (x *S3Remote) String() string {
 func (*S3Remote) ProtoMessage() {}
 
 func (x *S3Remote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[44]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4098,7 +4192,7 @@ func (x *S3Remote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use S3Remote.ProtoReflect.Descriptor instead.
 func (*S3Remote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *S3Remote) GetEndpoint() string {
@@ -4199,6 +4293,13 @@ func (x *S3Remote) GetLockFor() *durationpb.Duration {
 	return nil
 }
 
+func (x *S3Remote) GetKeysExpire() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeysExpire
+	}
+	return nil
+}
+
 // DirRemote is a directory that is mounted on every node.
 type DirRemote struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4210,7 +4311,7 @@ type DirRemote struct {
 
 func (x *DirRemote) Reset() {
 	*x = DirRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4222,7 +4323,7 @@ func (x *DirRemote) String() string {
 func (*DirRemote) ProtoMessage() {}
 
 func (x *DirRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[45]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4235,7 +4336,7 @@ func (x *DirRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirRemote.ProtoReflect.Descriptor instead.
 func (*DirRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DirRemote) GetPath() string {
@@ -4260,7 +4361,7 @@ type UploadCopy struct {
 
 func (x *UploadCopy) Reset() {
 	*x = UploadCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4272,7 +4373,7 @@ func (x *UploadCopy) String() string {
 func (*UploadCopy) ProtoMessage() {}
 
 func (x *UploadCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[46]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4285,7 +4386,7 @@ func (x *UploadCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadCopy.ProtoReflect.Descriptor instead.
 func (*UploadCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UploadCopy) GetRemote() *Remote {
@@ -4327,7 +4428,7 @@ type DownloadCopy struct {
 
 func (x *DownloadCopy) Reset() {
 	*x = DownloadCopy{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4339,7 +4440,7 @@ func (x *DownloadCopy) String() string {
 func (*DownloadCopy) ProtoMessage() {}
 
 func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[47]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4352,7 +4453,7 @@ func (x *DownloadCopy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadCopy.ProtoReflect.Descriptor instead.
 func (*DownloadCopy) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DownloadCopy) GetRemote() *Remote {
@@ -4401,7 +4502,7 @@ type DropRemote struct {
 
 func (x *DropRemote) Reset() {
 	*x = DropRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4413,7 +4514,7 @@ func (x *DropRemote) String() string {
 func (*DropRemote) ProtoMessage() {}
 
 func (x *DropRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[48]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4426,7 +4527,7 @@ func (x *DropRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRemote.ProtoReflect.Descriptor instead.
 func (*DropRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DropRemote) GetRemote() *Remote {
@@ -4472,7 +4573,7 @@ type UploadFiles struct {
 
 func (x *UploadFiles) Reset() {
 	*x = UploadFiles{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4484,7 +4585,7 @@ func (x *UploadFiles) String() string {
 func (*UploadFiles) ProtoMessage() {}
 
 func (x *UploadFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[49]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4497,7 +4598,7 @@ func (x *UploadFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadFiles.ProtoReflect.Descriptor instead.
 func (*UploadFiles) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UploadFiles) GetRemote() *Remote {
@@ -4540,7 +4641,7 @@ type DownloadFiles struct {
 
 func (x *DownloadFiles) Reset() {
 	*x = DownloadFiles{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4552,7 +4653,7 @@ func (x *DownloadFiles) String() string {
 func (*DownloadFiles) ProtoMessage() {}
 
 func (x *DownloadFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[50]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4565,7 +4666,7 @@ func (x *DownloadFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadFiles.ProtoReflect.Descriptor instead.
 func (*DownloadFiles) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DownloadFiles) GetRemote() *Remote {
@@ -4618,7 +4719,7 @@ type ListRemote struct {
 
 func (x *ListRemote) Reset() {
 	*x = ListRemote{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4630,7 +4731,7 @@ func (x *ListRemote) String() string {
 func (*ListRemote) ProtoMessage() {}
 
 func (x *ListRemote) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[51]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4643,7 +4744,7 @@ func (x *ListRemote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRemote.ProtoReflect.Descriptor instead.
 func (*ListRemote) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListRemote) GetRemote() *Remote {
@@ -4684,7 +4785,7 @@ type RemoteList struct {
 
 func (x *RemoteList) Reset() {
 	*x = RemoteList{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4696,7 +4797,7 @@ func (x *RemoteList) String() string {
 func (*RemoteList) ProtoMessage() {}
 
 func (x *RemoteList) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[52]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4709,7 +4810,7 @@ func (x *RemoteList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteList.ProtoReflect.Descriptor instead.
 func (*RemoteList) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{52}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RemoteList) GetManifests() []*v1.Manifest {
@@ -4755,7 +4856,7 @@ type RemoteFault struct {
 
 func (x *RemoteFault) Reset() {
 	*x = RemoteFault{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4767,7 +4868,7 @@ func (x *RemoteFault) String() string {
 func (*RemoteFault) ProtoMessage() {}
 
 func (x *RemoteFault) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[53]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4780,7 +4881,7 @@ func (x *RemoteFault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteFault.ProtoReflect.Descriptor instead.
 func (*RemoteFault) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{53}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RemoteFault) GetName() string {
@@ -4838,7 +4939,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4850,7 +4951,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[54]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4863,7 +4964,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{54}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Stage) GetRestoreId() string {
@@ -4973,7 +5074,7 @@ type Staged struct {
 
 func (x *Staged) Reset() {
 	*x = Staged{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4985,7 +5086,7 @@ func (x *Staged) String() string {
 func (*Staged) ProtoMessage() {}
 
 func (x *Staged) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[55]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4998,7 +5099,7 @@ func (x *Staged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staged.ProtoReflect.Descriptor instead.
 func (*Staged) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{55}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Staged) GetMemberId() string {
@@ -5061,7 +5162,7 @@ type Unstage struct {
 
 func (x *Unstage) Reset() {
 	*x = Unstage{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5073,7 +5174,7 @@ func (x *Unstage) String() string {
 func (*Unstage) ProtoMessage() {}
 
 func (x *Unstage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[56]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5086,7 +5187,7 @@ func (x *Unstage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unstage.ProtoReflect.Descriptor instead.
 func (*Unstage) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{56}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Unstage) GetRestoreId() string {
@@ -5110,7 +5211,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5122,7 +5223,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[57]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5135,7 +5236,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{57}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Stop) GetRestoreId() string {
@@ -5163,7 +5264,7 @@ type Swap struct {
 
 func (x *Swap) Reset() {
 	*x = Swap{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +5276,7 @@ func (x *Swap) String() string {
 func (*Swap) ProtoMessage() {}
 
 func (x *Swap) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[58]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +5289,7 @@ func (x *Swap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swap.ProtoReflect.Descriptor instead.
 func (*Swap) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{58}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Swap) GetRestoreId() string {
@@ -5203,13 +5304,15 @@ type Swapped struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Directories that hold old data.
 	QuarantinePaths []string `protobuf:"bytes,1,rep,name=quarantine_paths,json=quarantinePaths,proto3" json:"quarantine_paths,omitempty"`
+	// Files of the node besides etcd's data that were replaced, as they are kept now.
+	QuarantineFiles []string `protobuf:"bytes,2,rep,name=quarantine_files,json=quarantineFiles,proto3" json:"quarantine_files,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Swapped) Reset() {
 	*x = Swapped{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5221,7 +5324,7 @@ func (x *Swapped) String() string {
 func (*Swapped) ProtoMessage() {}
 
 func (x *Swapped) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[59]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5234,12 +5337,19 @@ func (x *Swapped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Swapped.ProtoReflect.Descriptor instead.
 func (*Swapped) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{59}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Swapped) GetQuarantinePaths() []string {
 	if x != nil {
 		return x.QuarantinePaths
+	}
+	return nil
+}
+
+func (x *Swapped) GetQuarantineFiles() []string {
+	if x != nil {
+		return x.QuarantineFiles
 	}
 	return nil
 }
@@ -5255,7 +5365,7 @@ type SwapBack struct {
 
 func (x *SwapBack) Reset() {
 	*x = SwapBack{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5267,7 +5377,7 @@ func (x *SwapBack) String() string {
 func (*SwapBack) ProtoMessage() {}
 
 func (x *SwapBack) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[60]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5280,7 +5390,7 @@ func (x *SwapBack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SwapBack.ProtoReflect.Descriptor instead.
 func (*SwapBack) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{60}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SwapBack) GetRestoreId() string {
@@ -5305,7 +5415,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5317,7 +5427,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[61]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5330,7 +5440,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{61}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Start) GetRestoreId() string {
@@ -5381,7 +5491,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5393,7 +5503,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[62]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5406,7 +5516,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{62}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Verify) GetClusterId() string {
@@ -5487,7 +5597,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5499,7 +5609,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[63]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5512,7 +5622,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{63}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Verified) GetMember() *v1.Member {
@@ -5549,7 +5659,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5561,7 +5671,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[64]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5574,7 +5684,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{64}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Open) GetRestoreId() string {
@@ -5602,7 +5712,7 @@ type InspectOld struct {
 
 func (x *InspectOld) Reset() {
 	*x = InspectOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5614,7 +5724,7 @@ func (x *InspectOld) String() string {
 func (*InspectOld) ProtoMessage() {}
 
 func (x *InspectOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[65]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5627,7 +5737,7 @@ func (x *InspectOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectOld.ProtoReflect.Descriptor instead.
 func (*InspectOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{65}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *InspectOld) GetRestoreId() string {
@@ -5660,7 +5770,7 @@ type OldData struct {
 
 func (x *OldData) Reset() {
 	*x = OldData{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5672,7 +5782,7 @@ func (x *OldData) String() string {
 func (*OldData) ProtoMessage() {}
 
 func (x *OldData) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[66]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5685,7 +5795,7 @@ func (x *OldData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OldData.ProtoReflect.Descriptor instead.
 func (*OldData) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{66}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *OldData) GetReadable() bool {
@@ -5756,7 +5866,7 @@ type SaveOld struct {
 
 func (x *SaveOld) Reset() {
 	*x = SaveOld{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[67]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5768,7 +5878,7 @@ func (x *SaveOld) String() string {
 func (*SaveOld) ProtoMessage() {}
 
 func (x *SaveOld) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[67]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5781,7 +5891,7 @@ func (x *SaveOld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveOld.ProtoReflect.Descriptor instead.
 func (*SaveOld) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{67}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *SaveOld) GetRestoreId() string {
@@ -5834,7 +5944,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[68]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5846,7 +5956,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_agent_v1_session_proto_msgTypes[68]
+	mi := &file_requorum_agent_v1_session_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5859,7 +5969,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{68}
+	return file_requorum_agent_v1_session_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Finish) GetRestoreId() string {
@@ -5952,7 +6062,11 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x0fPushCopyRequest\x12\x19\n" +
 	"\brelay_id\x18\x01 \x01(\tR\arelayId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x12\n" +
-	"\x10PushCopyResponse\"\xdf\x11\n" +
+	"\x10PushCopyResponse\",\n" +
+	"\x12RenewRemoteRequest\x12\x16\n" +
+	"\x06remote\x18\x01 \x01(\tR\x06remote\"H\n" +
+	"\x13RenewRemoteResponse\x121\n" +
+	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\"\xdf\x11\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\foperation_id\x18\x02 \x01(\tR\voperationId\x12\x12\n" +
@@ -6169,7 +6283,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x02s3\x18\x02 \x01(\v2\x1b.requorum.agent.v1.S3RemoteH\x00R\x02s3\x120\n" +
 	"\x03dir\x18\x03 \x01(\v2\x1c.requorum.agent.v1.DirRemoteH\x00R\x03dirB\x06\n" +
-	"\x04kind\"\xc6\x03\n" +
+	"\x04kind\"\x88\x04\n" +
 	"\bS3Remote\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x16\n" +
@@ -6190,7 +6304,9 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"encryption\x12\x17\n" +
 	"\akms_key\x18\f \x01(\tR\x06kmsKey\x12\x1b\n" +
 	"\tlock_mode\x18\r \x01(\tR\blockMode\x124\n" +
-	"\block_for\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\alockFor\"\x1f\n" +
+	"\block_for\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\alockFor\x12@\n" +
+	"\vkeys_expire\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampB\x03\x80\x01\x01R\n" +
+	"keysExpire\"\x1f\n" +
 	"\tDirRemote\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"\xa5\x01\n" +
 	"\n" +
@@ -6270,9 +6386,10 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x12control_plane_only\x18\x02 \x01(\bR\x10controlPlaneOnly\"%\n" +
 	"\x04Swap\x12\x1d\n" +
 	"\n" +
-	"restore_id\x18\x01 \x01(\tR\trestoreId\"4\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"_\n" +
 	"\aSwapped\x12)\n" +
-	"\x10quarantine_paths\x18\x01 \x03(\tR\x0fquarantinePaths\")\n" +
+	"\x10quarantine_paths\x18\x01 \x03(\tR\x0fquarantinePaths\x12)\n" +
+	"\x10quarantine_files\x18\x02 \x03(\tR\x0fquarantineFiles\")\n" +
 	"\bSwapBack\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\"n\n" +
@@ -6353,13 +6470,14 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x16TASK_ERROR_CODE_SEALED\x10\b2\xaa\x01\n" +
 	"\rEnrollService\x12M\n" +
 	"\x06Enroll\x12 .requorum.agent.v1.EnrollRequest\x1a!.requorum.agent.v1.EnrollResponse\x12J\n" +
-	"\x05Renew\x12\x1f.requorum.agent.v1.RenewRequest\x1a .requorum.agent.v1.RenewResponse2\xfc\x02\n" +
+	"\x05Renew\x12\x1f.requorum.agent.v1.RenewRequest\x1a .requorum.agent.v1.RenewResponse2\xda\x03\n" +
 	"\x0eSessionService\x12^\n" +
 	"\vOpenSession\x12%.requorum.agent.v1.OpenSessionRequest\x1a&.requorum.agent.v1.OpenSessionResponse0\x01\x12V\n" +
 	"\tHeartbeat\x12#.requorum.agent.v1.HeartbeatRequest\x1a$.requorum.agent.v1.HeartbeatResponse\x12[\n" +
 	"\n" +
 	"ReportTask\x12$.requorum.agent.v1.ReportTaskRequest\x1a%.requorum.agent.v1.ReportTaskResponse(\x01\x12U\n" +
-	"\bPushCopy\x12\".requorum.agent.v1.PushCopyRequest\x1a#.requorum.agent.v1.PushCopyResponse(\x01B<Z:github.com/requorum/requorum/gen/requorum/agent/v1;agentv1b\x06proto3"
+	"\bPushCopy\x12\".requorum.agent.v1.PushCopyRequest\x1a#.requorum.agent.v1.PushCopyResponse(\x01\x12\\\n" +
+	"\vRenewRemote\x12%.requorum.agent.v1.RenewRemoteRequest\x1a&.requorum.agent.v1.RenewRemoteResponseB<Z:github.com/requorum/requorum/gen/requorum/agent/v1;agentv1b\x06proto3"
 
 var (
 	file_requorum_agent_v1_session_proto_rawDescOnce sync.Once
@@ -6374,7 +6492,7 @@ func file_requorum_agent_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_agent_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_requorum_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(TaskState)(0),                // 0: requorum.agent.v1.TaskState
 	(TaskErrorCode)(0),            // 1: requorum.agent.v1.TaskErrorCode
@@ -6392,201 +6510,207 @@ var file_requorum_agent_v1_session_proto_goTypes = []any{
 	(*ReportTaskResponse)(nil),    // 13: requorum.agent.v1.ReportTaskResponse
 	(*PushCopyRequest)(nil),       // 14: requorum.agent.v1.PushCopyRequest
 	(*PushCopyResponse)(nil),      // 15: requorum.agent.v1.PushCopyResponse
-	(*Task)(nil),                  // 16: requorum.agent.v1.Task
-	(*TaskReport)(nil),            // 17: requorum.agent.v1.TaskReport
-	(*TaskError)(nil),             // 18: requorum.agent.v1.TaskError
-	(*TaskResult)(nil),            // 19: requorum.agent.v1.TaskResult
-	(*InspectNode)(nil),           // 20: requorum.agent.v1.InspectNode
-	(*NodeFacts)(nil),             // 21: requorum.agent.v1.NodeFacts
-	(*PackFiles)(nil),             // 22: requorum.agent.v1.PackFiles
-	(*CompareFiles)(nil),          // 23: requorum.agent.v1.CompareFiles
-	(*ComparedFiles)(nil),         // 24: requorum.agent.v1.ComparedFiles
-	(*RestoreFiles)(nil),          // 25: requorum.agent.v1.RestoreFiles
-	(*HashKV)(nil),                // 26: requorum.agent.v1.HashKV
-	(*HashKVResult)(nil),          // 27: requorum.agent.v1.HashKVResult
-	(*SaveCopy)(nil),              // 28: requorum.agent.v1.SaveCopy
-	(*FollowCopy)(nil),            // 29: requorum.agent.v1.FollowCopy
-	(*CopyFacts)(nil),             // 30: requorum.agent.v1.CopyFacts
-	(*ImportCopy)(nil),            // 31: requorum.agent.v1.ImportCopy
-	(*DrillCopy)(nil),             // 32: requorum.agent.v1.DrillCopy
-	(*Drilled)(nil),               // 33: requorum.agent.v1.Drilled
-	(*InspectCopy)(nil),           // 34: requorum.agent.v1.InspectCopy
-	(*WriteManifest)(nil),         // 35: requorum.agent.v1.WriteManifest
-	(*Source)(nil),                // 36: requorum.agent.v1.Source
-	(*ServeCopy)(nil),             // 37: requorum.agent.v1.ServeCopy
-	(*FetchCopy)(nil),             // 38: requorum.agent.v1.FetchCopy
-	(*Fetched)(nil),               // 39: requorum.agent.v1.Fetched
-	(*HashCopy)(nil),              // 40: requorum.agent.v1.HashCopy
-	(*DropCopy)(nil),              // 41: requorum.agent.v1.DropCopy
-	(*PushCopy)(nil),              // 42: requorum.agent.v1.PushCopy
-	(*ListCopies)(nil),            // 43: requorum.agent.v1.ListCopies
-	(*CopyList)(nil),              // 44: requorum.agent.v1.CopyList
-	(*Remote)(nil),                // 45: requorum.agent.v1.Remote
-	(*S3Remote)(nil),              // 46: requorum.agent.v1.S3Remote
-	(*DirRemote)(nil),             // 47: requorum.agent.v1.DirRemote
-	(*UploadCopy)(nil),            // 48: requorum.agent.v1.UploadCopy
-	(*DownloadCopy)(nil),          // 49: requorum.agent.v1.DownloadCopy
-	(*DropRemote)(nil),            // 50: requorum.agent.v1.DropRemote
-	(*UploadFiles)(nil),           // 51: requorum.agent.v1.UploadFiles
-	(*DownloadFiles)(nil),         // 52: requorum.agent.v1.DownloadFiles
-	(*ListRemote)(nil),            // 53: requorum.agent.v1.ListRemote
-	(*RemoteList)(nil),            // 54: requorum.agent.v1.RemoteList
-	(*RemoteFault)(nil),           // 55: requorum.agent.v1.RemoteFault
-	(*Stage)(nil),                 // 56: requorum.agent.v1.Stage
-	(*Staged)(nil),                // 57: requorum.agent.v1.Staged
-	(*Unstage)(nil),               // 58: requorum.agent.v1.Unstage
-	(*Stop)(nil),                  // 59: requorum.agent.v1.Stop
-	(*Swap)(nil),                  // 60: requorum.agent.v1.Swap
-	(*Swapped)(nil),               // 61: requorum.agent.v1.Swapped
-	(*SwapBack)(nil),              // 62: requorum.agent.v1.SwapBack
-	(*Start)(nil),                 // 63: requorum.agent.v1.Start
-	(*Verify)(nil),                // 64: requorum.agent.v1.Verify
-	(*Verified)(nil),              // 65: requorum.agent.v1.Verified
-	(*Open)(nil),                  // 66: requorum.agent.v1.Open
-	(*InspectOld)(nil),            // 67: requorum.agent.v1.InspectOld
-	(*OldData)(nil),               // 68: requorum.agent.v1.OldData
-	(*SaveOld)(nil),               // 69: requorum.agent.v1.SaveOld
-	(*Finish)(nil),                // 70: requorum.agent.v1.Finish
-	nil,                           // 71: requorum.agent.v1.Verify.MembersEntry
-	nil,                           // 72: requorum.agent.v1.Verify.AddLearnersEntry
-	(*v1.Member)(nil),             // 73: requorum.v1.Member
-	(*durationpb.Duration)(nil),   // 74: google.protobuf.Duration
-	(*v1.Manifest)(nil),           // 75: requorum.v1.Manifest
-	(*v1.Copy)(nil),               // 76: requorum.v1.Copy
-	(*v1.StoredObject)(nil),       // 77: requorum.v1.StoredObject
-	(*v1.Bundle)(nil),             // 78: requorum.v1.Bundle
-	(*v1.Sealing)(nil),            // 79: requorum.v1.Sealing
-	(*v1.PlannedFile)(nil),        // 80: requorum.v1.PlannedFile
-	(*timestamppb.Timestamp)(nil), // 81: google.protobuf.Timestamp
-	(v1.CopyState)(0),             // 82: requorum.v1.CopyState
+	(*RenewRemoteRequest)(nil),    // 16: requorum.agent.v1.RenewRemoteRequest
+	(*RenewRemoteResponse)(nil),   // 17: requorum.agent.v1.RenewRemoteResponse
+	(*Task)(nil),                  // 18: requorum.agent.v1.Task
+	(*TaskReport)(nil),            // 19: requorum.agent.v1.TaskReport
+	(*TaskError)(nil),             // 20: requorum.agent.v1.TaskError
+	(*TaskResult)(nil),            // 21: requorum.agent.v1.TaskResult
+	(*InspectNode)(nil),           // 22: requorum.agent.v1.InspectNode
+	(*NodeFacts)(nil),             // 23: requorum.agent.v1.NodeFacts
+	(*PackFiles)(nil),             // 24: requorum.agent.v1.PackFiles
+	(*CompareFiles)(nil),          // 25: requorum.agent.v1.CompareFiles
+	(*ComparedFiles)(nil),         // 26: requorum.agent.v1.ComparedFiles
+	(*RestoreFiles)(nil),          // 27: requorum.agent.v1.RestoreFiles
+	(*HashKV)(nil),                // 28: requorum.agent.v1.HashKV
+	(*HashKVResult)(nil),          // 29: requorum.agent.v1.HashKVResult
+	(*SaveCopy)(nil),              // 30: requorum.agent.v1.SaveCopy
+	(*FollowCopy)(nil),            // 31: requorum.agent.v1.FollowCopy
+	(*CopyFacts)(nil),             // 32: requorum.agent.v1.CopyFacts
+	(*ImportCopy)(nil),            // 33: requorum.agent.v1.ImportCopy
+	(*DrillCopy)(nil),             // 34: requorum.agent.v1.DrillCopy
+	(*Drilled)(nil),               // 35: requorum.agent.v1.Drilled
+	(*InspectCopy)(nil),           // 36: requorum.agent.v1.InspectCopy
+	(*WriteManifest)(nil),         // 37: requorum.agent.v1.WriteManifest
+	(*Source)(nil),                // 38: requorum.agent.v1.Source
+	(*ServeCopy)(nil),             // 39: requorum.agent.v1.ServeCopy
+	(*FetchCopy)(nil),             // 40: requorum.agent.v1.FetchCopy
+	(*Fetched)(nil),               // 41: requorum.agent.v1.Fetched
+	(*HashCopy)(nil),              // 42: requorum.agent.v1.HashCopy
+	(*DropCopy)(nil),              // 43: requorum.agent.v1.DropCopy
+	(*PushCopy)(nil),              // 44: requorum.agent.v1.PushCopy
+	(*ListCopies)(nil),            // 45: requorum.agent.v1.ListCopies
+	(*CopyList)(nil),              // 46: requorum.agent.v1.CopyList
+	(*Remote)(nil),                // 47: requorum.agent.v1.Remote
+	(*S3Remote)(nil),              // 48: requorum.agent.v1.S3Remote
+	(*DirRemote)(nil),             // 49: requorum.agent.v1.DirRemote
+	(*UploadCopy)(nil),            // 50: requorum.agent.v1.UploadCopy
+	(*DownloadCopy)(nil),          // 51: requorum.agent.v1.DownloadCopy
+	(*DropRemote)(nil),            // 52: requorum.agent.v1.DropRemote
+	(*UploadFiles)(nil),           // 53: requorum.agent.v1.UploadFiles
+	(*DownloadFiles)(nil),         // 54: requorum.agent.v1.DownloadFiles
+	(*ListRemote)(nil),            // 55: requorum.agent.v1.ListRemote
+	(*RemoteList)(nil),            // 56: requorum.agent.v1.RemoteList
+	(*RemoteFault)(nil),           // 57: requorum.agent.v1.RemoteFault
+	(*Stage)(nil),                 // 58: requorum.agent.v1.Stage
+	(*Staged)(nil),                // 59: requorum.agent.v1.Staged
+	(*Unstage)(nil),               // 60: requorum.agent.v1.Unstage
+	(*Stop)(nil),                  // 61: requorum.agent.v1.Stop
+	(*Swap)(nil),                  // 62: requorum.agent.v1.Swap
+	(*Swapped)(nil),               // 63: requorum.agent.v1.Swapped
+	(*SwapBack)(nil),              // 64: requorum.agent.v1.SwapBack
+	(*Start)(nil),                 // 65: requorum.agent.v1.Start
+	(*Verify)(nil),                // 66: requorum.agent.v1.Verify
+	(*Verified)(nil),              // 67: requorum.agent.v1.Verified
+	(*Open)(nil),                  // 68: requorum.agent.v1.Open
+	(*InspectOld)(nil),            // 69: requorum.agent.v1.InspectOld
+	(*OldData)(nil),               // 70: requorum.agent.v1.OldData
+	(*SaveOld)(nil),               // 71: requorum.agent.v1.SaveOld
+	(*Finish)(nil),                // 72: requorum.agent.v1.Finish
+	nil,                           // 73: requorum.agent.v1.Verify.MembersEntry
+	nil,                           // 74: requorum.agent.v1.Verify.AddLearnersEntry
+	(*v1.Member)(nil),             // 75: requorum.v1.Member
+	(*durationpb.Duration)(nil),   // 76: google.protobuf.Duration
+	(*v1.Manifest)(nil),           // 77: requorum.v1.Manifest
+	(*v1.Copy)(nil),               // 78: requorum.v1.Copy
+	(*v1.StoredObject)(nil),       // 79: requorum.v1.StoredObject
+	(*v1.Bundle)(nil),             // 80: requorum.v1.Bundle
+	(*v1.Sealing)(nil),            // 81: requorum.v1.Sealing
+	(*v1.PlannedFile)(nil),        // 82: requorum.v1.PlannedFile
+	(*timestamppb.Timestamp)(nil), // 83: google.protobuf.Timestamp
+	(v1.CopyState)(0),             // 84: requorum.v1.CopyState
 }
 var file_requorum_agent_v1_session_proto_depIdxs = []int32{
-	73,  // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
+	75,  // 0: requorum.agent.v1.OpenSessionRequest.member:type_name -> requorum.v1.Member
 	9,   // 1: requorum.agent.v1.OpenSessionResponse.opened:type_name -> requorum.agent.v1.SessionOpened
-	16,  // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
+	18,  // 2: requorum.agent.v1.OpenSessionResponse.tasks:type_name -> requorum.agent.v1.Task
 	8,   // 3: requorum.agent.v1.OpenSessionResponse.neighbours:type_name -> requorum.agent.v1.Neighbour
-	74,  // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	73,  // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
-	17,  // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
-	20,  // 7: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
-	26,  // 8: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
-	28,  // 9: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
-	31,  // 10: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
-	34,  // 11: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
-	35,  // 12: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
-	38,  // 13: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
-	40,  // 14: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
-	41,  // 15: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
-	42,  // 16: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
-	56,  // 17: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
-	58,  // 18: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
-	59,  // 19: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
-	60,  // 20: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
-	62,  // 21: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
-	63,  // 22: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
-	64,  // 23: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
-	66,  // 24: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
-	70,  // 25: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
-	43,  // 26: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
-	37,  // 27: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
-	67,  // 28: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
-	69,  // 29: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
-	48,  // 30: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
-	49,  // 31: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
-	50,  // 32: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
-	53,  // 33: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
-	29,  // 34: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
-	32,  // 35: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
-	22,  // 36: requorum.agent.v1.Task.pack_files:type_name -> requorum.agent.v1.PackFiles
-	23,  // 37: requorum.agent.v1.Task.compare_files:type_name -> requorum.agent.v1.CompareFiles
-	25,  // 38: requorum.agent.v1.Task.restore_files:type_name -> requorum.agent.v1.RestoreFiles
-	51,  // 39: requorum.agent.v1.Task.upload_files:type_name -> requorum.agent.v1.UploadFiles
-	52,  // 40: requorum.agent.v1.Task.download_files:type_name -> requorum.agent.v1.DownloadFiles
-	0,   // 41: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
-	18,  // 42: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
-	19,  // 43: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
-	1,   // 44: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
-	21,  // 45: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
-	27,  // 46: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	30,  // 47: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
-	75,  // 48: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
-	76,  // 49: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
-	57,  // 50: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
-	65,  // 51: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
-	61,  // 52: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
-	39,  // 53: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
-	44,  // 54: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
-	68,  // 55: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
-	77,  // 56: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
-	54,  // 57: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
-	33,  // 58: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
-	78,  // 59: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
-	24,  // 60: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
-	73,  // 61: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
-	79,  // 62: requorum.agent.v1.PackFiles.sealing:type_name -> requorum.v1.Sealing
-	78,  // 63: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
-	45,  // 64: requorum.agent.v1.CompareFiles.remote:type_name -> requorum.agent.v1.Remote
-	80,  // 65: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
-	78,  // 66: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
-	79,  // 67: requorum.agent.v1.SaveCopy.sealing:type_name -> requorum.v1.Sealing
-	36,  // 68: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
-	81,  // 69: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
-	77,  // 70: requorum.agent.v1.CopyFacts.local:type_name -> requorum.v1.StoredObject
-	75,  // 71: requorum.agent.v1.CopyFacts.inspected:type_name -> requorum.v1.Manifest
-	79,  // 72: requorum.agent.v1.ImportCopy.sealing:type_name -> requorum.v1.Sealing
-	75,  // 73: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
-	74,  // 74: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
-	74,  // 75: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
-	74,  // 76: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
-	75,  // 77: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
-	75,  // 78: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
-	36,  // 79: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
-	75,  // 80: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
-	75,  // 81: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
-	46,  // 82: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
-	47,  // 83: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
-	74,  // 84: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
-	45,  // 85: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
-	75,  // 86: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
-	77,  // 87: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
-	45,  // 88: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
-	75,  // 89: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
-	79,  // 90: requorum.agent.v1.DownloadCopy.sealing:type_name -> requorum.v1.Sealing
-	45,  // 91: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
-	45,  // 92: requorum.agent.v1.UploadFiles.remote:type_name -> requorum.agent.v1.Remote
-	78,  // 93: requorum.agent.v1.UploadFiles.bundle:type_name -> requorum.v1.Bundle
-	45,  // 94: requorum.agent.v1.DownloadFiles.remote:type_name -> requorum.agent.v1.Remote
-	78,  // 95: requorum.agent.v1.DownloadFiles.bundle:type_name -> requorum.v1.Bundle
-	45,  // 96: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
-	75,  // 97: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
-	55,  // 98: requorum.agent.v1.RemoteList.faults:type_name -> requorum.agent.v1.RemoteFault
-	82,  // 99: requorum.agent.v1.RemoteFault.state:type_name -> requorum.v1.CopyState
-	75,  // 100: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
-	81,  // 101: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
-	78,  // 102: requorum.agent.v1.Stage.bundle:type_name -> requorum.v1.Bundle
-	71,  // 103: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
-	72,  // 104: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
-	73,  // 105: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
-	27,  // 106: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
-	79,  // 107: requorum.agent.v1.SaveOld.sealing:type_name -> requorum.v1.Sealing
-	81,  // 108: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
-	2,   // 109: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
-	4,   // 110: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
-	6,   // 111: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
-	10,  // 112: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
-	12,  // 113: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
-	14,  // 114: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
-	3,   // 115: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
-	5,   // 116: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
-	7,   // 117: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
-	11,  // 118: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
-	13,  // 119: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
-	15,  // 120: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
-	115, // [115:121] is the sub-list for method output_type
-	109, // [109:115] is the sub-list for method input_type
-	109, // [109:109] is the sub-list for extension type_name
-	109, // [109:109] is the sub-list for extension extendee
-	0,   // [0:109] is the sub-list for field type_name
+	76,  // 4: requorum.agent.v1.SessionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	75,  // 5: requorum.agent.v1.HeartbeatRequest.member:type_name -> requorum.v1.Member
+	19,  // 6: requorum.agent.v1.ReportTaskRequest.report:type_name -> requorum.agent.v1.TaskReport
+	47,  // 7: requorum.agent.v1.RenewRemoteResponse.remote:type_name -> requorum.agent.v1.Remote
+	22,  // 8: requorum.agent.v1.Task.inspect_node:type_name -> requorum.agent.v1.InspectNode
+	28,  // 9: requorum.agent.v1.Task.hash_kv:type_name -> requorum.agent.v1.HashKV
+	30,  // 10: requorum.agent.v1.Task.save_copy:type_name -> requorum.agent.v1.SaveCopy
+	33,  // 11: requorum.agent.v1.Task.import_copy:type_name -> requorum.agent.v1.ImportCopy
+	36,  // 12: requorum.agent.v1.Task.inspect_copy:type_name -> requorum.agent.v1.InspectCopy
+	37,  // 13: requorum.agent.v1.Task.write_manifest:type_name -> requorum.agent.v1.WriteManifest
+	40,  // 14: requorum.agent.v1.Task.fetch_copy:type_name -> requorum.agent.v1.FetchCopy
+	42,  // 15: requorum.agent.v1.Task.hash_copy:type_name -> requorum.agent.v1.HashCopy
+	43,  // 16: requorum.agent.v1.Task.drop_copy:type_name -> requorum.agent.v1.DropCopy
+	44,  // 17: requorum.agent.v1.Task.push_copy:type_name -> requorum.agent.v1.PushCopy
+	58,  // 18: requorum.agent.v1.Task.stage:type_name -> requorum.agent.v1.Stage
+	60,  // 19: requorum.agent.v1.Task.unstage:type_name -> requorum.agent.v1.Unstage
+	61,  // 20: requorum.agent.v1.Task.stop:type_name -> requorum.agent.v1.Stop
+	62,  // 21: requorum.agent.v1.Task.swap:type_name -> requorum.agent.v1.Swap
+	64,  // 22: requorum.agent.v1.Task.swap_back:type_name -> requorum.agent.v1.SwapBack
+	65,  // 23: requorum.agent.v1.Task.start:type_name -> requorum.agent.v1.Start
+	66,  // 24: requorum.agent.v1.Task.verify:type_name -> requorum.agent.v1.Verify
+	68,  // 25: requorum.agent.v1.Task.open:type_name -> requorum.agent.v1.Open
+	72,  // 26: requorum.agent.v1.Task.finish:type_name -> requorum.agent.v1.Finish
+	45,  // 27: requorum.agent.v1.Task.list_copies:type_name -> requorum.agent.v1.ListCopies
+	39,  // 28: requorum.agent.v1.Task.serve_copy:type_name -> requorum.agent.v1.ServeCopy
+	69,  // 29: requorum.agent.v1.Task.inspect_old:type_name -> requorum.agent.v1.InspectOld
+	71,  // 30: requorum.agent.v1.Task.save_old:type_name -> requorum.agent.v1.SaveOld
+	50,  // 31: requorum.agent.v1.Task.upload_copy:type_name -> requorum.agent.v1.UploadCopy
+	51,  // 32: requorum.agent.v1.Task.download_copy:type_name -> requorum.agent.v1.DownloadCopy
+	52,  // 33: requorum.agent.v1.Task.drop_remote:type_name -> requorum.agent.v1.DropRemote
+	55,  // 34: requorum.agent.v1.Task.list_remote:type_name -> requorum.agent.v1.ListRemote
+	31,  // 35: requorum.agent.v1.Task.follow_copy:type_name -> requorum.agent.v1.FollowCopy
+	34,  // 36: requorum.agent.v1.Task.drill_copy:type_name -> requorum.agent.v1.DrillCopy
+	24,  // 37: requorum.agent.v1.Task.pack_files:type_name -> requorum.agent.v1.PackFiles
+	25,  // 38: requorum.agent.v1.Task.compare_files:type_name -> requorum.agent.v1.CompareFiles
+	27,  // 39: requorum.agent.v1.Task.restore_files:type_name -> requorum.agent.v1.RestoreFiles
+	53,  // 40: requorum.agent.v1.Task.upload_files:type_name -> requorum.agent.v1.UploadFiles
+	54,  // 41: requorum.agent.v1.Task.download_files:type_name -> requorum.agent.v1.DownloadFiles
+	0,   // 42: requorum.agent.v1.TaskReport.state:type_name -> requorum.agent.v1.TaskState
+	20,  // 43: requorum.agent.v1.TaskReport.error:type_name -> requorum.agent.v1.TaskError
+	21,  // 44: requorum.agent.v1.TaskReport.result:type_name -> requorum.agent.v1.TaskResult
+	1,   // 45: requorum.agent.v1.TaskError.code:type_name -> requorum.agent.v1.TaskErrorCode
+	23,  // 46: requorum.agent.v1.TaskResult.node:type_name -> requorum.agent.v1.NodeFacts
+	29,  // 47: requorum.agent.v1.TaskResult.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	32,  // 48: requorum.agent.v1.TaskResult.copy:type_name -> requorum.agent.v1.CopyFacts
+	77,  // 49: requorum.agent.v1.TaskResult.manifest:type_name -> requorum.v1.Manifest
+	78,  // 50: requorum.agent.v1.TaskResult.hashed:type_name -> requorum.v1.Copy
+	59,  // 51: requorum.agent.v1.TaskResult.staged:type_name -> requorum.agent.v1.Staged
+	67,  // 52: requorum.agent.v1.TaskResult.verified:type_name -> requorum.agent.v1.Verified
+	63,  // 53: requorum.agent.v1.TaskResult.swapped:type_name -> requorum.agent.v1.Swapped
+	41,  // 54: requorum.agent.v1.TaskResult.fetched:type_name -> requorum.agent.v1.Fetched
+	46,  // 55: requorum.agent.v1.TaskResult.copies:type_name -> requorum.agent.v1.CopyList
+	70,  // 56: requorum.agent.v1.TaskResult.old:type_name -> requorum.agent.v1.OldData
+	79,  // 57: requorum.agent.v1.TaskResult.stored:type_name -> requorum.v1.StoredObject
+	56,  // 58: requorum.agent.v1.TaskResult.remote:type_name -> requorum.agent.v1.RemoteList
+	35,  // 59: requorum.agent.v1.TaskResult.drilled:type_name -> requorum.agent.v1.Drilled
+	80,  // 60: requorum.agent.v1.TaskResult.bundle:type_name -> requorum.v1.Bundle
+	26,  // 61: requorum.agent.v1.TaskResult.compared:type_name -> requorum.agent.v1.ComparedFiles
+	75,  // 62: requorum.agent.v1.NodeFacts.member:type_name -> requorum.v1.Member
+	81,  // 63: requorum.agent.v1.PackFiles.sealing:type_name -> requorum.v1.Sealing
+	80,  // 64: requorum.agent.v1.CompareFiles.bundle:type_name -> requorum.v1.Bundle
+	47,  // 65: requorum.agent.v1.CompareFiles.remote:type_name -> requorum.agent.v1.Remote
+	82,  // 66: requorum.agent.v1.ComparedFiles.files:type_name -> requorum.v1.PlannedFile
+	80,  // 67: requorum.agent.v1.RestoreFiles.bundle:type_name -> requorum.v1.Bundle
+	81,  // 68: requorum.agent.v1.SaveCopy.sealing:type_name -> requorum.v1.Sealing
+	38,  // 69: requorum.agent.v1.FollowCopy.source:type_name -> requorum.agent.v1.Source
+	83,  // 70: requorum.agent.v1.CopyFacts.created:type_name -> google.protobuf.Timestamp
+	79,  // 71: requorum.agent.v1.CopyFacts.local:type_name -> requorum.v1.StoredObject
+	77,  // 72: requorum.agent.v1.CopyFacts.inspected:type_name -> requorum.v1.Manifest
+	81,  // 73: requorum.agent.v1.ImportCopy.sealing:type_name -> requorum.v1.Sealing
+	77,  // 74: requorum.agent.v1.DrillCopy.manifest:type_name -> requorum.v1.Manifest
+	76,  // 75: requorum.agent.v1.Drilled.staged_in:type_name -> google.protobuf.Duration
+	76,  // 76: requorum.agent.v1.Drilled.served_in:type_name -> google.protobuf.Duration
+	76,  // 77: requorum.agent.v1.Drilled.read_in:type_name -> google.protobuf.Duration
+	77,  // 78: requorum.agent.v1.WriteManifest.manifest:type_name -> requorum.v1.Manifest
+	77,  // 79: requorum.agent.v1.FetchCopy.manifest:type_name -> requorum.v1.Manifest
+	38,  // 80: requorum.agent.v1.FetchCopy.sources:type_name -> requorum.agent.v1.Source
+	77,  // 81: requorum.agent.v1.HashCopy.manifest:type_name -> requorum.v1.Manifest
+	77,  // 82: requorum.agent.v1.CopyList.manifests:type_name -> requorum.v1.Manifest
+	48,  // 83: requorum.agent.v1.Remote.s3:type_name -> requorum.agent.v1.S3Remote
+	49,  // 84: requorum.agent.v1.Remote.dir:type_name -> requorum.agent.v1.DirRemote
+	76,  // 85: requorum.agent.v1.S3Remote.lock_for:type_name -> google.protobuf.Duration
+	83,  // 86: requorum.agent.v1.S3Remote.keys_expire:type_name -> google.protobuf.Timestamp
+	47,  // 87: requorum.agent.v1.UploadCopy.remote:type_name -> requorum.agent.v1.Remote
+	77,  // 88: requorum.agent.v1.UploadCopy.manifest:type_name -> requorum.v1.Manifest
+	79,  // 89: requorum.agent.v1.UploadCopy.object:type_name -> requorum.v1.StoredObject
+	47,  // 90: requorum.agent.v1.DownloadCopy.remote:type_name -> requorum.agent.v1.Remote
+	77,  // 91: requorum.agent.v1.DownloadCopy.manifest:type_name -> requorum.v1.Manifest
+	81,  // 92: requorum.agent.v1.DownloadCopy.sealing:type_name -> requorum.v1.Sealing
+	47,  // 93: requorum.agent.v1.DropRemote.remote:type_name -> requorum.agent.v1.Remote
+	47,  // 94: requorum.agent.v1.UploadFiles.remote:type_name -> requorum.agent.v1.Remote
+	80,  // 95: requorum.agent.v1.UploadFiles.bundle:type_name -> requorum.v1.Bundle
+	47,  // 96: requorum.agent.v1.DownloadFiles.remote:type_name -> requorum.agent.v1.Remote
+	80,  // 97: requorum.agent.v1.DownloadFiles.bundle:type_name -> requorum.v1.Bundle
+	47,  // 98: requorum.agent.v1.ListRemote.remote:type_name -> requorum.agent.v1.Remote
+	77,  // 99: requorum.agent.v1.RemoteList.manifests:type_name -> requorum.v1.Manifest
+	57,  // 100: requorum.agent.v1.RemoteList.faults:type_name -> requorum.agent.v1.RemoteFault
+	84,  // 101: requorum.agent.v1.RemoteFault.state:type_name -> requorum.v1.CopyState
+	77,  // 102: requorum.agent.v1.Stage.manifest:type_name -> requorum.v1.Manifest
+	83,  // 103: requorum.agent.v1.Stage.copies_read:type_name -> google.protobuf.Timestamp
+	80,  // 104: requorum.agent.v1.Stage.bundle:type_name -> requorum.v1.Bundle
+	73,  // 105: requorum.agent.v1.Verify.members:type_name -> requorum.agent.v1.Verify.MembersEntry
+	74,  // 106: requorum.agent.v1.Verify.add_learners:type_name -> requorum.agent.v1.Verify.AddLearnersEntry
+	75,  // 107: requorum.agent.v1.Verified.member:type_name -> requorum.v1.Member
+	29,  // 108: requorum.agent.v1.Verified.hash_kv:type_name -> requorum.agent.v1.HashKVResult
+	81,  // 109: requorum.agent.v1.SaveOld.sealing:type_name -> requorum.v1.Sealing
+	83,  // 110: requorum.agent.v1.Finish.quarantine_expires:type_name -> google.protobuf.Timestamp
+	2,   // 111: requorum.agent.v1.EnrollService.Enroll:input_type -> requorum.agent.v1.EnrollRequest
+	4,   // 112: requorum.agent.v1.EnrollService.Renew:input_type -> requorum.agent.v1.RenewRequest
+	6,   // 113: requorum.agent.v1.SessionService.OpenSession:input_type -> requorum.agent.v1.OpenSessionRequest
+	10,  // 114: requorum.agent.v1.SessionService.Heartbeat:input_type -> requorum.agent.v1.HeartbeatRequest
+	12,  // 115: requorum.agent.v1.SessionService.ReportTask:input_type -> requorum.agent.v1.ReportTaskRequest
+	14,  // 116: requorum.agent.v1.SessionService.PushCopy:input_type -> requorum.agent.v1.PushCopyRequest
+	16,  // 117: requorum.agent.v1.SessionService.RenewRemote:input_type -> requorum.agent.v1.RenewRemoteRequest
+	3,   // 118: requorum.agent.v1.EnrollService.Enroll:output_type -> requorum.agent.v1.EnrollResponse
+	5,   // 119: requorum.agent.v1.EnrollService.Renew:output_type -> requorum.agent.v1.RenewResponse
+	7,   // 120: requorum.agent.v1.SessionService.OpenSession:output_type -> requorum.agent.v1.OpenSessionResponse
+	11,  // 121: requorum.agent.v1.SessionService.Heartbeat:output_type -> requorum.agent.v1.HeartbeatResponse
+	13,  // 122: requorum.agent.v1.SessionService.ReportTask:output_type -> requorum.agent.v1.ReportTaskResponse
+	15,  // 123: requorum.agent.v1.SessionService.PushCopy:output_type -> requorum.agent.v1.PushCopyResponse
+	17,  // 124: requorum.agent.v1.SessionService.RenewRemote:output_type -> requorum.agent.v1.RenewRemoteResponse
+	118, // [118:125] is the sub-list for method output_type
+	111, // [111:118] is the sub-list for method input_type
+	111, // [111:111] is the sub-list for extension type_name
+	111, // [111:111] is the sub-list for extension extendee
+	0,   // [0:111] is the sub-list for field type_name
 }
 
 func init() { file_requorum_agent_v1_session_proto_init() }
@@ -6594,7 +6718,7 @@ func file_requorum_agent_v1_session_proto_init() {
 	if File_requorum_agent_v1_session_proto != nil {
 		return
 	}
-	file_requorum_agent_v1_session_proto_msgTypes[14].OneofWrappers = []any{
+	file_requorum_agent_v1_session_proto_msgTypes[16].OneofWrappers = []any{
 		(*Task_InspectNode)(nil),
 		(*Task_HashKv)(nil),
 		(*Task_SaveCopy)(nil),
@@ -6630,7 +6754,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*Task_UploadFiles)(nil),
 		(*Task_DownloadFiles)(nil),
 	}
-	file_requorum_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
+	file_requorum_agent_v1_session_proto_msgTypes[19].OneofWrappers = []any{
 		(*TaskResult_Node)(nil),
 		(*TaskResult_HashKv)(nil),
 		(*TaskResult_Copy)(nil),
@@ -6648,7 +6772,7 @@ func file_requorum_agent_v1_session_proto_init() {
 		(*TaskResult_Bundle)(nil),
 		(*TaskResult_Compared)(nil),
 	}
-	file_requorum_agent_v1_session_proto_msgTypes[43].OneofWrappers = []any{
+	file_requorum_agent_v1_session_proto_msgTypes[45].OneofWrappers = []any{
 		(*Remote_S3)(nil),
 		(*Remote_Dir)(nil),
 	}
@@ -6658,7 +6782,7 @@ func file_requorum_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_agent_v1_session_proto_rawDesc), len(file_requorum_agent_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   71,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

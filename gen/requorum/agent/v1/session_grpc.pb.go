@@ -173,6 +173,7 @@ const (
 	SessionService_Heartbeat_FullMethodName   = "/requorum.agent.v1.SessionService/Heartbeat"
 	SessionService_ReportTask_FullMethodName  = "/requorum.agent.v1.SessionService/ReportTask"
 	SessionService_PushCopy_FullMethodName    = "/requorum.agent.v1.SessionService/PushCopy"
+	SessionService_RenewRemote_FullMethodName = "/requorum.agent.v1.SessionService/RenewRemote"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -190,6 +191,9 @@ type SessionServiceClient interface {
 	ReportTask(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReportTaskRequest, ReportTaskResponse], error)
 	// PushCopy carries a snapshot's file to the controller, which hands it to the operator who asked.
 	PushCopy(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PushCopyRequest, PushCopyResponse], error)
+	// RenewRemote tells how to reach a remote now, with fresh keys. It is for a node with a task that uses the remote, and
+	// fails with NOT_FOUND for any other.
+	RenewRemote(ctx context.Context, in *RenewRemoteRequest, opts ...grpc.CallOption) (*RenewRemoteResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -255,6 +259,16 @@ func (c *sessionServiceClient) PushCopy(ctx context.Context, opts ...grpc.CallOp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SessionService_PushCopyClient = grpc.ClientStreamingClient[PushCopyRequest, PushCopyResponse]
 
+func (c *sessionServiceClient) RenewRemote(ctx context.Context, in *RenewRemoteRequest, opts ...grpc.CallOption) (*RenewRemoteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewRemoteResponse)
+	err := c.cc.Invoke(ctx, SessionService_RenewRemote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -270,6 +284,9 @@ type SessionServiceServer interface {
 	ReportTask(grpc.ClientStreamingServer[ReportTaskRequest, ReportTaskResponse]) error
 	// PushCopy carries a snapshot's file to the controller, which hands it to the operator who asked.
 	PushCopy(grpc.ClientStreamingServer[PushCopyRequest, PushCopyResponse]) error
+	// RenewRemote tells how to reach a remote now, with fresh keys. It is for a node with a task that uses the remote, and
+	// fails with NOT_FOUND for any other.
+	RenewRemote(context.Context, *RenewRemoteRequest) (*RenewRemoteResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -291,6 +308,9 @@ func (UnimplementedSessionServiceServer) ReportTask(grpc.ClientStreamingServer[R
 }
 func (UnimplementedSessionServiceServer) PushCopy(grpc.ClientStreamingServer[PushCopyRequest, PushCopyResponse]) error {
 	return status.Error(codes.Unimplemented, "method PushCopy not implemented")
+}
+func (UnimplementedSessionServiceServer) RenewRemote(context.Context, *RenewRemoteRequest) (*RenewRemoteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewRemote not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -356,6 +376,24 @@ func _SessionService_PushCopy_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SessionService_PushCopyServer = grpc.ClientStreamingServer[PushCopyRequest, PushCopyResponse]
 
+func _SessionService_RenewRemote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewRemoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).RenewRemote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_RenewRemote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).RenewRemote(ctx, req.(*RenewRemoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -366,6 +404,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Heartbeat",
 			Handler:    _SessionService_Heartbeat_Handler,
+		},
+		{
+			MethodName: "RenewRemote",
+			Handler:    _SessionService_RenewRemote_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

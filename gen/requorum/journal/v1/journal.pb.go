@@ -1655,7 +1655,9 @@ type QuarantineRecord struct {
 	// Directories.
 	Paths []string `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`
 	// When it may be removed.
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	Expires *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	// Whether files of the node besides etcd's data were replaced, and the old ones are kept.
+	Files         bool `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1709,6 +1711,13 @@ func (x *QuarantineRecord) GetExpires() *timestamppb.Timestamp {
 		return x.Expires
 	}
 	return nil
+}
+
+func (x *QuarantineRecord) GetFiles() bool {
+	if x != nil {
+		return x.Files
+	}
+	return false
 }
 
 var File_requorum_journal_v1_journal_proto protoreflect.FileDescriptor
@@ -1871,12 +1880,13 @@ const file_requorum_journal_v1_journal_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
 	"\x06fenced\x18\x04 \x01(\bR\x06fenced\x12%\n" +
-	"\x0eformat_version\x18\x05 \x01(\rR\rformatVersion\"}\n" +
+	"\x0eformat_version\x18\x05 \x01(\rR\rformatVersion\"\x93\x01\n" +
 	"\x10QuarantineRecord\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x14\n" +
 	"\x05paths\x18\x02 \x03(\tR\x05paths\x124\n" +
-	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpiresB@Z>github.com/requorum/requorum/gen/requorum/journal/v1;journalv1b\x06proto3"
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x14\n" +
+	"\x05files\x18\x04 \x01(\bR\x05filesB@Z>github.com/requorum/requorum/gen/requorum/journal/v1;journalv1b\x06proto3"
 
 var (
 	file_requorum_journal_v1_journal_proto_rawDescOnce sync.Once
