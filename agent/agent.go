@@ -179,8 +179,7 @@ func (a *agent) serve(ctx context.Context) error {
 		a.log.Error("what an earlier agent left cannot be removed", "error", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	prio := &priority{log: a.log.Named("priority")}
-	a.runner = task.NewRunner(ctx, a.journal, prio.of(a.node.Do), a.log.Named("task"))
+	a.runner = task.NewRunner(ctx, a.journal, a.node.Do, a.log.Named("task"))
 	group.Go(func() error { return serveUntilStopped(server, listener) })
 	group.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
 	group.Go(func() error { return a.keepSession(ctx) })

@@ -39,7 +39,7 @@ func (e *CommandError) Error() string {
 func (e *CommandError) Unwrap() error { return e.Err }
 
 // run runs a command to its end and returns the last lines of its output. When ctx ends or the command
-// takes too long, it is killed with all its process group, which is that of a session of its own.
+// takes too long, it is killed with all its process group.
 func (r *Runtime) run(ctx context.Context, what string, command []string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.o.CommandTimeout, fmt.Errorf("it took longer than %s and was killed", r.o.CommandTimeout))
 	defer cancel()
@@ -50,7 +50,7 @@ func (r *Runtime) run(ctx context.Context, what string, command []string) (strin
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), "REQUORUM_MEMBER="+r.o.Member.Name, "REQUORUM_DATA_DIR="+r.o.Member.DataDir)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what it starts has not the agent's low priority
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	r.o.Log.Debug("running command", "what", what, "command", command)
 	err = cmd.Run()

@@ -48,7 +48,7 @@ func (p *Process) Start() error {
 	cmd := exec.Command(p.Binary, p.Args...)
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // as a service has one; Ctrl-C is for us alone, we stop it in order
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us alone; we stop it in order
 	start := cmd.Start
 	if p.Launch != nil {
 		start = func() error { return p.Launch(cmd.Start) }
