@@ -26,14 +26,8 @@ import (
 	"github.com/requorum/requorum/internal/hosttest"
 )
 
-// What tells the stand-in for k3s the URLs of its etcd, each a list joined by commas.
-const (
-	clientsVariable = "REQUORUM_TEST_K3S_CLIENTS"
-	peersVariable   = "REQUORUM_TEST_K3S_PEERS"
-)
-
 func TestMain(m *testing.M) {
-	if os.Getenv(peersVariable) != "" {
+	if k3stest.FromEnvironment().Peers != "" {
 		if err := standIn(os.Args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -53,7 +47,7 @@ func standIn(args []string) error {
 	if err := shim.Start(); err != nil {
 		return err
 	}
-	config, err := k3stest.Configure(filepath.Join(args[3], "server/db/etcd"), os.Getenv(clientsVariable), os.Getenv(peersVariable))
+	config, err := k3stest.FromEnvironment().Configure(filepath.Join(args[3], k3s.EtcdDir))
 	if err != nil {
 		return err
 	}
@@ -61,19 +55,20 @@ func standIn(args []string) error {
 	return nil
 }
 
+// memberName is the one of the host's member.
+const memberName = "server-1-0a1b2c3d"
+
+// program is where the stand-in is on the host.
+const program = "/usr/local/bin/k3s"
+
 const shimSeconds = "100077" // of sleep, by which the process is found that is left behind
 
 // TestOnHost runs the tests of this package that need systemd on a host that has it as init.
 func TestOnHost(t *testing.T) {
 	h := hosttest.Start(t, hosttest.Options{}, "server-1").Hosts[0]
 	h.Install()
-	h.Run("ln", "-s", "/usr/local/lib/requorum/tests", "/usr/local/bin/k3s")
+	h.Run("ln", "-s", "/usr/local/lib/requorum/tests", program)
 	h.GoTest("^TestInside")
-}
-
-// unitOf returns a unit for a server.
-func unitOf(s k3stest.Server) string {
-	return s.Unit("/usr/local/bin/k3s", fmt.Sprintf("%s=%s %s=%s", clientsVariable, s.Clients, peersVariable, s.Peers))
 }
 
 // install installs a unit. When the test ends, it is stopped, with what it left behind, and taken away.
@@ -120,10 +115,10 @@ func TestInsideRuntime(t *testing.T) {
 	hosttest.Inside(t)
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
 		s := k3stest.NewServer(t)
-		if _, err := k3stest.Configure(s.EtcdDir(), s.Clients, s.Peers); err != nil { // as k3s has once
+		if err := s.Configure(); err != nil { // as k3s has once
 			t.Fatal(err)
 		}
-		install(t, "k3s.service", unitOf(s))
+		install(t, "k3s.service", s.Unit(program))
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
@@ -137,7 +132,7 @@ func TestInsideRuntime(t *testing.T) {
 
 func TestInsideContainersOutliveAStop(t *testing.T) {
 	hosttest.Inside(t)
-	install(t, "k3s.service", unitOf(k3stest.NewServer(t)))
+	install(t, "k3s.service", k3stest.NewServer(t).Unit(program))
 	k3stest.Systemctl(t, "start", "k3s")
 	r := open(t, "")
 	m := awaitVersion(t, r)
@@ -164,7 +159,7 @@ func TestInsideContainersOutliveAStop(t *testing.T) {
 	if err := r.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if again := awaitVersion(t, r); again.Name != k3stest.MemberName || !slices.Equal(again.AdvertisePeerURLs, m.AdvertisePeerURLs) || strings.Contains(again.AdvertisePeerURLs[0], "127.0.0.1") {
+	if again := awaitVersion(t, r); again.Name != memberName || !slices.Equal(again.AdvertisePeerURLs, m.AdvertisePeerURLs) || strings.Contains(again.AdvertisePeerURLs[0], "127.0.0.1") {
 		t.Errorf("started again: %+v, before: %+v", again, m)
 	}
 }
@@ -172,7 +167,7 @@ func TestInsideContainersOutliveAStop(t *testing.T) {
 // A process that is not k3s and holds the data is named, and not ended.
 func TestInsideWhatHoldsTheDataFailsTheStop(t *testing.T) {
 	hosttest.Inside(t)
-	install(t, "k3s.service", unitOf(k3stest.NewServer(t)))
+	install(t, "k3s.service", k3stest.NewServer(t).Unit(program))
 	k3stest.Systemctl(t, "start", "k3s")
 	r := open(t, "")
 	m := awaitVersion(t, r)
@@ -187,7 +182,7 @@ func TestInsideWhatHoldsTheDataFailsTheStop(t *testing.T) {
 	if err := syscall.Flock(int(db.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	var held *datadir.HeldError
 	if err := r.Stop(ctx); !errors.As(err, &held) || held.PID != os.Getpid() {
@@ -232,7 +227,7 @@ func TestInsideDetectFindsServersWithEtcd(t *testing.T) {
 		}
 	}
 	s := k3stest.NewServer(t)
-	install(t, "k3s.service", unitOf(s))
+	install(t, "k3s.service", s.Unit(program))
 	k3stest.Systemctl(t, "enable", "k3s")
 	found := detected()
 	if len(found.Candidates) != 0 {
@@ -240,19 +235,19 @@ func TestInsideDetectFindsServersWithEtcd(t *testing.T) {
 	}
 	says(found, "keeps no etcd")
 
-	if _, err := k3stest.Configure(s.EtcdDir(), s.Clients, s.Peers); err != nil {
+	if err := s.Configure(); err != nil {
 		t.Fatal(err)
 	}
 	install(t, "k3s-agent.service", "[Service]\nExecStart=/usr/local/bin/k3s agent\n[Install]\nWantedBy=multi-user.target\n")
 	k3stest.Systemctl(t, "enable", "k3s-agent")
 	found = detected()
-	if len(found.Candidates) != 1 || found.Candidates[0].Place != "k3s.service" || found.Candidates[0].Member.Name != k3stest.MemberName || len(found.Candidates[0].Missing) > 0 {
+	if len(found.Candidates) != 1 || found.Candidates[0].Place != "k3s.service" || found.Candidates[0].Member.Name != memberName || len(found.Candidates[0].Missing) > 0 {
 		t.Errorf("one server, which does not run: %+v", found)
 	}
 	says(found, "k3s-agent.service is passed over")
 	says(found, "stand-in")
 
-	install(t, "k3s-two.service", unitOf(s))
+	install(t, "k3s-two.service", s.Unit(program))
 	k3stest.Systemctl(t, "enable", "k3s-two")
 	if found = detected(); len(found.Candidates) != 2 {
 		t.Fatalf("two servers: %+v", found)

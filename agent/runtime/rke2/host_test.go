@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 func TestOnHost(t *testing.T) {
 	h := hosttest.Start(t, hosttest.Options{}, "server-1").Hosts[0]
 	h.Install()
-	h.Run("ln", "-s", binary, "/usr/local/bin/rke2")
+	h.Run("ln", "-s", binary, program)
 	h.GoTest("^TestInside")
 
 	h.GoTest("^TestStepRunAndStop$")
@@ -65,10 +65,11 @@ func TestOnHost(t *testing.T) {
 // unitName is the one that is looked for where nothing is said.
 const unitName = "rke2-server.service"
 
-// unitOf returns a unit for a server.
-func unitOf(s k3stest.Server) string {
-	return s.Unit("/usr/local/bin/rke2", fmt.Sprintf("%s=%s %s=%s", clientsVariable, s.Clients, peersVariable, s.Peers))
-}
+// Of the host.
+const (
+	program    = "/usr/local/bin/rke2"
+	memberName = "server-1-0a1b2c3d"
+)
 
 // install installs a server. When the test ends, it is stopped, and so are its containers.
 func install(t *testing.T, s k3stest.Server) {
@@ -84,7 +85,7 @@ func install(t *testing.T, s k3stest.Server) {
 			t.Error(err)
 		}
 	})
-	k3stest.Install(t, unitName, unitOf(s))
+	k3stest.Install(t, unitName, s.Unit(program))
 }
 
 // containers returns the processes of the containers that there were, by the component.
@@ -156,8 +157,7 @@ func TestInsideRuntime(t *testing.T) {
 	hosttest.Inside(t)
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
 		s, o := k3stest.NewServer(t), options(t)
-		_, err := k3stest.Configure(s.EtcdDir(), s.Clients, s.Peers) // as RKE2 has once
-		must(t, err)
+		must(t, s.Configure()) // as RKE2 has once
 		install(t, s)
 		return runtimetest.Subject{Open: func(t *testing.T) runtime.Runtime { return open(t, o) }}
 	})
@@ -184,7 +184,7 @@ func TestInsideWhatIsNotStoppedGoesOn(t *testing.T) {
 	hosttest.Inside(t)
 	r, _ := running(t)
 	m, err := r.Inspect(t.Context())
-	if err != nil || m.Name != k3stest.MemberName || m.Version != "3.7.0" || !m.Running || !m.Wanted {
+	if err != nil || m.Name != memberName || m.Version != "3.7.0" || !m.Running || !m.Wanted {
 		t.Errorf("%+v, %v", m, err)
 	}
 	before := containers(t)
@@ -257,10 +257,9 @@ func TestInsideDetectFindsServersWithEtcd(t *testing.T) {
 	if found, looked := detected(); len(found.Candidates) != 0 || !strings.Contains(looked, "keeps no etcd") {
 		t.Errorf("a server that never started: %+v", found)
 	}
-	_, err := k3stest.Configure(s.EtcdDir(), s.Clients, s.Peers)
-	must(t, err)
+	must(t, s.Configure())
 	found, looked := detected()
-	if len(found.Candidates) != 1 || found.Candidates[0].Place != unitName || found.Candidates[0].Member.Name != k3stest.MemberName || len(found.Candidates[0].Missing) > 0 {
+	if len(found.Candidates) != 1 || found.Candidates[0].Place != unitName || found.Candidates[0].Member.Name != memberName || len(found.Candidates[0].Missing) > 0 {
 		t.Errorf("one server, which does not run: %+v", found)
 	}
 	for _, want := range []string{"rke2-agent.service is passed over", "stand-in for rke2 only"} {
@@ -268,13 +267,6 @@ func TestInsideDetectFindsServersWithEtcd(t *testing.T) {
 			t.Errorf("%q does not say %q", looked, want)
 		}
 	}
-}
-
-// What the steps leave to each other, over reboots.
-const stepDir = "/var/lib/rancher/rke2"
-
-var stepServer = k3stest.Server{
-	DataDir: stepDir, Clients: "http://127.0.0.1:2379,http://127.0.0.2:2379", Peers: "http://127.0.0.1:2380,http://server-1:2380",
 }
 
 func stepRuntime(t *testing.T) *rke2.Runtime {
@@ -294,7 +286,11 @@ func stepClient(t *testing.T) *clientv3.Client {
 
 func TestStepRunAndStop(t *testing.T) {
 	r := stepRuntime(t)
-	must(t, os.WriteFile("/etc/systemd/system/"+unitName, []byte(unitOf(stepServer)), 0o644))
+	ip := k3stest.Address(t)
+	s := k3stest.Server{DataDir: "/var/lib/rancher/rke2", Etcd: k3stest.Etcd{
+		Clients: "http://127.0.0.1:2379,http://" + ip + ":2379", Peers: "http://127.0.0.1:2380,http://" + ip + ":2380",
+	}}
+	must(t, os.WriteFile("/etc/systemd/system/"+unitName, []byte(s.Unit(program)), 0o644))
 	k3stest.Systemctl(t, "daemon-reload")
 	k3stest.Systemctl(t, "enable", "--now", unitName)
 	awaitAll(t)

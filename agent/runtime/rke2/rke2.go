@@ -179,7 +179,7 @@ func version(m runtime.Member) (string, error) {
 // state is what a start or a stop leaves to those who come after.
 type state struct {
 	Started string   `json:"started,omitempty"` // ID of the container that Start started
-	Ended   []string `json:"ended,omitempty"`   // IDs of etcd's containers that there were when Stop had ended them
+	Stopped []string `json:"stopped,omitempty"` // IDs of etcd's containers that Stop has ended, or was about to
 }
 
 func (r *Runtime) stateFile() string { return filepath.Join(r.o.Dir, "state.json") }

@@ -23,12 +23,6 @@ var programs = map[string]func(args []string) error{
 	"rke2": rke2Server, "containerd": containerd, "kubelet": kubelet, "containerd-shim": shim, "pause": pause,
 }
 
-// What tells the stand-in the URLs of its etcd, each a list joined by commas.
-const (
-	clientsVariable = "REQUORUM_TEST_RKE2_CLIENTS"
-	peersVariable   = "REQUORUM_TEST_RKE2_PEERS"
-)
-
 const (
 	binary = "/usr/local/lib/requorum/tests" // where the tests are on the host
 	socket = "/run/k3s/containerd/containerd.sock"
@@ -44,7 +38,7 @@ metadata:
   uid: %[4]s
 spec:
   containers:
-  - args: [%[2]s]
+  - args: [%[2]q]
     command: [%[1]s]
     image: index.docker.io/rancher/hardened-%[1]s:%[3]s
     name: %[1]s
@@ -58,7 +52,8 @@ func rke2Server(args []string) error {
 	}
 	goruntime.LockOSThread() // with which the children die
 	root := args[3]
-	config, err := k3stest.Configure(filepath.Join(root, k3s.EtcdDir), os.Getenv(clientsVariable), os.Getenv(peersVariable))
+	etcd := k3stest.FromEnvironment()
+	config, err := etcd.Configure(filepath.Join(root, k3s.EtcdDir))
 	if err != nil {
 		return err
 	}
@@ -80,7 +75,7 @@ func rke2Server(args []string) error {
 	if err := writeManifest(manifests, "etcd", "--config-file="+config, "v3.7.0-k3s1-build20260126"); err != nil {
 		return err
 	}
-	if err := waitServes(os.Getenv(clientsVariable)); err != nil {
+	if err := waitServes(etcd.Clients); err != nil {
 		return err
 	}
 	for _, component := range []string{"kube-apiserver", "kube-controller-manager", "kube-proxy"} {

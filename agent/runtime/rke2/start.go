@@ -26,8 +26,8 @@ func (r *Runtime) Start(ctx context.Context) error {
 	return r.connected(ctx, func(c *cri.Client) error { return r.waitStarted(ctx, c, s) })
 }
 
-// waitStarted waits until there is a container of etcd's that Stop has not seen, and notes which. The container runtime
-// starts with RKE2, and may need a while to answer.
+// waitStarted waits until there is a container of etcd's that runs, or one that has ended and not by Stop, and notes which.
+// The container runtime starts with RKE2, and may need a while to answer.
 func (r *Runtime) waitStarted(ctx context.Context, c *cri.Client, before state) error {
 	look := time.NewTicker(cri.LookInterval)
 	defer look.Stop()
@@ -36,9 +36,12 @@ func (r *Runtime) waitStarted(ctx context.Context, c *cri.Client, before state) 
 		k := s.Running(etcd)
 		if k == nil {
 			k = s.Ended(etcd, "") // Alive tells
+			if k != nil && slices.Contains(before.Stopped, k.GetId()) {
+				k = nil
+			}
 		}
-		if k != nil && !slices.Contains(before.Ended, k.GetId()) {
-			return r.writeState(state{Started: k.GetId(), Ended: before.Ended})
+		if k != nil {
+			return r.writeState(state{Started: k.GetId(), Stopped: before.Stopped})
 		}
 		select {
 		case <-look.C:

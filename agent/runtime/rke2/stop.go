@@ -39,19 +39,20 @@ func (r *Runtime) Stop(ctx context.Context) error {
 	return datadir.WaitFree(ctx, m.DataDir, m.WALDir, m.ListenURLs())
 }
 
-// endPods ends what writes to etcd, then etcd, and notes which containers of etcd's there were.
+// endPods notes which containers of etcd's there are, to which without a kubelet none comes. Then it ends what writes to
+// etcd, and etcd.
 func (r *Runtime) endPods(ctx context.Context, c *cri.Client) error {
-	if err := r.end(ctx, c, controlPlane()...); err != nil {
-		return err
-	}
-	if err := r.end(ctx, c, etcdPod); err != nil {
-		return err
-	}
 	s, err := c.Look(ctx, etcdPod)
 	if err != nil {
 		return err
 	}
-	return r.writeState(state{Ended: s.IDs(etcd)})
+	if err := r.writeState(state{Stopped: s.IDs(etcd)}); err != nil {
+		return err
+	}
+	if err := r.end(ctx, c, controlPlane()...); err != nil {
+		return err
+	}
+	return r.end(ctx, c, etcdPod)
 }
 
 // end ends pods until nothing of them is left.

@@ -15,17 +15,29 @@ import (
 	"github.com/requorum/requorum/agent/runtime/runtimetest"
 )
 
-// MemberName is the name of the member.
-const MemberName = "server-1-0a1b2c3d"
+// Etcd is how the etcd of a server is configured. URLs are lists joined by commas, of which the last one is advertised.
+type Etcd struct {
+	Clients, Peers string
+	Cluster        string // as etcd's initial-cluster; empty for a cluster of its own
+}
+
+// MemberName returns the name of the host's member.
+func MemberName() (string, error) {
+	host, err := os.Hostname()
+	return host + "-0a1b2c3d", err
+}
 
 // Configure writes what k3s writes into etcd's data directory at every start, and returns the path of the configuration.
-// How a cluster begins is told only to a member without data. The URLs are lists joined by commas.
-func Configure(dir, clients, peers string) (string, error) {
+// How a cluster begins is told only to a member without data.
+func (e Etcd) Configure(dir string) (string, error) {
+	member, err := MemberName()
+	if err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
-	name := filepath.Join(dir, "name")
-	if err := os.WriteFile(name, []byte(MemberName), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "name"), []byte(member), 0o600); err != nil {
 		return "", err
 	}
 	last := func(list string) string { return list[strings.LastIndex(list, ",")+1:] }
@@ -39,9 +51,13 @@ election-timeout: 500
 logger: zap
 log-outputs:
 - stderr
-`, MemberName, dir, clients, last(clients), peers)
+`, member, dir, e.Clients, last(e.Clients), e.Peers)
 	if _, err := os.Stat(filepath.Join(dir, "member/wal")); err != nil {
-		text += fmt.Sprintf("initial-advertise-peer-urls: %s\ninitial-cluster: %s=%[1]s\ninitial-cluster-state: new\n", last(peers), MemberName)
+		cluster := e.Cluster
+		if cluster == "" {
+			cluster = member + "=" + last(e.Peers)
+		}
+		text += fmt.Sprintf("initial-advertise-peer-urls: %s\ninitial-cluster: %s\ninitial-cluster-state: new\n", last(e.Peers), cluster)
 	}
 	config := filepath.Join(dir, "config")
 	return config, os.WriteFile(config, []byte(text), 0o600)
@@ -50,41 +66,57 @@ log-outputs:
 // Server is a server of a test.
 type Server struct {
 	DataDir string // the distribution's
-	Clients string // URLs of its etcd, joined by commas
-	Peers   string // the last one is not on the loopback interface
+	Etcd    Etcd   // the advertised URLs are not on the loopback interface
+}
+
+// The variables by which a stand-in is told of its Etcd.
+const (
+	clientsVariable = "REQUORUM_TEST_CLIENTS"
+	peersVariable   = "REQUORUM_TEST_PEERS"
+	clusterVariable = "REQUORUM_TEST_CLUSTER"
+)
+
+// FromEnvironment returns what the unit tells a stand-in.
+func FromEnvironment() Etcd {
+	return Etcd{Clients: os.Getenv(clientsVariable), Peers: os.Getenv(peersVariable), Cluster: os.Getenv(clusterVariable)}
 }
 
 // NewServer chooses ports and a data directory.
 func NewServer(t *testing.T) Server {
 	t.Helper()
 	e := runtimetest.NewEtcd(t)
-	ip := address(t)
+	ip := Address(t)
 	both := func(url string) string { return url + "," + strings.Replace(url, "127.0.0.1", ip, 1) }
-	return Server{DataDir: filepath.Dir(e.Member.DataDir), Clients: both(e.Member.ListenClientURLs[0]), Peers: both(e.Member.ListenPeerURLs[0])}
+	return Server{DataDir: filepath.Dir(e.Member.DataDir), Etcd: Etcd{Clients: both(e.Member.ListenClientURLs[0]), Peers: both(e.Member.ListenPeerURLs[0])}}
 }
 
 // EtcdDir is where its etcd has its data.
 func (s Server) EtcdDir() string { return filepath.Join(s.DataDir, k3s.EtcdDir) }
 
-// Unit returns the unit of a server that program runs, with lines more in its section Service.
-func (s Server) Unit(program, environment string, more ...string) string {
+// Configure writes what the server writes at every start.
+func (s Server) Configure() error {
+	_, err := s.Etcd.Configure(s.EtcdDir())
+	return err
+}
+
+// Unit returns the unit of a server that program runs.
+func (s Server) Unit(program string) string {
 	return fmt.Sprintf(`[Service]
 Type=exec
 KillMode=process
 Delegate=yes
 Restart=always
 RestartSec=100ms
-Environment=%s
+Environment=%s=%s %s=%s %s=%s
 ExecStart=%s server --data-dir %s
-%s
 
 [Install]
 WantedBy=multi-user.target
-`, environment, program, s.DataDir, strings.Join(more, "\n"))
+`, clientsVariable, s.Etcd.Clients, peersVariable, s.Etcd.Peers, clusterVariable, s.Etcd.Cluster, program, s.DataDir)
 }
 
-// address returns the host's own address.
-func address(t *testing.T) string {
+// Address returns the host's own address.
+func Address(t *testing.T) string {
 	t.Helper()
 	all, err := net.InterfaceAddrs()
 	if err != nil {
