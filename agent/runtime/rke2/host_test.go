@@ -242,6 +242,26 @@ func TestInsideEtcdThatIsStartedAgainHasEnded(t *testing.T) {
 	}
 }
 
+// A kubelet that outlived RKE2 would start again what is ended.
+func TestInsideAKubeletThatLingersIsEnded(t *testing.T) {
+	hosttest.Inside(t)
+	s := k3stest.NewServer(t)
+	install(t, s)
+	dir := "/etc/systemd/system/" + unitName + ".d"
+	must(t, os.MkdirAll(dir, 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "linger.conf"), []byte("[Service]\nEnvironment="+lingering+"=1\n"), 0o644))
+	k3stest.Systemctl(t, "daemon-reload")
+	k3stest.Systemctl(t, "start", unitName)
+	awaitAll(t)
+	must(t, open(t, options(t)).Stop(t.Context()))
+	if left := containers(t); len(left) != 1 {
+		t.Errorf("left after the stop: %v", left)
+	}
+	if out, err := exec.Command("pgrep", "-x", "kubelet|containerd").Output(); err == nil {
+		t.Errorf("left after the stop: processes %s", out)
+	}
+}
+
 func TestInsideDetectFindsServersWithEtcd(t *testing.T) {
 	hosttest.Inside(t)
 	s := k3stest.NewServer(t)

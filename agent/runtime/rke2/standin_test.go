@@ -100,11 +100,16 @@ func stage(root string) error {
 	return nil
 }
 
+// lingering in the environment lets children outlive RKE2, which the real ones do not.
+const lingering = "REQUORUM_TEST_LINGER"
+
 // child starts a program that dies with this one.
 func child(program string, args ...string) (*exec.Cmd, error) {
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if os.Getenv(lingering) == "" {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
 	return cmd, cmd.Start()
 }
 

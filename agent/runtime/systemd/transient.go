@@ -22,7 +22,7 @@ type Transient struct {
 // endTimeout is how long systemd may take to end a transient unit.
 const endTimeout = time.Minute
 
-// While runs do while the program of t runs. One that an agent left behind which died meanwhile is ended first. The program
+// While runs do once systemd has started the program of t, which is no proof that it runs yet. One that an agent left behind which died meanwhile is ended first. The program
 // is ended afterwards, also where ctx has ended.
 func (t Transient) While(ctx context.Context, do func() error) error {
 	t.Unit, t.Conflicts = withSuffix(t.Unit), withSuffix(t.Conflicts)
@@ -48,7 +48,7 @@ func (t Transient) begin(ctx context.Context, conn *dbus.Conn) error {
 	}
 	done := make(chan string, 1)
 	_, err := conn.StartTransientUnitContext(ctx, t.Unit, "replace", []dbus.Property{
-		dbus.PropDescription(t.Description), dbus.PropType("exec"), dbus.PropExecStart(t.Command, false), set("Environment", t.Env),
+		dbus.PropDescription(t.Description), dbus.PropType("simple"), dbus.PropExecStart(t.Command, false), set("Environment", t.Env),
 		dbus.PropConflicts(t.Conflicts), dbus.PropBefore(t.Conflicts), set("CollectMode", "inactive-or-failed"),
 	}, done)
 	if err != nil {
