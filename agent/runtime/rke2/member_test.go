@@ -66,7 +66,7 @@ func TestVersionIsThatOfTheImage(t *testing.T) {
 	}
 	for image, want := range map[string]string{
 		"index.docker.io/rancher/hardened-etcd:v3.5.26-k3s1-build20260126": "3.5.26",
-		"registry:5000/etcd:latest": "",
+		"registry:5000/etcd:latest":                                        "",
 	} {
 		write(t, manifest, "spec:\n  containers:\n  - image: "+image+"\n    name: etcd\n")
 		if got, err := version(m); err != nil || got != want {
