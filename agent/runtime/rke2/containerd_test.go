@@ -167,7 +167,7 @@ func (s *runtimeServer) StartContainer(ctx context.Context, r *criv1.StartContai
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	go cmd.Wait() //nolint:errcheck // the shim itself says how it ends
+	go cmd.Wait() // the shim itself says how it ends
 	return &criv1.StartContainerResponse{}, s.await(ctx, func() bool { return s.exists(r.GetContainerId(), "pid") })
 }
 

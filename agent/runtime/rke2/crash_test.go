@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
@@ -103,6 +102,6 @@ func TestInsideKilledAgentIsCarriedOn(t *testing.T) {
 		if least := map[bool]int{true: 10, false: 4}[stop]; deaths != least {
 			t.Errorf("stop %v: %d places to die were seen, expected %d", stop, deaths, least)
 		}
-		t.Log(fmt.Sprintf("stop %v: died %d times", stop, deaths))
+		t.Logf("stop %v: died %d times", stop, deaths)
 	}
 }

@@ -135,7 +135,7 @@ func Address(t *testing.T) string {
 func Install(t *testing.T, name, content string) {
 	t.Helper()
 	path := "/etc/systemd/system/" + name
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	Systemctl(t, "daemon-reload")
