@@ -18,6 +18,7 @@ import (
 	"github.com/requorum/requorum/agent/runtime/exec"
 	"github.com/requorum/requorum/agent/runtime/k3s"
 	"github.com/requorum/requorum/agent/runtime/process"
+	"github.com/requorum/requorum/agent/runtime/rke2"
 	"github.com/requorum/requorum/agent/runtime/staticpod"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 	"github.com/requorum/requorum/agent/task"
@@ -73,6 +74,7 @@ type Runtime struct {
 	Systemd *Systemd `yaml:"systemd"`
 	Docker  *Docker  `yaml:"docker"`
 	K3s     *K3s     `yaml:"k3s"`
+	RKE2    *RKE2    `yaml:"rke2"`
 
 	StaticPod *StaticPod `yaml:"staticpod"`
 }
@@ -90,6 +92,7 @@ func (r Runtime) kinds() []string {
 		{"staticpod", r.StaticPod != nil},
 		{"docker", r.Docker != nil},
 		{"k3s", r.K3s != nil},
+		{"rke2", r.RKE2 != nil},
 	} {
 		if k.set {
 			kinds = append(kinds, k.name)
@@ -128,6 +131,13 @@ type Docker struct {
 type K3s struct {
 	Unit  string          `yaml:"unit"`  // k3s.service if empty
 	Grace config.Duration `yaml:"grace"` // after which k3s is killed, besides what its unit allows
+}
+
+// RKE2 makes the agent use the unit that runs an RKE2 server, and the pods of its control plane.
+type RKE2 struct {
+	Unit        string          `yaml:"unit"`         // rke2-server.service if empty
+	CRIEndpoint string          `yaml:"cri_endpoint"` // of a container runtime that RKE2 was told to use, as unix:///path; of RKE2's own if empty
+	Grace       config.Duration `yaml:"grace"`        // after which RKE2, and then containers, are killed
 }
 
 // Process makes the agent start and supervise etcd.
@@ -273,6 +283,11 @@ func (c *Config) newRuntime(log hclog.Logger) (runtime.Runtime, error) {
 	if k := c.Runtime.K3s; k != nil {
 		return k3s.New(k3s.Options{Unit: k.Unit, Grace: k.Grace.Std(), Log: log.Named("k3s")})
 	}
+	if k := c.Runtime.RKE2; k != nil {
+		return rke2.New(rke2.Options{
+			Unit: k.Unit, Endpoint: k.CRIEndpoint, Dir: filepath.Join(c.DataDir, "rke2"), Grace: k.Grace.Std(), Log: log.Named("rke2"),
+		})
+	}
 	e := c.Runtime.Exec
 	return exec.New(exec.Options{
 		Member: runtime.Member{
@@ -307,6 +322,9 @@ func (c *Config) runtimeWait() time.Duration {
 	}
 	if k := c.Runtime.K3s; k != nil {
 		wait += k.Grace.Std()
+	}
+	if k := c.Runtime.RKE2; k != nil {
+		wait += 3 * k.Grace.Std() // RKE2, the control plane and etcd, one after the other
 	}
 	return wait
 }

@@ -10,13 +10,14 @@ import (
 	"github.com/requorum/requorum/agent/runtime/detect"
 	"github.com/requorum/requorum/agent/runtime/docker"
 	"github.com/requorum/requorum/agent/runtime/k3s"
+	"github.com/requorum/requorum/agent/runtime/rke2"
 	"github.com/requorum/requorum/agent/runtime/staticpod"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 )
 
 // detectors are those of all runtimes that can be found.
 func detectors() []detect.Detector {
-	return []detect.Detector{systemd.Detector{}, staticpod.Detector{}, docker.Detector{}, k3s.Detector{}}
+	return []detect.Detector{systemd.Detector{}, staticpod.Detector{}, docker.Detector{}, k3s.Detector{}, rke2.Detector{}}
 }
 
 // Detect looks how etcd is run on this node, and changes nothing.

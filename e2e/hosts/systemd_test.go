@@ -54,8 +54,14 @@ type site struct {
 	client     *clientv3.Client
 }
 
-// newSite installs all, and enrols the agents, which are not told how etcd is run.
+// newSite installs all, with etcd as a unit.
 func newSite(t *testing.T) *site {
+	t.Helper()
+	return newSiteOf(t, (*site).startEtcd)
+}
+
+// newSiteOf installs all, with etcd as start runs it, and enrols the agents, which are not told how etcd is run.
+func newSiteOf(t *testing.T, start func(*site)) *site {
 	t.Helper()
 	hosts := hosttest.Start(t, hosttest.Options{}, "controller", "etcd-1", "etcd-2", "etcd-3").Hosts
 	s := &site{t: t, controller: hosts[0], nodes: hosts[1:]}
@@ -64,7 +70,7 @@ func newSite(t *testing.T) *site {
 		h.Copy(binary, "/usr/local/bin/requorum")
 		h.Run("ln", "-s", "/usr/local/bin/requorum", "/usr/local/bin/etcd")
 	}
-	s.startEtcd()
+	start(s)
 	s.controller.Write("/etc/requorum/controller.yaml", "listen: \":7079\"\ndata_dir: /var/lib/requorum/controller\nadvertise: [controller]\n")
 	run(s.controller, "requorum-controller.service", unit("controller"))
 	s.controller.Await("the controller serves", func() (bool, error) { _, err := s.try("cluster", "ls"); return err == nil, err })
@@ -119,6 +125,12 @@ func (s *site) startEtcd() {
 		run(h, "kube-apiserver.service", apiserverUnit)
 		run(h, "etcd.service", etcdUnit)
 	}
+	s.connect(endpoints)
+}
+
+// connect makes the client of the cluster.
+func (s *site) connect(endpoints []string) {
+	s.t.Helper()
 	var err error
 	if s.client, err = clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop(), DialTimeout: time.Minute}); err != nil {
 		s.t.Fatal(err)

@@ -27,14 +27,22 @@ const binary = "/usr/local/lib/requorum/tests"
 // Install builds the tests of the package that calls it, without cgo, and copies them to the host.
 func (h *Host) Install() {
 	h.t.Helper()
+	h.InstallFrom(".")
+}
+
+// InstallFrom is Install for the package in dir, whose tests have a stand-in that others use too. It returns where they are on
+// the host.
+func (h *Host) InstallFrom(dir string) string {
+	h.t.Helper()
 	file := filepath.Join(h.t.TempDir(), "tests")
-	cmd := exec.CommandContext(h.t.Context(), "go", "test", "-c", "-o", file, ".")
+	cmd := exec.CommandContext(h.t.Context(), "go", "test", "-c", "-o", file, dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		h.t.Fatalf("build the tests for %s: %v\n%s", h.Name, err, out)
 	}
 	h.Run("mkdir", "-p", filepath.Dir(binary))
 	h.Copy(file, binary)
+	return binary
 }
 
 var verdict = regexp.MustCompile(`(?m)^\s*--- (PASS|FAIL|SKIP): (\S+)`)

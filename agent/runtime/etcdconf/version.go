@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -82,4 +83,18 @@ func ParseVersion(output string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// versionTag is the beginning of a tag such as 3.6.5-0.
+var versionTag = regexp.MustCompile(`^v?(\d+\.\d+\.\d+)`)
+
+// ImageVersion returns the version that the tag of a container image with etcd begins with.
+func ImageVersion(image string) (string, bool) {
+	name, _, _ := strings.Cut(image, "@")
+	_, tag, _ := strings.Cut(name[strings.LastIndexByte(name, '/')+1:], ":")
+	found := versionTag.FindStringSubmatch(tag)
+	if found == nil {
+		return "", false
+	}
+	return found[1], true
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/detect"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 )
@@ -18,28 +19,29 @@ var _ detect.Detector = Detector{}
 func (Detector) Kind() string { return Kind }
 
 // Detect looks at every service that is loaded or has "k3s" in its name. One counts that runs k3s as a server which keeps
-// etcd. RKE2 is looked for only to say that nothing is done with it.
+// etcd.
 func (Detector) Detect(ctx context.Context) (detect.Found, error) {
-	found, err := systemd.Find(ctx, "k3s", describe)
-	if err != nil {
-		return found, err
-	}
-	if len(found.Candidates) > 0 {
-		found.Looked = append(found.Looked, "this runtime was tested with a stand-in for k3s only, never with k3s itself; k3s server --cluster-reset is not used")
-	}
-	_, err = systemd.Find(ctx, "rke2", func(_ context.Context, unit string, _ *detect.Found) error {
-		found.Looked = append(found.Looked, unit+" runs RKE2, which this runtime is not for: its etcd is a static pod, not part of the unit")
-		return nil
+	return Detect(ctx, k3s.Name, func(unit string) (runtime.Runtime, error) { return New(Options{Unit: unit}) })
+}
+
+// Detect looks for units whose program's name begins with the one of a distribution, and describes each by the runtime that
+// open returns for it.
+func Detect(ctx context.Context, distribution string, open func(unit string) (runtime.Runtime, error)) (detect.Found, error) {
+	found, err := systemd.Find(ctx, distribution, func(ctx context.Context, unit string, found *detect.Found) error {
+		r, err := open(unit)
+		if err != nil {
+			return err
+		}
+		return describe(ctx, r, unit, found)
 	})
+	if len(found.Candidates) > 0 {
+		found.Looked = append(found.Looked, fmt.Sprintf("this runtime was tested with a stand-in for %[1]s only, never with %[1]s itself; %[1]s server --cluster-reset is not used", distribution))
+	}
 	return found, err
 }
 
-// describe adds a unit that runs k3s.
-func describe(ctx context.Context, unit string, found *detect.Found) error {
-	r, err := New(Options{Unit: unit})
-	if err != nil {
-		return err
-	}
+// describe adds a unit that runs the distribution.
+func describe(ctx context.Context, r runtime.Runtime, unit string, found *detect.Found) (err error) {
 	c := detect.Candidate{Place: unit, Config: map[string]any{"unit": unit}}
 	c.Member, err = r.Inspect(ctx)
 	switch {

@@ -47,7 +47,7 @@ func New(o Options) (*Runtime, error) {
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
-	unit, err := systemd.New(systemd.Options{Unit: o.Unit, Grace: o.Grace, Log: o.Log, Embedded: read})
+	unit, err := systemd.New(systemd.Options{Unit: o.Unit, Grace: o.Grace, Log: o.Log, Embedded: k3s.Read})
 	if err != nil {
 		return nil, fmt.Errorf("k3s runtime: %w", err)
 	}

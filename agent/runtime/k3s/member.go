@@ -20,32 +20,43 @@ import (
 
 // Errors of a unit that has no etcd.
 var (
-	ErrNotServer = errors.New("it does not run k3s server")
-	ErrNoEtcd    = errors.New("its k3s keeps no etcd, or never started")
+	ErrNotServer = errors.New("it does not run as a server")
+	ErrNoEtcd    = errors.New("it keeps no etcd, or never started")
 )
 
-// etcdDir is where k3s keeps etcd's data below its own data directory. k3s puts two files there: name and config.
-const etcdDir = "server/db/etcd"
+// Distribution is k3s, or RKE2, which is built from it and differs in names.
+type Distribution struct {
+	Name    string // in lower case
+	Prefix  string // of variables in its environment
+	Config  string // its configuration file if it is not told
+	DataDir string // its data directory if it is not told
+}
 
-// read returns the member of the k3s that c starts. It fails with ErrNotServer or ErrNoEtcd if there can be none.
-func read(c systemd.Command) (runtime.Member, error) {
+// k3s itself.
+var k3s = Distribution{Name: "k3s", Prefix: "K3S_", Config: "/etc/rancher/k3s/config.yaml", DataDir: "/var/lib/rancher/k3s"}
+
+// EtcdDir is where etcd's data is below the distribution's data directory. Two files of k3s' own are there: name and config.
+const EtcdDir = "server/db/etcd"
+
+// Read returns the member of the server that c starts. It fails with ErrNotServer or ErrNoEtcd if there can be none.
+func (d Distribution) Read(c systemd.Command) (runtime.Member, error) {
 	i := slices.Index(c.Args, "server")
 	if i < 0 {
 		return runtime.Member{}, ErrNotServer
 	}
-	root, err := dataDir(systemd.Command{Args: c.Args[i+1:], Env: c.Env, Dir: c.Dir})
+	root, err := d.dataDir(systemd.Command{Args: c.Args[i+1:], Env: c.Env, Dir: c.Dir})
 	if err != nil {
 		return runtime.Member{}, err
 	}
-	return readMember(filepath.Join(root, etcdDir))
+	return d.readMember(filepath.Join(root, EtcdDir))
 }
 
 // readMember returns the member whose data is in dir.
-func readMember(dir string) (runtime.Member, error) {
+func (d Distribution) readMember(dir string) (runtime.Member, error) {
 	path := filepath.Join(dir, "config")
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return runtime.Member{}, fmt.Errorf("%w: %w; start k3s as a server with --cluster-init, or with --server to join others", ErrNoEtcd, err)
+		return runtime.Member{}, fmt.Errorf("%w: %w; start %s as the first server of a cluster, or with --server to join others", ErrNoEtcd, err, d.Name)
 	}
 	if err != nil {
 		return runtime.Member{}, err
@@ -59,16 +70,16 @@ func readMember(dir string) (runtime.Member, error) {
 	}
 	name, err := os.ReadFile(filepath.Join(dir, "name"))
 	if err != nil {
-		return runtime.Member{}, fmt.Errorf("the member's name, without which k3s chooses another: %w; write the one in %s there, without a line end", err, path)
+		return runtime.Member{}, fmt.Errorf("the member's name, without which %s chooses another: %w; write the one in %s there, without a line end", d.Name, err, path)
 	}
 	m.Name, m.DataDir = string(name), dir
-	m.AdvertisePeerURLs, err = advertised(data, m)
+	m.AdvertisePeerURLs, err = d.advertised(data, m)
 	return m, err
 }
 
 // advertised returns the URLs at which peers reach the member. k3s writes them into the configuration only when it makes
 // a new cluster. They are those of the URLs it listens on that are not on the loopback interface.
-func advertised(config []byte, m runtime.Member) ([]string, error) {
+func (d Distribution) advertised(config []byte, m runtime.Member) ([]string, error) {
 	var set struct {
 		URLs string `yaml:"initial-advertise-peer-urls"`
 	}
@@ -80,7 +91,7 @@ func advertised(config []byte, m runtime.Member) ([]string, error) {
 	}
 	urls := slices.DeleteFunc(slices.Clone(m.ListenPeerURLs), isLoopback)
 	if len(urls) == 0 {
-		return nil, fmt.Errorf("etcd's configuration in %s has no URL at which peers reach the member; restart k3s, which writes it", m.DataDir)
+		return nil, fmt.Errorf("etcd's configuration in %s has no URL at which peers reach the member; restart %s, which writes it", m.DataDir, d.Name)
 	}
 	return urls, nil
 }
@@ -94,27 +105,21 @@ func isLoopback(raw string) bool {
 	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Where k3s looks for its own configuration and data if it is not told.
-const (
-	defaultDataDir = "/var/lib/rancher/k3s"
-	defaultConfig  = "/etc/rancher/k3s/config.yaml"
-)
-
-// dataDir returns the data directory that k3s has with the server's arguments in c: that of the last --data-dir, else of
+// dataDir returns the data directory that the distribution has with the server's arguments in c: that of the last --data-dir, else of
 // its configuration files, else of the environment, else the default.
-func dataDir(c systemd.Command) (string, error) {
+func (d Distribution) dataDir(c systemd.Command) (string, error) {
 	dir := lastFlag(c.Args, "--data-dir", "-d")
 	if dir == "" {
 		var err error
-		if dir, err = configured(c); err != nil {
-			return "", fmt.Errorf("k3s' configuration: %w", err)
+		if dir, err = d.configured(c); err != nil {
+			return "", fmt.Errorf("the configuration of %s: %w", d.Name, err)
 		}
 	}
 	if dir == "" {
-		dir = variable(c.Env, "K3S_DATA_DIR")
+		dir = variable(c.Env, d.Prefix+"DATA_DIR")
 	}
 	if dir == "" {
-		dir = defaultDataDir
+		dir = d.DataDir
 	}
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join("/", c.Dir, dir)
@@ -122,16 +127,16 @@ func dataDir(c systemd.Command) (string, error) {
 	return dir, nil
 }
 
-// configured returns the data directory of k3s' configuration file and, over it, of those in the directory beside it that
+// configured returns the data directory of the distribution's configuration file and, over it, of those in the directory beside it that
 // is named for it and ends in .d, in the order of their names; empty if none has it.
-func configured(c systemd.Command) (string, error) {
-	path := variable(c.Env, "K3S_CONFIG_FILE")
+func (d Distribution) configured(c systemd.Command) (string, error) {
+	path := variable(c.Env, d.Prefix+"CONFIG_FILE")
 	if path == "" {
 		path = lastFlag(c.Args, "--config", "-c")
 	}
 	named := path != ""
 	if !named {
-		path = defaultConfig
+		path = d.Config
 	}
 	if !filepath.IsAbs(path) {
 		path = filepath.Join("/", c.Dir, path)

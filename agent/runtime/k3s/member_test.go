@@ -65,7 +65,7 @@ func etcdOf(t *testing.T, root, config string) string {
 func TestMemberIsReadAsK3sHasConfiguredIt(t *testing.T) {
 	root := t.TempDir()
 	dir := etcdOf(t, root, secured)
-	got, err := read(systemd.Command{Args: []string{"server", "--data-dir=" + root}})
+	got, err := k3s.Read(systemd.Command{Args: []string{"server", "--data-dir=" + root}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestMemberIsReadAsK3sHasConfiguredIt(t *testing.T) {
 
 func TestPeerURLsOfAMemberThatWasNeverRestarted(t *testing.T) {
 	dir := etcdOf(t, t.TempDir(), secured+"initial-advertise-peer-urls: https://203.0.113.1:2380\n")
-	m, err := readMember(dir)
+	m, err := k3s.readMember(dir)
 	if err != nil || !slices.Equal(m.AdvertisePeerURLs, []string{"https://203.0.113.1:2380"}) {
 		t.Errorf("%v, %v", m.AdvertisePeerURLs, err)
 	}
@@ -96,23 +96,23 @@ func TestPeerURLsOfAMemberThatWasNeverRestarted(t *testing.T) {
 func TestWhatHasNoMemberIsRefused(t *testing.T) {
 	root := t.TempDir()
 	for name, args := range map[string][]string{"an agent": {"agent", "--data-dir", root}, "nothing": nil} {
-		if _, err := read(systemd.Command{Args: args}); !errors.Is(err, ErrNotServer) {
+		if _, err := k3s.Read(systemd.Command{Args: args}); !errors.Is(err, ErrNotServer) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	server := systemd.Command{Args: []string{"server", "--data-dir", root}}
-	if _, err := read(server); !errors.Is(err, ErrNoEtcd) || !strings.Contains(err.Error(), "server/db/etcd/config") {
+	if _, err := k3s.Read(server); !errors.Is(err, ErrNoEtcd) || !strings.Contains(err.Error(), "server/db/etcd/config") {
 		t.Errorf("without etcd: %v", err)
 	}
 
 	dir := etcdOf(t, root, strings.ReplaceAll(secured, ",https://10.0.0.11:2380", ""))
-	if _, err := read(server); err == nil || !strings.Contains(err.Error(), "restart k3s") {
+	if _, err := k3s.Read(server); err == nil || !strings.Contains(err.Error(), "restart k3s") {
 		t.Errorf("peers are on the loopback interface only: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "name")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := read(server); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoEtcd) {
+	if _, err := k3s.Read(server); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoEtcd) {
 		t.Errorf("without a name: %v", err)
 	}
 }
@@ -139,15 +139,15 @@ func TestDataDirIsWhereK3sIsTold(t *testing.T) {
 		"the file that a variable names": {[]string{"-c", config}, []string{"K3S_CONFIG_FILE=" + dropIns}, "/from/drop-in"},
 		"a variable":                     {[]string{"--config=" + filepath.Join(dropIns+".d", "30.yaml")}, []string{"K3S_DATA_DIR=/e"}, "/e"},
 	} {
-		if got, err := dataDir(systemd.Command{Args: test.args, Env: test.env, Dir: "/srv"}); err != nil || got != test.want {
+		if got, err := k3s.dataDir(systemd.Command{Args: test.args, Env: test.env, Dir: "/srv"}); err != nil || got != test.want {
 			t.Errorf("%s: %q, %v; expected %q", name, got, err, test.want)
 		}
 	}
-	if _, err := dataDir(systemd.Command{Args: []string{"--config=" + filepath.Join(dir, "lacks")}}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := k3s.dataDir(systemd.Command{Args: []string{"--config=" + filepath.Join(dir, "lacks")}}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that is named and not there: %v", err)
 	}
-	if _, err := os.Stat(defaultConfig); errors.Is(err, fs.ErrNotExist) {
-		if got, err := dataDir(systemd.Command{}); err != nil || got != defaultDataDir {
+	if _, err := os.Stat(k3s.Config); errors.Is(err, fs.ErrNotExist) {
+		if got, err := k3s.dataDir(systemd.Command{}); err != nil || got != k3s.DataDir {
 			t.Errorf("told nothing: %q, %v", got, err)
 		}
 	}

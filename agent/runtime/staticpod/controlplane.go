@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/requorum/requorum/agent/runtime/cri"
 )
 
 // ControlPlane returns the manifests of the control plane that are there, for the kubelet or kept.
@@ -60,7 +62,7 @@ func (r *Runtime) StopControlPlane(ctx context.Context) error {
 		}
 		pods = append(pods, part.pod)
 	}
-	return r.connected(ctx, func(c *cri) error { return r.waitEnded(ctx, c, pods...) })
+	return r.connected(ctx, func(c *cri.Client) error { return r.waitEnded(ctx, c, pods...) })
 }
 
 // StartControlPlane gives back what StopControlPlane took away, waits until each is healthy by its own probe, and restarts the
@@ -76,7 +78,7 @@ func (r *Runtime) StartControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.connected(ctx, func(c *cri) error { return r.startParts(ctx, c, parts) }); err != nil {
+	if err := r.connected(ctx, func(c *cri.Client) error { return r.startParts(ctx, c, parts) }); err != nil {
 		return err
 	}
 	if err := r.restartKubelet(ctx); err != nil {
@@ -86,7 +88,7 @@ func (r *Runtime) StartControlPlane(ctx context.Context) error {
 }
 
 // startParts gives manifests back, in order, and waits until their pods are healthy.
-func (r *Runtime) startParts(ctx context.Context, c *cri, parts []component) error {
+func (r *Runtime) startParts(ctx context.Context, c *cri.Client, parts []component) error {
 	var pods, away []*pod
 	for _, part := range parts {
 		if pods = append(pods, part.pod); !part.live {

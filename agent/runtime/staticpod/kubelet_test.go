@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -25,6 +24,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/requorum/requorum/agent/runtime/cri/critest"
 )
 
 // kubelet stands for a kubelet and its container runtime. It does with real processes what the kubelet does with containers: it
@@ -251,7 +252,7 @@ func (k *kubelet) runContainer(ctx context.Context, box *criv1.PodSandbox, m man
 	if c.Command[0] == "etcd" {
 		cmd.Env = []string{"REQUORUM_TEST_ETCD=1"}
 	}
-	output := &criLog{to: log}
+	output := &critest.Log{To: log}
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -310,26 +311,6 @@ func (m manifest) translated(index int) []string {
 		}
 	}
 	return args
-}
-
-// criLog writes lines as the CRI wants them.
-type criLog struct {
-	to   io.Writer
-	rest []byte
-}
-
-func (l *criLog) Write(b []byte) (int, error) {
-	l.rest = append(l.rest, b...)
-	for {
-		line, rest, whole := strings.Cut(string(l.rest), "\n")
-		if !whole {
-			return len(b), nil
-		}
-		l.rest = []byte(rest)
-		if _, err := fmt.Fprintf(l.to, "%s stderr F %s\n", time.Now().UTC().Format(time.RFC3339Nano), line); err != nil {
-			return 0, err
-		}
-	}
 }
 
 // The container runtime's side.

@@ -6,11 +6,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/requorum/requorum/agent/datadir"
 	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/runtime/cri"
 	"github.com/requorum/requorum/agent/runtime/etcdconf"
 )
 
@@ -90,6 +91,23 @@ func parse(path string, text []byte) (*pod, error) {
 		p.Metadata.Namespace = "default" // as the kubelet does
 	}
 	return p, nil
+}
+
+// named returns how the container runtime knows the pod.
+func (p *pod) named() cri.Pod {
+	n := cri.Pod{Name: p.Metadata.Name, Namespace: p.Metadata.Namespace}
+	for _, c := range p.Spec.Containers {
+		n.Containers = append(n.Containers, c.Name)
+	}
+	return n
+}
+
+func named(pods []*pod) []cri.Pod {
+	all := make([]cri.Pod, len(pods))
+	for i, p := range pods {
+		all[i] = p.named()
+	}
+	return all
 }
 
 // etcdIndex returns which container runs a program named etcd, -1 if none does.
@@ -204,11 +222,7 @@ func (p *pod) hostPath(c *container, path string) (string, error) {
 // owner returns the user and group that the container runs as. Where the manifest says nothing the image does, and etcd's
 // data has that owner, or there is none yet and it is root, as in etcd's and kubeadm's images.
 func (p *pod) owner(c *container, dataDir string) (uid, gid int) {
-	if info, err := os.Stat(dataDir); err == nil {
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			uid, gid = int(stat.Uid), int(stat.Gid)
-		}
-	}
+	uid, gid = datadir.Owner(dataDir)
 	for _, s := range []securityContext{p.Spec.SecurityContext, c.SecurityContext} {
 		if s.User != nil {
 			uid = *s.User
@@ -220,16 +234,11 @@ func (p *pod) owner(c *container, dataDir string) (uid, gid int) {
 	return uid, gid
 }
 
-// versionTag is the beginning of a tag such as 3.6.5-0.
-var versionTag = regexp.MustCompile(`^v?(\d+\.\d+\.\d+)`)
-
 // version reads etcd's version off the image's tag.
 func (c *container) version() (string, error) {
-	name, _, _ := strings.Cut(c.Image, "@")
-	_, tag, _ := strings.Cut(name[strings.LastIndexByte(name, '/')+1:], ":")
-	found := versionTag.FindStringSubmatch(tag)
-	if found == nil {
+	version, ok := etcdconf.ImageVersion(c.Image)
+	if !ok {
 		return "", fmt.Errorf("the tag of the image %s does not tell etcd's version; set runtime.staticpod.version to it", c.Image)
 	}
-	return found[1], nil
+	return version, nil
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/requorum/requorum/agent/runtime/cri"
 )
 
 // probe is a container's probe, as far as it is a request by HTTP.
@@ -32,7 +34,7 @@ const (
 )
 
 // waitHealthy waits until every container of the pods runs and its probe succeeds.
-func (r *Runtime) waitHealthy(ctx context.Context, c *cri, pods []*pod) error {
+func (r *Runtime) waitHealthy(ctx context.Context, c *cri.Client, pods []*pod) error {
 	ask := time.NewTicker(probeInterval)
 	defer ask.Stop()
 	for _, p := range pods {
@@ -56,14 +58,14 @@ func (r *Runtime) waitHealthy(ctx context.Context, c *cri, pods []*pod) error {
 }
 
 // health returns nil if every container of a pod runs and its probe succeeds.
-func (r *Runtime) health(ctx context.Context, c *cri, p *pod) error {
-	s, err := c.look(ctx, p)
+func (r *Runtime) health(ctx context.Context, c *cri.Client, p *pod) error {
+	s, err := c.Look(ctx, p.named())
 	if err != nil {
 		return err
 	}
 	for i := range p.Spec.Containers {
 		k := &p.Spec.Containers[i]
-		if s.running(k.Name) == nil {
+		if s.Running(k.Name) == nil {
 			return fmt.Errorf("its container %s does not run", k.Name)
 		}
 		if err := k.probe(ctx); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/requorum/requorum/agent/runtime/cri"
 	"github.com/requorum/requorum/agent/runtime/etcdconf"
 	"github.com/requorum/requorum/internal/durable"
 )
@@ -47,7 +48,7 @@ func (r *Runtime) start(ctx context.Context, inPlace func() (bool, error), place
 	if err != nil {
 		return err
 	}
-	return r.connected(ctx, func(c *cri) error {
+	return r.connected(ctx, func(c *cri.Client) error {
 		there, err := inPlace()
 		if err != nil {
 			return err
@@ -61,14 +62,14 @@ func (r *Runtime) start(ctx context.Context, inPlace func() (bool, error), place
 				return err
 			}
 		}
-		before, err := c.look(ctx, p)
+		before, err := c.Look(ctx, p.named())
 		if err != nil {
 			return err
 		}
 		if err := place(); err != nil {
 			return err
 		}
-		if now := before.running(p.etcd().Name); now != nil {
+		if now := before.Running(p.etcd().Name); now != nil {
 			return r.note(func(s *state) { s.Started = now.GetId() }) // whoever starts it now asks about this one
 		}
 		return r.waitStarted(ctx, c, p, before)
@@ -76,22 +77,19 @@ func (r *Runtime) start(ctx context.Context, inPlace func() (bool, error), place
 }
 
 // waitStarted waits until there is a container of etcd's that was not there before, and notes which.
-func (r *Runtime) waitStarted(ctx context.Context, c *cri, p *pod, before seen) error {
-	var old []string
-	for _, k := range before.containers {
-		old = append(old, k.GetId())
-	}
-	look := time.NewTicker(lookInterval)
+func (r *Runtime) waitStarted(ctx context.Context, c *cri.Client, p *pod, before cri.Seen) error {
+	look := time.NewTicker(cri.LookInterval)
 	defer look.Stop()
 	name := p.etcd().Name
+	old := before.IDs(name)
 	for {
-		s, err := c.look(ctx, p)
+		s, err := c.Look(ctx, p.named())
 		if err != nil {
 			return err
 		}
-		k := s.running(name)
+		k := s.Running(name)
 		if k == nil {
-			k = s.ended(name, "") // Alive tells
+			k = s.Ended(name, "") // Alive tells
 		}
 		if k != nil && !slices.Contains(old, k.GetId()) {
 			return r.note(func(s *state) { s.Started = k.GetId() })

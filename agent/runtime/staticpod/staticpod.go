@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/requorum/requorum/agent/runtime"
+	"github.com/requorum/requorum/agent/runtime/cri"
 	"github.com/requorum/requorum/agent/runtime/systemd"
 	"github.com/requorum/requorum/internal/durable"
 )
@@ -143,9 +144,9 @@ func (r *Runtime) Inspect(ctx context.Context) (runtime.Member, error) {
 		return runtime.Member{}, err
 	}
 	m.Wanted = live
-	err = r.connected(ctx, func(c *cri) error {
-		seen, err := c.look(ctx, p)
-		m.Running = seen.running(p.etcd().Name) != nil
+	err = r.connected(ctx, func(c *cri.Client) error {
+		seen, err := c.Look(ctx, p.named())
+		m.Running = seen.Running(p.etcd().Name) != nil
 		return err
 	})
 	return m, err
@@ -162,22 +163,16 @@ func (r *Runtime) Alive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name := p.etcd().Name
-	return r.connected(ctx, func(c *cri) error {
-		seen, err := c.look(ctx, p)
-		if err != nil {
-			return err
-		}
-		now := seen.running(name)
-		if now != nil && (s.Started == "" || now.GetId() == s.Started) {
-			return nil
-		}
-		text := c.lastLines(ctx, seen.ended(name, s.Started))
-		if now != nil {
-			return fmt.Errorf("etcd has ended, and the kubelet has started it again; its last lines:\n%s", text)
-		}
-		return fmt.Errorf("etcd has ended; its last lines:\n%s", text)
-	})
+	return r.connected(ctx, func(c *cri.Client) error { return c.Alive(ctx, p.named(), p.etcd().Name, s.Started) })
+}
+
+// connected runs do with a connection to the container runtime.
+func (r *Runtime) connected(ctx context.Context, do func(*cri.Client) error) error {
+	endpoint, err := r.endpoint()
+	if err != nil {
+		return err
+	}
+	return cri.Connected(ctx, endpoint, "runtime.staticpod.cri_endpoint", do)
 }
 
 // ErrNoManifest says that there is no manifest, neither for the kubelet nor kept by this runtime.

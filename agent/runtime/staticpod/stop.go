@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/requorum/requorum/agent/datadir"
+	"github.com/requorum/requorum/agent/runtime/cri"
 )
 
 // Stop takes etcd's manifest away and waits until its pod has ended and nothing holds its data and ports. What is left
@@ -24,30 +25,30 @@ func (r *Runtime) Stop(ctx context.Context) error {
 	if err := r.hold(r.etcd()); err != nil {
 		return fmt.Errorf("take etcd's manifest away: %w", err)
 	}
-	if err := r.connected(ctx, func(c *cri) error { return r.waitEnded(ctx, c, p) }); err != nil {
+	if err := r.connected(ctx, func(c *cri.Client) error { return r.waitEnded(ctx, c, p) }); err != nil {
 		return err
 	}
 	return datadir.WaitFree(ctx, m.DataDir, m.WALDir, m.ListenURLs())
 }
 
 // waitEnded waits until nothing of the pods is left.
-func (r *Runtime) waitEnded(ctx context.Context, c *cri, pods ...*pod) error {
+func (r *Runtime) waitEnded(ctx context.Context, c *cri.Client, pods ...*pod) error {
 	grace := time.NewTimer(r.o.Grace)
 	defer grace.Stop()
-	look := time.NewTicker(lookInterval)
+	look := time.NewTicker(cri.LookInterval)
 	defer look.Stop()
 	late := false
 	for {
-		s, err := c.look(ctx, pods...)
+		s, err := c.Look(ctx, named(pods)...)
 		if err != nil {
 			return err
 		}
-		sandboxes, containers := s.left()
+		sandboxes, containers := s.Left()
 		if len(sandboxes)+len(containers) == 0 {
 			return nil
 		}
 		if late {
-			if err := c.end(ctx, sandboxes, containers); err != nil {
+			if err := c.End(ctx, 0, sandboxes, containers); err != nil {
 				return err
 			}
 		}

@@ -36,6 +36,19 @@ func (r *Runtime) Stop(ctx context.Context) error {
 	})
 }
 
+// StopUnit is Stop, but whether something else than the unit holds the member's data is the caller's to find out.
+func (r *Runtime) StopUnit(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return connected(ctx, func(conn *dbus.Conn) error {
+		u, err := load(ctx, conn, r.o.Unit)
+		if err != nil {
+			return err
+		}
+		return r.stopUnit(ctx, conn, u)
+	})
+}
+
 // stopUnit stops a unit for good and returns once none of its processes is left.
 func (r *Runtime) stopUnit(ctx context.Context, conn *dbus.Conn, u *unit) error {
 	if err := u.keepStopped(ctx, conn); err != nil {

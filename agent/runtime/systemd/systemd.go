@@ -45,6 +45,10 @@ type Options struct {
 	// etcd. With it the unit's main process is what counts: others go on running when the unit is stopped, and must not
 	// hold the member's data. The version is left to the caller.
 	Embedded func(Command) (runtime.Member, error)
+
+	// Helpers are the names of programs that the unit's main process of an Embedded member has started and that have to
+	// be gone too for the unit to be stopped.
+	Helpers []string
 }
 
 // Command is a unit's program as systemd would start it.
@@ -181,7 +185,16 @@ func (r *Runtime) processes(u *unit) ([]int, error) {
 	if err != nil || r.o.Embedded == nil {
 		return all, err
 	}
-	return slices.DeleteFunc(all, func(pid int) bool { return pid != int(u.mainPID) }), nil
+	return slices.DeleteFunc(all, func(pid int) bool { return pid != int(u.mainPID) && !slices.Contains(r.o.Helpers, program(pid)) }), nil
+}
+
+// program returns the name of the program that a process runs, which the kernel cuts to 15 bytes; empty if it has ended.
+func program(pid int) string {
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(name), "\n")
 }
 
 // isWanted tells whether systemd runs the unit or would at the next boot. One that ended by itself is wanted too.

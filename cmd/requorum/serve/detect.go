@@ -27,9 +27,8 @@ An agent whose configuration does not say under "runtime" how etcd is run does
 the same at its start. It goes on only where there is one etcd and nothing is
 missing, and only then does this command end with 0.
 
-A k3s server with its embedded etcd is found; that was tested with a stand-in
-for k3s only, never with k3s itself. RKE2 is not supported, and k3s's own
---cluster-reset is not used.`,
+Servers of k3s and of RKE2 with etcd are found; that was tested with stand-ins
+only, never with k3s or RKE2 itself. Their own --cluster-reset is not used.`,
 		Example: "  requorum agent detect\n  requorum agent detect -o yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
