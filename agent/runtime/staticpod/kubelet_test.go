@@ -25,6 +25,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
 // kubelet stands for a kubelet and its container runtime. It does with real processes what the kubelet does with containers: it
@@ -97,7 +99,7 @@ func newKubelet(t *testing.T) *kubelet {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // before it has begun
+		if err := grpcserver.Serve(server, l); err != nil {
 			k.fail(err)
 		}
 	})
