@@ -185,9 +185,12 @@ vuln: ## Known vulnerabilities in what is built, where the database of the Go pr
 .PHONY: test
 test: unit e2e ## All tests, with the race detector where there is a C compiler
 
+# Its tests run one package after the other: each puts back, in the end, what kubelets set for the whole machine.
 .PHONY: test-kubelet
-test-kubelet: bin/kubelet ## The static pod runtime with a real kubelet and containerd; needs root and Debian's containerd and runc
-	CGO_ENABLED=0 REQUORUM_KUBELET=$(CURDIR)/bin/kubelet $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -v -run '^TestWithKubelet$$' ./agent/runtime/staticpod
+test-kubelet: bin/kubelet ## Static pods with real kubelets and containerd; needs root and Debian's containerd and runc
+	@$(MAKE) build build-faults
+	CGO_ENABLED=0 REQUORUM_KUBELET=$(CURDIR)/bin/kubelet REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults \
+		$(GO) test -p 1 -count=1 -timeout $(TEST_TIMEOUT) -v -run '^(TestWithKubelet|TestRealKubelets)$$' ./agent/runtime/staticpod ./e2e
 
 .PHONY: unit
 unit: race-notice ## Tests beside the code

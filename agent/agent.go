@@ -32,6 +32,7 @@ import (
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/grpcserver"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -180,7 +181,7 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	a.runner = task.NewRunner(ctx, a.journal, a.node.Do, a.log.Named("task"))
-	group.Go(func() error { return serveUntilStopped(server, listener) })
+	group.Go(func() error { return grpcserver.Serve(server, listener) })
 	group.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
 	group.Go(func() error { return a.keepSession(ctx) })
 	group.Go(func() error { return a.clean(ctx) })
@@ -191,15 +192,6 @@ func (a *agent) serve(ctx context.Context) error {
 	})
 	err = group.Wait()
 	a.runner.Wait()
-	return err
-}
-
-// serveUntilStopped returns nil when the server was stopped, also before it began to serve.
-func serveUntilStopped(server *grpc.Server, listener net.Listener) error {
-	err := server.Serve(listener)
-	if errors.Is(err, grpc.ErrServerStopped) {
-		return nil
-	}
 	return err
 }
 

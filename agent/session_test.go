@@ -26,6 +26,7 @@ import (
 	"github.com/requorum/requorum/agent/transfer"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
+	"github.com/requorum/requorum/internal/grpcserver"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -89,7 +90,7 @@ func startController(t *testing.T) *controller {
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(pki.ServerTLS(c.credentials(t, pki.ControllerIdentity())))))
 	agentv1.RegisterSessionServiceServer(server, c)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	go func() { served <- grpcserver.Serve(server, l) }()
 	t.Cleanup(func() { server.Stop(); must(t, <-served) })
 	return c
 }

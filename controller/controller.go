@@ -37,6 +37,7 @@ import (
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/controller/store/bolt"
 	"github.com/requorum/requorum/internal/durable"
+	"github.com/requorum/requorum/internal/grpcserver"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -98,7 +99,7 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	group.Go(func() error { return c.server.Schedules.Run(ctx) })
 	group.Go(func() error { return c.server.Copies.Run(ctx) })
 	group.Go(func() error { return c.server.Audit.Run(ctx) })
-	group.Go(func() error { return serveUntilStopped(server, listener) })
+	group.Go(func() error { return grpcserver.Serve(server, listener) })
 	group.Go(func() error { return keepFresh(ctx, creds, authority, cfg.hosts(listener.Addr())) })
 	group.Go(func() error {
 		<-ctx.Done()
@@ -122,15 +123,6 @@ func abandon(db store.Store, engine *operation.Engine, log hclog.Logger) error {
 		rec.CameBack = false
 		return store.Save(tx, store.Controller, "self", rec)
 	})
-}
-
-// serveUntilStopped serves. Being stopped, even before it has begun, is no error.
-func serveUntilStopped(server *grpc.Server, listener net.Listener) error {
-	err := server.Serve(listener)
-	if errors.Is(err, grpc.ErrServerStopped) {
-		return nil
-	}
-	return err
 }
 
 // controller holds the pieces.

@@ -86,11 +86,17 @@ func restoresVersion(t *testing.T, binary, minor string) {
 // runsVersion makes sure that it is that etcd which is under test.
 func runsVersion(t *testing.T, c *harness.Cluster, node, minor string) {
 	t.Helper()
+	must(t, hasVersion(t, c, node, minor))
+}
+
+// hasVersion returns an error unless the node's member answers and is of that version.
+func hasVersion(t *testing.T, c *harness.Cluster, node, minor string) error {
+	t.Helper()
 	status, err := c.Client(node).Status(t.Context(), c.Endpoint(node))
-	must(t, err)
-	if !strings.HasPrefix(status.Version, minor+".") {
-		t.Fatalf("%s runs etcd %s, not %s", node, status.Version, minor)
+	if err == nil && !strings.HasPrefix(status.Version, minor+".") {
+		err = fmt.Errorf("%s runs etcd %s, not %s", node, status.Version, minor)
 	}
+	return err
 }
 
 // changesMembers adds a fourth member, as a learner that becomes a voter once it has all the data, and removes it again. etcd

@@ -23,6 +23,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 
 	"github.com/requorum/requorum/agent/enroll"
+	"github.com/requorum/requorum/internal/grpcserver"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -74,7 +75,7 @@ func (c *controller) serve(address string) {
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(pki.ServerTLS(creds))))
 	agentv1.RegisterEnrollServiceServer(server, c)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- grpcserver.Serve(server, listener) }()
 	c.t.Cleanup(func() {
 		server.Stop()
 		if err := <-served; err != nil {

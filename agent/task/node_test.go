@@ -35,6 +35,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/durable/durabletest"
 	"github.com/requorum/requorum/internal/etcdtest"
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
 // fakeRuntime runs the member of a test's etcd.
@@ -455,7 +456,7 @@ func (n *testNode) listen() *agentv1.Source {
 	peer := func(context.Context) (transfer.Peer, error) { return reader, nil }
 	agentv1.RegisterTransferServiceServer(server, transfer.NewServer(n.Vault.(vaultOnDisk).Vault, n.Grants, hclog.NewNullLogger(), transfer.WithPeer("prod", peer)))
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	go func() { served <- grpcserver.Serve(server, l) }()
 	n.t.Cleanup(func() { server.Stop(); must(n.t, <-served) })
 	return &agentv1.Source{Node: n.name, Address: l.Addr().String()}
 }

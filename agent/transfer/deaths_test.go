@@ -22,6 +22,7 @@ import (
 
 	"github.com/requorum/requorum/agent/transfer"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
 // at calls what once so many percent of the file are here.
@@ -99,7 +100,7 @@ func (n *node) restart(t *testing.T) {
 	again := grpc.NewServer()
 	agentv1.RegisterTransferServiceServer(again, n.server)
 	served := make(chan error, 1)
-	go func() { served <- again.Serve(l) }()
+	go func() { served <- grpcserver.Serve(again, l) }()
 	t.Cleanup(func() {
 		again.Stop()
 		if err := <-served; err != nil {

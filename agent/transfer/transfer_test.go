@@ -34,6 +34,7 @@ import (
 	"github.com/requorum/requorum/agent/vault"
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -109,7 +110,7 @@ func (n *node) serve(t *testing.T, service agentv1.TransferServiceServer) {
 	n.grpc, n.addr = grpc.NewServer(transfer.ServerCodec()), l.Addr().String()
 	agentv1.RegisterTransferServiceServer(n.grpc, service)
 	served := make(chan error, 1)
-	go func() { served <- n.grpc.Serve(l) }()
+	go func() { served <- grpcserver.Serve(n.grpc, l) }()
 	t.Cleanup(func() {
 		n.grpc.Stop()
 		if err := <-served; err != nil {

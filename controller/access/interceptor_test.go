@@ -28,6 +28,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
+	"github.com/requorum/requorum/internal/grpcserver"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -283,7 +284,7 @@ func startServer(t *testing.T) *server {
 	}
 	s.address = listener.Addr().String()
 	served := make(chan error, 1)
-	go func() { served <- g.Serve(listener) }()
+	go func() { served <- grpcserver.Serve(g, listener) }()
 	s.stop = sync.OnceFunc(func() {
 		g.Stop()
 		if err := <-served; err != nil {

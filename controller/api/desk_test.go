@@ -26,6 +26,7 @@ import (
 	"github.com/requorum/requorum/controller/operation"
 	"github.com/requorum/requorum/controller/store"
 	"github.com/requorum/requorum/controller/store/bolt"
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -60,7 +61,7 @@ func atDesk(t *testing.T, plan operation.Plan, test func(*desk)) {
 		requorumv1.RegisterOperationServiceServer(server, operations{Server: d.Server})
 		agentv1.RegisterSessionServiceServer(server, nodeCalls{sessions{Server: d.Server}})
 		go func() { ended <- d.Engine.Run(ctx) }()
-		go func() { ended <- server.Serve(listen) }()
+		go func() { ended <- grpcserver.Serve(server, listen) }()
 		d.conn, err = grpc.NewClient("passthrough:desk", grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listen.DialContext(ctx) }))
 		if err != nil {

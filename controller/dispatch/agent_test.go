@@ -19,6 +19,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 
 	"github.com/requorum/requorum/controller/dispatch"
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -42,7 +43,7 @@ func inBench(t *testing.T, test func(*bench)) {
 		b.Dispatcher = dispatch.New(5, "controller-1", b.records, options, hclog.NewNullLogger())
 		agentv1.RegisterSessionServiceServer(b.server, service{d: b.Dispatcher})
 		served := make(chan error, 1)
-		go func() { served <- b.server.Serve(b.listen) }()
+		go func() { served <- grpcserver.Serve(b.server, b.listen) }()
 		test(b)
 		b.server.Stop()
 		if err := <-served; err != nil {

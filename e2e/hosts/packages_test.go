@@ -15,8 +15,8 @@ import (
 	"github.com/requorum/requorum/internal/hosttest"
 )
 
-// deb makes the Debian package of a version of requorum.
-func deb(t *testing.T, version string) string {
+// packages makes the packages of a version of requorum. It returns the directory that they are in.
+func packages(t *testing.T, version string) string {
 	t.Helper()
 	dir, root := t.TempDir(), filepath.Join("..", "..")
 	binary, sbom := filepath.Join(dir, "requorum"), filepath.Join(dir, "sbom.json")
@@ -34,41 +34,54 @@ func deb(t *testing.T, version string) string {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("packages of %s: %v, %v", version, files, err)
-	}
-	return files[0]
+	return dir
 }
+
+// format is a kind of package, with the commands that a shell on the host handles it with.
+type format struct {
+	ending string
+	unpack string // installs the package at /root/requorum.ENDING, or upgrades to it
+	remove string
+}
+
+var (
+	deb = format{ending: "deb", unpack: "dpkg -i /root/requorum.deb </dev/null", remove: "dpkg -r requorum"} // it has nobody to ask what to do with configuration
+	rpm = format{ending: "rpm", unpack: "rpm -U --nodeps /root/requorum.rpm", remove: "rpm -e requorum"}     // nothing else of the host is a package of its kind
+)
 
 const units = "requorum-controller requorum-agent"
 
 // packaged is one host that is controller and node, installed from a package.
 type packaged struct {
 	*site
+	format
 	host *hosttest.Host
 }
 
-func newPackaged(t *testing.T) packaged {
+func newPackaged(t *testing.T, f format) packaged {
 	t.Helper()
 	h := hosttest.Start(t, hosttest.Options{}, "etcd-1").Hosts[0]
-	return packaged{&site{t: t, controller: h, nodes: []*hosttest.Host{h}}, h}
+	return packaged{&site{t: t, controller: h, nodes: []*hosttest.Host{h}}, f, h}
 }
 
-// install installs the package of a version, or upgrades to it.
-func (p packaged) install(version string) {
+// install installs the package of a version, which is in dir, or upgrades to it.
+func (p packaged) install(version, dir string) {
 	p.t.Helper()
-	p.host.Copy(deb(p.t, version), "/root/requorum.deb")
-	p.unpack()
+	files, err := filepath.Glob(filepath.Join(dir, "*."+p.ending))
+	if err != nil || len(files) != 1 {
+		p.t.Fatalf("packages of %s: %v, %v", version, files, err)
+	}
+	p.host.Copy(files[0], "/root/requorum."+p.ending)
+	p.shell(p.unpack)
 	if got := p.host.Run("requorum", "--version"); !strings.Contains(got, version) {
 		p.t.Errorf("installed %s, got %s", version, got)
 	}
 }
 
-// unpack installs the package that was installed last. dpkg has nobody to ask what to do with configuration.
-func (p packaged) unpack() {
+// shell runs a line of shell and returns all that it said.
+func (p packaged) shell(line string) string {
 	p.t.Helper()
-	p.host.Run("sh", "-c", "dpkg -i /root/requorum.deb </dev/null")
+	return p.host.Run("sh", "-c", "exec 2>&1; "+line)
 }
 
 // expectState fails unless systemctl says the same of both units.
@@ -141,11 +154,50 @@ func (p packaged) expectRefusalWhereDataIsReadOnly() {
 }
 
 func TestPackage(t *testing.T) {
-	p := newPackaged(t)
-	h := p.host
+	hosttest.Image(t)
+	older, newer := packages(t, "v1.0.0"), packages(t, "v1.1.0")
+	t.Run("deb", func(t *testing.T) {
+		t.Parallel()
+		p := newPackaged(t, deb)
+		p.livesOn(older, newer)
+		p.expectLeft("/etc/requorum/agent.yaml", "/etc/requorum/controller.yaml")
+
+		t.Log("again")
+		p.shell(p.unpack)
+		p.host.Reboot()
+		p.expectState("is-enabled", "enabled")
+		p.expectSnapshot()
+
+		t.Log("purge")
+		p.expectSaysWhatIsLeft(p.shell("dpkg --purge requorum"))
+		p.expectGone("/etc/requorum/agent.yaml", "/etc/requorum/controller.yaml", "/usr/bin/requorum",
+			"/etc/systemd/system/multi-user.target.wants/requorum-agent.service", "/etc/systemd/system/multi-user.target.wants/requorum-controller.service")
+		p.expectData()
+	})
+	t.Run("rpm", func(t *testing.T) {
+		t.Parallel()
+		p := newPackaged(t, rpm)
+		p.expectSaysWhatIsLeft(p.livesOn(older, newer))
+		p.expectLeft("/etc/requorum/agent.yaml.rpmsave") // which was changed
+		p.expectGone("/etc/requorum/agent.yaml", "/etc/requorum/controller.yaml",
+			"/etc/systemd/system/multi-user.target.wants/requorum-agent.service", "/etc/systemd/system/multi-user.target.wants/requorum-controller.service")
+
+		t.Log("again")
+		p.shell(p.unpack)
+		p.expectState("is-enabled", "disabled")
+		p.shell("mv /etc/requorum/agent.yaml.rpmsave /etc/requorum/agent.yaml && systemctl enable --now " + units)
+		p.expectSnapshot()
+	})
+}
+
+// livesOn installs the package in older, works with it, upgrades to that in newer, and removes it. Data stays and etcd is left alone.
+// It returns what the removal said.
+func (p packaged) livesOn(older, newer string) string {
+	t, h := p.t, p.host
+	t.Helper()
 	h.Copy(requorum(t), "/usr/local/bin/etcd") // a file of its own, which stays when the package goes
 
-	p.install("v1.0.0")
+	p.install("v1.0.0", older)
 	p.expectState("is-enabled", "disabled")
 	p.expectState("is-active", "inactive")
 	if out, err := h.Exec(t.Context(), "requorum", "agent", "--config", "/etc/requorum/agent.yaml"); err == nil || !strings.Contains(err.Error(), "controller") {
@@ -167,7 +219,7 @@ func TestPackage(t *testing.T) {
 
 	t.Log("upgrade")
 	config, running, member := h.Run("cat", "/etc/requorum/agent.yaml"), p.pid("requorum-agent"), p.pid("etcd")
-	p.install("v1.1.0")
+	p.install("v1.1.0", newer)
 	p.expectState("is-enabled", "enabled")
 	p.expectState("is-active", "active")
 	if now := p.pid("requorum-agent"); now == running {
@@ -179,33 +231,37 @@ func TestPackage(t *testing.T) {
 	if now := h.Run("cat", "/etc/requorum/agent.yaml"); now != config {
 		t.Errorf("another configuration after the upgrade:\n%s", now)
 	}
-	p.awaitHealthy()
-	p.cli("snapshot", "check", "before")
+	p.expectSnapshot()
 
 	t.Log("removal")
-	h.Run("dpkg", "-r", "requorum")
+	said := p.shell(p.remove)
 	p.expectState("is-active", "inactive")
 	p.expectGone("/usr/bin/requorum")
-	p.expectLeft("/etc/requorum/agent.yaml", "/etc/requorum/controller.yaml", "/var/lib/requorum/controller/admin", "/var/lib/requorum/agent/snapshots")
+	p.expectData()
 	if now := p.pid("etcd"); now != member {
 		t.Error("the removal touched etcd")
 	}
+	return said
+}
 
-	t.Log("again")
-	p.unpack()
-	h.Reboot()
-	p.expectState("is-enabled", "enabled")
+// expectSnapshot fails unless the cluster comes up and all copies of its snapshot are good.
+func (p packaged) expectSnapshot() {
+	p.t.Helper()
 	p.awaitHealthy()
 	p.cli("snapshot", "check", "before")
+}
 
-	t.Log("purge")
-	said := h.Run("sh", "-c", "dpkg --purge requorum 2>&1")
-	if !strings.Contains(said, "/var/lib/requorum is left") {
-		t.Errorf("a purge does not say what it leaves:\n%s", said)
-	}
-	p.expectGone("/etc/requorum/agent.yaml", "/etc/requorum/controller.yaml", "/usr/bin/requorum",
-		"/etc/systemd/system/multi-user.target.wants/requorum-agent.service", "/etc/systemd/system/multi-user.target.wants/requorum-controller.service")
+// expectData fails unless there still is what no package ever removes.
+func (p packaged) expectData() {
+	p.t.Helper()
 	p.expectLeft("/etc/requorum/join-token", "/var/lib/requorum/controller/admin", "/var/lib/requorum/agent/snapshots")
+}
+
+func (p packaged) expectSaysWhatIsLeft(said string) {
+	p.t.Helper()
+	if !strings.Contains(said, "/var/lib/requorum is left") {
+		p.t.Errorf("it does not say what it leaves:\n%s", said)
+	}
 }
 
 // The image has nothing but requorum, and its controller needs no root.

@@ -26,7 +26,7 @@ func (s *site) startRKE2() {
 		}}
 		run(h, rke2Unit, server.Unit("/usr/local/bin/rke2"))
 	}
-	s.connect(endpoints)
+	s.connect(endpoints...)
 	for _, h := range s.nodes {
 		h.Await("the control plane runs", func() (bool, error) { return containersOf(h)["kube-proxy"] != "", nil })
 	}

@@ -125,11 +125,11 @@ func (s *site) startEtcd() {
 		run(h, "kube-apiserver.service", apiserverUnit)
 		run(h, "etcd.service", etcdUnit)
 	}
-	s.connect(endpoints)
+	s.connect(endpoints...)
 }
 
-// connect makes the client of the cluster.
-func (s *site) connect(endpoints []string) {
+// connect makes the client that put and expect use.
+func (s *site) connect(endpoints ...string) {
 	s.t.Helper()
 	var err error
 	if s.client, err = clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop(), DialTimeout: time.Minute}); err != nil {

@@ -9,6 +9,8 @@ packages=(
 	systemd systemd-sysv dbus # what makes it a host
 	iproute2 iputils-ping procps util-linux # tc, and what tests look with
 	ca-certificates
+	rpm # to install our own .rpm
+	docker.io # an engine of the host's own, which only starts where a test starts it
 )
 
 recipe=$(sha256sum "$0")
@@ -37,6 +39,10 @@ rm -f "$root.log"
 ln -sf /dev/null "$root/etc/systemd/system/console-getty.service"
 ln -sf /dev/null "$root/etc/systemd/system/getty@.service"
 ln -sf /dev/null "$root/etc/systemd/system/systemd-networkd-wait-online.service"
+# The engine of a host has no disk, no kernel and no network that another engine would like to share.
+rm -f "$root"/etc/systemd/system/*.wants/{docker,containerd}.{service,socket}
+mkdir -p "$root/etc/docker"
+echo '{"storage-driver": "vfs", "iptables": false, "ip6tables": false, "bridge": "none"}' >"$root/etc/docker/daemon.json"
 # Each host gets an ID of its own at its first boot.
 : >"$root/etc/machine-id"
 # The journal of a test is to outlive a reboot.

@@ -94,7 +94,7 @@ func TestEtcdStopsWithoutTheKubelet(t *testing.T) {
 	n := newNode(t)
 	n.install(n.live)
 	must(t, n.open().Start(t.Context()))
-	n.kubelet.dead.Store(true)
+	n.kubelet.SetDead(true)
 	o := n.options()
 	o.Grace = 50 * time.Millisecond
 	r, err := staticpod.New(o)
@@ -107,7 +107,7 @@ func TestEtcdStopsWithoutTheKubelet(t *testing.T) {
 	if err := r.Start(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "kubelet") {
 		t.Errorf("nothing starts etcd, and it says %v", err)
 	}
-	n.kubelet.dead.Store(false)
+	n.kubelet.SetDead(false)
 	must(t, r.Start(t.Context()))
 	n.expectState(false)
 }
@@ -118,7 +118,7 @@ func TestRestartedEtcdIsNotAlive(t *testing.T) {
 	n.install(n.live)
 	must(t, n.open().Start(t.Context()))
 	must(t, n.open().Alive(t.Context()))
-	n.kubelet.killAll()
+	n.kubelet.KillAll()
 	eventually(t, func() bool {
 		err := n.open().Alive(t.Context())
 		return err != nil && strings.Contains(err.Error(), "the kubelet has started it again")
@@ -133,8 +133,8 @@ func TestStopWaitsForTheKubelet(t *testing.T) {
 	n := newNode(t)
 	n.install(n.live)
 	must(t, n.open().Start(t.Context()))
-	n.kubelet.dead.Store(true)
-	n.kubelet.killAll()
+	n.kubelet.SetDead(true)
+	n.kubelet.KillAll()
 	eventually(t, func() bool {
 		m, err := n.open().Inspect(t.Context())
 		must(t, err)
@@ -145,7 +145,7 @@ func TestStopWaitsForTheKubelet(t *testing.T) {
 	if err := n.open().Stop(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "sandboxes") {
 		t.Errorf("etcd counts as stopped: %v", err)
 	}
-	n.kubelet.dead.Store(false)
+	n.kubelet.SetDead(false)
 	must(t, n.open().Stop(t.Context()))
 	n.expectState(true)
 }

@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
-	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,47 +16,17 @@ import (
 	"github.com/requorum/requorum/agent/runtime"
 	"github.com/requorum/requorum/agent/runtime/runtimetest"
 	"github.com/requorum/requorum/agent/runtime/staticpod"
+	"github.com/requorum/requorum/internal/kubelettest"
+	"github.com/requorum/requorum/internal/loopback"
 )
-
-// asComponent is set in the environment of a test binary that stands for a part of the control plane.
-const asComponent = "REQUORUM_TEST_COMPONENT"
 
 func TestMain(m *testing.M) {
 	runtimetest.Main()
-	if os.Getenv(asComponent) == "1" {
-		component(os.Args[1])
-	}
-	if os.Getenv(asPause) == "1" {
-		pauseUntilTold()
-	}
+	kubelettest.Main()
 	if o := os.Getenv(agentStory); o != "" {
 		os.Exit(agent(o))
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// component answers its probe at an address, by a certificate that nobody trusts.
-func component(address string) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	server := httptest.NewUnstartedServer(http.NewServeMux())
-	server.Config.Handler.(*http.ServeMux).HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {})
-	server.Listener = l
-	server.StartTLS()
-	pauseUntilTold() // the first process of a container ends by no signal that it does not handle
-}
-
-// asPause is set in the environment of a test binary that does nothing, as the process does that keeps a sandbox.
-const asPause = "REQUORUM_TEST_PAUSE"
-
-func pauseUntilTold() {
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGTERM)
-	<-told
-	os.Exit(0)
 }
 
 func must(t *testing.T, err error) {
@@ -71,71 +38,39 @@ func must(t *testing.T, err error) {
 
 // node is a node with a kubelet, and etcd and a control plane that it has the manifests of.
 type node struct {
-	t         *testing.T
-	dir       string   // of the manifests
-	endpoint  string   // of the container runtime
-	kubelet   *kubelet // the stand-in, nil if there is a real one
-	etcd      runtimetest.Etcd
-	manifests map[string]string // by name, as they were written
+	t          *testing.T
+	dir        string               // of the manifests
+	endpoint   string               // of the container runtime
+	kubelet    *kubelettest.StandIn // nil if there is a real one
+	etcd       runtimetest.Etcd
+	manifests  map[string]string // by name, as they were written
+	components []string          // addresses of the control plane
 }
-
-// etcdManifest is kubeadm's, with a data directory that the container has at another path than the host.
-const etcdManifest = `apiVersion: v1
-kind: Pod
-metadata:
-  annotations:
-    kubeadm.kubernetes.io/etcd.advertise-client-urls: %[2]s
-  labels: {component: etcd, tier: control-plane}
-  name: etcd
-  namespace: kube-system
-spec:
-  containers:
-  - command:
-    - etcd
-%[1]s    image: registry.k8s.io/etcd:3.7.3-0
-    name: etcd
-    resources: {requests: {cpu: 100m, memory: 100Mi}} # byte for byte
-    volumeMounts:
-    - {mountPath: /var/lib/etcd, name: etcd-data}
-  hostNetwork: true
-  priorityClassName: system-node-critical
-  securityContext: {runAsUser: %[3]d, runAsGroup: %[4]d}
-  volumes:
-  - {name: etcd-data, hostPath: {path: %[5]s, type: DirectoryOrCreate}}
-`
-
-const componentManifest = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %[1]q, "namespace": "kube-system"}, "spec": {"hostNetwork": true,
-  "containers": [{"name": %[1]q, "image": "registry.k8s.io/%[1]s:v1.35.2", "command": [%[1]q, "127.0.0.1:%[2]d"], "ports": [{"name": "probe-port", "containerPort": %[2]d}],
-    "livenessProbe": {"httpGet": {"host": "127.0.0.1", "path": "/livez", "port": "probe-port", "scheme": "HTTPS"}}}]}}
-`
 
 // newNode starts a stand-in for a kubelet, without manifests.
 func newNode(t *testing.T) *node {
 	t.Helper()
 	e := runtimetest.NewEtcd(t) // its directory goes last, when nothing writes there any more
-	k := newKubelet(t)
-	n := &node{t: t, dir: k.dir, endpoint: k.endpoint, kubelet: k, etcd: e, manifests: map[string]string{}}
+	k := kubelettest.StartStandIn(t, kubelettest.Program{Path: e.Command[0], Env: e.Env})
+	n := &node{t: t, dir: k.Dir, endpoint: k.Endpoint, kubelet: k, etcd: e, manifests: map[string]string{}}
 	n.manifests["etcd.yaml"] = n.etcdManifest()
 	return n
 }
 
 func (n *node) etcdManifest(more ...string) string {
 	m := n.etcd.Member
-	var args strings.Builder
-	for _, a := range append(n.etcd.Command[1:], more...) {
-		fmt.Fprintf(&args, "    - %s\n", strings.Replace(a, m.DataDir, "/var/lib/etcd", 1))
-	}
-	return fmt.Sprintf(etcdManifest, args.String(), m.AdvertiseClientURLs[0], m.UID, m.GID, m.DataDir)
+	return kubelettest.EtcdManifest(append(slices.Clone(n.etcd.Command[1:]), more...), m.DataDir, m.AdvertiseClientURLs[0], m.UID, m.GID)
 }
 
 // addControlPlane adds the manifests of a control plane.
 func (n *node) addControlPlane() {
 	n.t.Helper()
-	for _, name := range staticpod.DefaultControlPlane() {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(n.t, err)
-		n.manifests[name] = fmt.Sprintf(componentManifest, strings.TrimSuffix(name, ".yaml"), l.Addr().(*net.TCPAddr).Port)
-		must(n.t, l.Close())
+	names := staticpod.DefaultControlPlane()
+	ports, err := loopback.Ports(len(names))
+	must(n.t, err)
+	for i, name := range names {
+		n.manifests[name] = kubelettest.ComponentManifest(strings.TrimSuffix(name, ".yaml"), ports[i])
+		n.components = append(n.components, fmt.Sprintf("127.0.0.1:%d", ports[i]))
 	}
 }
 
@@ -214,6 +149,31 @@ func (n *node) unchanged(path, text string) error {
 	return nil
 }
 
+// expectListening fails unless etcd, and each part of the control plane, take connections or take none. That etcd starts to is waited
+// for, because that it was started says no more than that.
+func (n *node) expectListening(etcd, controlPlane bool) {
+	n.t.Helper()
+	address := strings.TrimPrefix(n.etcd.Member.ListenClientURLs[0], "http://")
+	if etcd {
+		eventually(n.t, func() bool { return listening(address) })
+	} else if listening(address) {
+		n.t.Error("etcd listens")
+	}
+	for _, at := range n.components {
+		if listening(at) != controlPlane {
+			n.t.Errorf("what listens at %s of the control plane: %v, expected %v", at, !controlPlane, controlPlane)
+		}
+	}
+}
+
+func listening(address string) bool {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return false
+	}
+	return conn.Close() == nil
+}
+
 func TestControlPlaneStopsAndStarts(t *testing.T) { testControlPlane(t, newNode(t)) }
 
 func testControlPlane(t *testing.T, n *node) {
@@ -227,8 +187,13 @@ func testControlPlane(t *testing.T, n *node) {
 	if got := strings.Join(r.ControlPlane(), " "); got != "kube-apiserver.yaml kube-controller-manager.yaml kube-scheduler.yaml" {
 		t.Errorf("control plane %s", got)
 	}
+	for _, at := range n.components { // which nobody has waited for yet
+		eventually(t, func() bool { return listening(at) })
+	}
 	must(t, r.StopControlPlane(t.Context()))
+	n.expectListening(true, false)
 	must(t, r.Stop(t.Context()))
+	n.expectListening(false, false)
 	for name := range n.manifests {
 		n.expectIn(name, n.held, n.live)
 	}
@@ -236,7 +201,9 @@ func testControlPlane(t *testing.T, n *node) {
 		t.Error("the kubelet was restarted although the control plane is stopped")
 	}
 	must(t, r.Start(t.Context()))
+	n.expectListening(true, false)
 	must(t, r.StartControlPlane(t.Context()))
+	n.expectListening(true, true)
 	for name := range n.manifests {
 		n.expectIn(name, n.live, n.held)
 	}
@@ -244,4 +211,43 @@ func testControlPlane(t *testing.T, n *node) {
 	if restarts != 1 {
 		t.Errorf("the kubelet was restarted %d times", restarts)
 	}
+}
+
+// TestWithKubelet runs the tests with a real kubelet, each with one of its own. make test-kubelet says what is needed.
+func TestWithKubelet(t *testing.T) {
+	kubelettest.NeedReal(t)
+	etcd := runtimetest.NewEtcd(t)
+	start := func(t *testing.T) kubelettest.Kubelet {
+		t.Parallel() // the kubelet takes its time
+		return kubelettest.StartReal(t, kubelettest.Program{Path: etcd.Command[0], Env: etcd.Env}).Kubelet
+	}
+	t.Run("runtime", func(t *testing.T) {
+		k := start(t)
+		runtimetest.Run(t, func(t *testing.T) runtimetest.Subject {
+			n := realNode(t, k)
+			n.install(n.held)
+			return runtimetest.Subject{Open: func(*testing.T) runtime.Runtime { return n.open() }}
+		})
+	})
+	t.Run("control plane", func(t *testing.T) { testControlPlane(t, realNode(t, start(t))) })
+}
+
+// realNode is a node for a test that has the kubelet for itself.
+func realNode(t *testing.T, k kubelettest.Kubelet) *node {
+	t.Helper()
+	n := &node{t: t, dir: k.Dir, endpoint: k.Endpoint, etcd: runtimetest.NewEtcd(t), manifests: map[string]string{}}
+	n.manifests["etcd.yaml"] = n.etcdManifest()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		r := n.open()
+		if err := r.StopControlPlane(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := r.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		must(t, os.RemoveAll(filepath.Dir(n.held("any"))))
+	})
+	return n
 }

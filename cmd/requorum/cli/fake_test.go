@@ -29,6 +29,7 @@ import (
 
 	"github.com/requorum/requorum/cmd/requorum/cli/live"
 	"github.com/requorum/requorum/cmd/requorum/cli/output"
+	"github.com/requorum/requorum/internal/grpcserver"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -110,7 +111,7 @@ func (f *fake) listen(t *testing.T) {
 	requorumv1.RegisterAuditServiceServer(server, f)
 	f.address = listener.Addr().String()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- grpcserver.Serve(server, listener) }()
 	t.Cleanup(func() {
 		server.Stop()
 		if err := <-served; err != nil {

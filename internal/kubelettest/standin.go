@@ -1,4 +1,4 @@
-package staticpod_test
+package kubelettest
 
 import (
 	"context"
@@ -26,19 +26,21 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/requorum/requorum/agent/runtime/cri/critest"
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
-// kubelet stands for a kubelet and its container runtime. It does with real processes what the kubelet does with containers: it
+// StandIn stands for a kubelet and its container runtime. It does with real processes what the kubelet does with containers: it
 // runs each file of its directory as a pod, starts again what ends, lets a pod whose manifest is gone end, and starts a pod
 // whose manifest has changed anew once the old one has ended. What has ended stays listed. Paths of a container are translated by
 // its mounts, for the processes see the host's.
-type kubelet struct {
+type StandIn struct {
+	Kubelet
 	criv1.UnimplementedRuntimeServiceServer
 
-	dir      string // of the manifests
-	logs     string
-	endpoint string
-	dead     atomic.Bool // it notices nothing and starts nothing; what runs goes on
+	logs string
+	etcd Program
+	dead atomic.Bool // it notices nothing and starts nothing; what runs goes on
+	stop func()
 
 	mu         sync.Mutex
 	sandboxes  []*criv1.PodSandbox
@@ -79,38 +81,48 @@ type manifest struct {
 	} `yaml:"spec"`
 }
 
-// newKubelet starts a stand-in with an empty directory of manifests. It ends, with all that it runs, when the test does.
-func newKubelet(t *testing.T) *kubelet {
+// StartStandIn starts a stand-in with an empty directory of manifests, and with the program that is etcd. It ends, with all that
+// it runs, when the test does.
+func StartStandIn(t testing.TB, etcd Program) *StandIn {
 	t.Helper()
-	root := t.TempDir()
 	sock, err := os.MkdirTemp("", "cri") //nolint:usetesting // the path of a socket must be shorter than a test's name
 	must(t, err)
-	k := &kubelet{
-		dir: filepath.Join(root, "kubernetes", "manifests"), logs: filepath.Join(root, "pods"),
-		endpoint: "unix://" + sock + "/cri.sock", fail: func(err error) { t.Error(err) },
-	}
-	must(t, os.MkdirAll(k.dir, 0o700))
+	t.Cleanup(func() { must(t, os.RemoveAll(sock)) })
+	return StartStandInAt(t, etcd, Kubelet{Dir: filepath.Join(t.TempDir(), "kubernetes", "manifests"), Endpoint: "unix://" + sock + "/cri.sock"})
+}
+
+// StartStandInAt is StartStandIn for a directory that there may be manifests in, and an endpoint.
+func StartStandInAt(t testing.TB, etcd Program, at Kubelet) *StandIn {
+	t.Helper()
+	k := &StandIn{Kubelet: at, logs: filepath.Join(t.TempDir(), "pods"), etcd: etcd, fail: func(err error) { t.Error(err) }}
+	must(t, os.MkdirAll(k.Dir, 0o700))
 	must(t, os.MkdirAll(k.logs, 0o700))
-	l, err := net.Listen("unix", sock+"/cri.sock")
+	l, err := net.Listen("unix", strings.TrimPrefix(k.Endpoint, "unix://"))
 	must(t, err)
 	server := grpc.NewServer()
 	criv1.RegisterRuntimeServiceServer(server, k)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) { // before it has begun
+		if err := grpcserver.Serve(server, l); err != nil {
 			k.fail(err)
 		}
 	})
 	running.Go(func() { k.run(ctx) })
-	t.Cleanup(func() {
+	k.stop = sync.OnceFunc(func() {
 		cancel()
 		server.Stop()
 		running.Wait()
-		must(t, os.RemoveAll(sock))
 	})
+	t.Cleanup(k.stop)
 	return k
 }
+
+// Stop ends it and all that it runs before the test ends.
+func (k *StandIn) Stop() { k.stop() }
+
+// SetDead makes it notice nothing and start nothing, as a kubelet that is down; what runs goes on. Or it undoes that.
+func (k *StandIn) SetDead(dead bool) { k.dead.Store(dead) }
 
 // worker runs one pod until it is told to end.
 type worker struct {
@@ -119,7 +131,7 @@ type worker struct {
 	ended  chan struct{}
 }
 
-func (k *kubelet) run(ctx context.Context) {
+func (k *StandIn) run(ctx context.Context) {
 	workers := map[string]*worker{}
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -138,8 +150,8 @@ func (k *kubelet) run(ctx context.Context) {
 }
 
 // sync starts and ends pods by the files that there are.
-func (k *kubelet) sync(ctx context.Context, workers map[string]*worker, all *sync.WaitGroup) {
-	files, err := filepath.Glob(filepath.Join(k.dir, "[^.]*"))
+func (k *StandIn) sync(ctx context.Context, workers map[string]*worker, all *sync.WaitGroup) {
+	files, err := filepath.Glob(filepath.Join(k.Dir, "[^.]*"))
 	if err != nil {
 		k.fail(err)
 	}
@@ -189,12 +201,12 @@ func uidOf(file string, text []byte) string {
 	return hex.EncodeToString(digest[:16])
 }
 
-func (k *kubelet) id() string {
+func (k *StandIn) id() string {
 	k.ids++
 	return fmt.Sprintf("%064x", k.ids)
 }
 
-func (k *kubelet) runPod(ctx context.Context, uid string, m manifest) {
+func (k *StandIn) runPod(ctx context.Context, uid string, m manifest) {
 	labels := map[string]string{"io.kubernetes.pod.name": m.Metadata.Name + "-node-1", "io.kubernetes.pod.namespace": m.Metadata.Namespace, "io.kubernetes.pod.uid": uid}
 	box := &criv1.PodSandbox{
 		Metadata: &criv1.PodSandboxMetadata{Name: m.Metadata.Name + "-node-1", Namespace: m.Metadata.Namespace, Uid: uid},
@@ -233,7 +245,7 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // runContainer runs a container's process once.
-func (k *kubelet) runContainer(ctx context.Context, box *criv1.PodSandbox, m manifest, index int, attempt uint32) {
+func (k *StandIn) runContainer(ctx context.Context, box *criv1.PodSandbox, m manifest, index int, attempt uint32) {
 	goruntime.LockOSThread() // which the process dies with, as it does with the test
 	defer goruntime.UnlockOSThread()
 	c := m.Spec.Containers[index]
@@ -243,15 +255,13 @@ func (k *kubelet) runContainer(ctx context.Context, box *criv1.PodSandbox, m man
 		k.fail(err)
 		return
 	}
-	self, err := os.Executable()
+	program, err := k.program(c.Command[0])
 	if err != nil {
 		k.fail(err)
+		return
 	}
-	cmd := exec.Command(self, m.translated(index)...)
-	cmd.Env = []string{asComponent + "=1"}
-	if c.Command[0] == "etcd" {
-		cmd.Env = []string{"REQUORUM_TEST_ETCD=1"}
-	}
+	cmd := exec.Command(program.Path, m.translated(index)...)
+	cmd.Env = append([]string{}, program.Env...) // and nothing of the test's
 	output := &critest.Log{To: log}
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -285,6 +295,15 @@ func (k *kubelet) runContainer(ctx context.Context, box *criv1.PodSandbox, m man
 	}
 }
 
+// program is what runs instead of a container's.
+func (k *StandIn) program(command string) (Program, error) {
+	if command == "etcd" {
+		return k.etcd, nil
+	}
+	self, err := os.Executable()
+	return Program{self, []string{asComponent + "=1"}}, err
+}
+
 // terminate ends a process as the kubelet does. That it has ended already is no failure.
 func terminate(p *os.Process, ended <-chan struct{}) {
 	_ = p.Signal(syscall.SIGTERM)
@@ -315,7 +334,7 @@ func (m manifest) translated(index int) []string {
 
 // The container runtime's side.
 
-func (k *kubelet) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
+func (k *StandIn) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var answer criv1.ListPodSandboxResponse
@@ -325,7 +344,7 @@ func (k *kubelet) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) 
 	return &answer, nil
 }
 
-func (k *kubelet) ListContainers(context.Context, *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
+func (k *StandIn) ListContainers(context.Context, *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var answer criv1.ListContainersResponse
@@ -336,7 +355,7 @@ func (k *kubelet) ListContainers(context.Context, *criv1.ListContainersRequest) 
 	return &answer, nil
 }
 
-func (k *kubelet) find(id string) (*containerState, error) {
+func (k *StandIn) find(id string) (*containerState, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, s := range k.containers {
@@ -347,8 +366,8 @@ func (k *kubelet) find(id string) (*containerState, error) {
 	return nil, status.Errorf(codes.NotFound, "no container %s", id)
 }
 
-// killAll kills every process, as they may die by themselves.
-func (k *kubelet) killAll() {
+// KillAll kills every process, as they may die by themselves.
+func (k *StandIn) KillAll() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, s := range k.containers {
@@ -358,7 +377,7 @@ func (k *kubelet) killAll() {
 	}
 }
 
-func (k *kubelet) ContainerStatus(_ context.Context, r *criv1.ContainerStatusRequest) (*criv1.ContainerStatusResponse, error) {
+func (k *StandIn) ContainerStatus(_ context.Context, r *criv1.ContainerStatusRequest) (*criv1.ContainerStatusResponse, error) {
 	s, err := k.find(r.GetContainerId())
 	if err != nil {
 		return nil, err
@@ -366,7 +385,7 @@ func (k *kubelet) ContainerStatus(_ context.Context, r *criv1.ContainerStatusReq
 	return &criv1.ContainerStatusResponse{Status: &criv1.ContainerStatus{Id: s.api.GetId(), LogPath: s.log}}, nil
 }
 
-func (k *kubelet) StopContainer(_ context.Context, r *criv1.StopContainerRequest) (*criv1.StopContainerResponse, error) {
+func (k *StandIn) StopContainer(_ context.Context, r *criv1.StopContainerRequest) (*criv1.StopContainerResponse, error) {
 	s, err := k.find(r.GetContainerId())
 	if err != nil {
 		return nil, err
@@ -377,7 +396,7 @@ func (k *kubelet) StopContainer(_ context.Context, r *criv1.StopContainerRequest
 	return &criv1.StopContainerResponse{}, nil
 }
 
-func (k *kubelet) StopPodSandbox(_ context.Context, r *criv1.StopPodSandboxRequest) (*criv1.StopPodSandboxResponse, error) {
+func (k *StandIn) StopPodSandbox(_ context.Context, r *criv1.StopPodSandboxRequest) (*criv1.StopPodSandboxResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, s := range k.sandboxes {
