@@ -23,7 +23,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/requorum/requorum/agent/runtime/cri/critest"
+	"github.com/requorum/requorum/internal/critest"
 	"github.com/requorum/requorum/internal/durable"
 )
 
