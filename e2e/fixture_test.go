@@ -50,6 +50,22 @@ func detached(t *testing.T, c *harness.Cluster, name string, flags ...string) st
 	return resp.GetOperation().GetId()
 }
 
+// startTheDead waits until an armed agent has died, disarms, and starts it again.
+func startTheDead(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	died := ""
+	must(t, c.Until("no agent died", func() bool {
+		for _, n := range c.Nodes {
+			if !n.Agent.Running() {
+				died = n.Name
+			}
+		}
+		return died != ""
+	}))
+	c.Disarm()
+	c.StartAgain(died)
+}
+
 // serving returns the cluster's ID and revision, once all members serve as one.
 func serving(t *testing.T, c *harness.Cluster, nodes ...string) (id uint64, revision int64) {
 	t.Helper()

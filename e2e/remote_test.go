@@ -174,17 +174,7 @@ func TestRemotesThatFail(t *testing.T) {
 		c.Arm("agent/upload-copy/middle", n, "kill")
 	}
 	c.Do("snapshot", "save", "--name", "crashed", "--remote", "off-site", "--detach")
-	died := ""
-	must(t, c.Until("no agent died", func() bool {
-		for _, n := range c.Nodes {
-			if !n.Agent.Running() {
-				died = n.Name
-			}
-		}
-		return died != ""
-	}))
-	c.Disarm()
-	c.StartAgain(died)
+	startTheDead(t, c)
 	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		t.Error(format(op))
 	}

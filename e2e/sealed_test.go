@@ -20,6 +20,7 @@ import (
 	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/controller/sealing"
 	"github.com/requorum/requorum/e2e/harness"
+	"github.com/requorum/requorum/internal/seal/sealtest"
 )
 
 // aKey is a key of age and its file.
@@ -30,8 +31,7 @@ type aKey struct {
 
 func newKey(t *testing.T) aKey {
 	t.Helper()
-	id, err := age.GenerateX25519Identity()
-	must(t, err)
+	id := sealtest.NewKey(t)
 	k := aKey{id, filepath.Join(t.TempDir(), "key.txt")}
 	must(t, os.WriteFile(k.file, []byte("# a key\n"+id.String()+"\n"), 0o600))
 	return k
@@ -260,17 +260,7 @@ func TestSealedCopiesSurviveDeaths(t *testing.T) {
 		c.Arm("agent/save-copy/middle", n, "kill")
 	}
 	c.Do("snapshot", "save", "--name", "before", "--files", "pki,token", "--detach")
-	died := ""
-	must(t, c.Until("no agent died", func() bool {
-		for _, n := range c.Nodes {
-			if !n.Agent.Running() {
-				died = n.Name
-			}
-		}
-		return died != ""
-	}))
-	c.Disarm()
-	c.StartAgain(died)
+	startTheDead(t, c)
 	if op := c.Settle(); op.GetState() != requorumv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		t.Fatal(format(op))
 	}

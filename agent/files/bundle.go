@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -84,12 +83,12 @@ func (k *Keeper) packInto(ctx context.Context, f *os.File, sets, recipients []st
 		return nil, err
 	}
 	sets = slices.Compact(slices.Sorted(slices.Values(sets)))
-	stored := newMeter(f)
+	stored := seal.NewMeter(f)
 	sealing, err := seal.Writer(stored, seal.Options{Recipients: recipients})
 	if err != nil {
 		return nil, err
 	}
-	tar := newMeter(sealing)
+	tar := seal.NewMeter(sealing)
 	found, err := k.Sets.pack(ctx, sets, tar)
 	if err == nil {
 		err = sealing.Close()
@@ -97,30 +96,12 @@ func (k *Keeper) packInto(ctx context.Context, f *os.File, sets, recipients []st
 	if err != nil {
 		return nil, err
 	}
-	b := &requorumv1.Bundle{Size: tar.size, Sha256: tar.sum(), Sets: sets, Files: uint32(found)}
+	b := &requorumv1.Bundle{Size: tar.Size(), Sha256: tar.SHA256(), Sets: sets, Files: uint32(found)}
 	if len(recipients) > 0 {
-		b.Local = &requorumv1.StoredObject{Size: stored.size, Sha256: stored.sum(), Recipients: recipients}
+		b.Local = &requorumv1.StoredObject{Size: stored.Size(), Sha256: stored.SHA256(), Recipients: recipients}
 	}
 	return b, nil
 }
-
-// meter counts and hashes what passes.
-type meter struct {
-	w    io.Writer
-	hash hash.Hash
-	size int64
-}
-
-func newMeter(w io.Writer) *meter { return &meter{w: w, hash: sha256.New()} }
-
-func (m *meter) Write(p []byte) (int, error) {
-	n, err := m.w.Write(p)
-	m.hash.Write(p[:n])
-	m.size += int64(n)
-	return n, err
-}
-
-func (m *meter) sum() string { return hex.EncodeToString(m.hash.Sum(nil)) }
 
 func (k *Keeper) path(name string) (string, error) {
 	return filepath.Join(k.Dir, name+suffix), names.Check("snapshot", name)

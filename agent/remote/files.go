@@ -3,7 +3,6 @@ package remote
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -31,7 +30,7 @@ func UploadFiles(ctx context.Context, s objectstore.Store, name string, b *requo
 	}
 	stored := proto.CloneOf(object)
 	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
-		out := &meter{w: w, hash: sha256.New()}
+		out := seal.NewMeter(w)
 		want, o := plain{name, b.GetSize(), b.GetSha256()}, vault.OptionsOf(object)
 		if l := b.GetLocal(); l != nil { // what comes is sealed already
 			want, o = plain{name, l.GetSize(), l.GetSha256()}, seal.Options{}
@@ -39,7 +38,7 @@ func UploadFiles(ctx context.Context, s objectstore.Store, name string, b *requo
 		if err := pack(ctx, out, want, o, io.NopCloser(bytes.NewReader(data)), progress); err != nil {
 			return err
 		}
-		stored.Size, stored.Sha256 = out.size, out.sum()
+		stored.Size, stored.Sha256 = out.Size(), out.SHA256()
 		if l := b.GetLocal(); len(l.GetRecipients()) > 0 {
 			stored.ZstdLevel, stored.Recipients = l.GetZstdLevel(), l.GetRecipients()
 		}

@@ -13,11 +13,9 @@ package remote
 import (
 	"context"
 	"crypto/md5"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"maps"
 	"path"
@@ -136,7 +134,7 @@ func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, ob
 	}
 	stored := proto.CloneOf(object)
 	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
-		out := &meter{w: w, hash: sha256.New()}
+		out := seal.NewMeter(w)
 		file, err := open()
 		if err != nil {
 			return err
@@ -148,7 +146,7 @@ func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, ob
 		if err := pack(ctx, out, want, o, file, progress); err != nil {
 			return err
 		}
-		stored.Size, stored.Sha256 = out.size, out.sum()
+		stored.Size, stored.Sha256 = out.Size(), out.SHA256()
 		if l := m.GetLocal(); len(l.GetRecipients()) > 0 {
 			stored.ZstdLevel, stored.Recipients = l.GetZstdLevel(), l.GetRecipients()
 		}
@@ -205,7 +203,8 @@ func pack(ctx context.Context, w io.Writer, want plain, o seal.Options, file io.
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	in := &meter{w: sealing, hash: sha256.New(), moved: progress}
+	in := seal.NewMeter(sealing)
+	in.Moved = progress
 	_, err = io.CopyBuffer(in, struct{ io.Reader }{&ending{ctx, file}}, make([]byte, readBuffer))
 	if err == nil {
 		err = sealing.Close()
@@ -213,31 +212,11 @@ func pack(ctx context.Context, w io.Writer, want plain, o seal.Options, file io.
 	if err = errors.Join(err, file.Close()); err != nil {
 		return err
 	}
-	if in.size != want.size || in.sum() != want.sha256 {
-		return &CorruptError{Key: want.name, Detail: fmt.Sprintf("the copy on this node is not the file of its manifest: %d bytes with the SHA-256 %s", in.size, in.sum())}
+	if in.Size() != want.size || in.SHA256() != want.sha256 {
+		return &CorruptError{Key: want.name, Detail: fmt.Sprintf("the copy on this node is not the file of its manifest: %d bytes with the SHA-256 %s", in.Size(), in.SHA256())}
 	}
 	return nil
 }
-
-// meter counts and hashes what passes.
-type meter struct {
-	w     io.Writer
-	hash  hash.Hash
-	size  int64
-	moved func(done int64)
-}
-
-func (m *meter) Write(p []byte) (int, error) {
-	n, err := m.w.Write(p)
-	m.hash.Write(p[:n])
-	m.size += int64(n)
-	if m.moved != nil {
-		m.moved(m.size)
-	}
-	return n, err
-}
-
-func (m *meter) sum() string { return hex.EncodeToString(m.hash.Sum(nil)) }
 
 // ending ends reading with a context.
 type ending struct {
@@ -280,7 +259,7 @@ func unpack(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject
 		return err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	stored := &meter{w: io.Discard, hash: sha256.New()}
+	stored := seal.NewMeter(io.Discard)
 	in := io.TeeReader(body, stored)
 	opened, err := seal.Reader(in, vault.OptionsOf(o), identity)
 	if err != nil && !errors.Is(err, seal.ErrNoIdentity) {
@@ -289,7 +268,8 @@ func unpack(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject
 	if err != nil {
 		return err
 	}
-	out := &meter{w: w, hash: sha256.New(), moved: progress}
+	out := seal.NewMeter(w)
+	out.Moved = progress
 	_, err = io.CopyBuffer(out, io.LimitReader(opened, want.size+1), make([]byte, readBuffer)) // a bomb does not fill the disk
 	if err = errors.Join(err, opened.Close()); err != nil {
 		return unreadable(o, err)
@@ -298,9 +278,9 @@ func unpack(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject
 		return err
 	}
 	switch {
-	case stored.size != o.GetSize() || stored.sum() != o.GetSha256():
-		return &CorruptError{Key: o.GetKey(), Detail: fmt.Sprintf("what is stored was changed: %d bytes with the SHA-256 %s, %d with %s were stored", stored.size, stored.sum(), o.GetSize(), o.GetSha256())}
-	case out.size != want.size || out.sum() != want.sha256:
+	case stored.Size() != o.GetSize() || stored.SHA256() != o.GetSha256():
+		return &CorruptError{Key: o.GetKey(), Detail: fmt.Sprintf("what is stored was changed: %d bytes with the SHA-256 %s, %d with %s were stored", stored.Size(), stored.SHA256(), o.GetSize(), o.GetSha256())}
+	case out.Size() != want.size || out.SHA256() != want.sha256:
 		return notThat(o)
 	}
 	return nil

@@ -10,22 +10,13 @@ import (
 	"strings"
 	"testing"
 
-	"filippo.io/age"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/requorum/requorum/agent/vault"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/seal"
+	"github.com/requorum/requorum/internal/seal/sealtest"
 )
-
-func newKey(t *testing.T) *age.X25519Identity {
-	t.Helper()
-	key, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
 
 // saveSealed seals data in v and returns the manifest of it.
 func saveSealed(t *testing.T, v *vault.Vault, name string, data []byte, o seal.Options) *requorumv1.Manifest {
@@ -56,7 +47,7 @@ func saveSealed(t *testing.T, v *vault.Vault, name string, data []byte, o seal.O
 }
 
 func TestSealedCopies(t *testing.T) {
-	key, data := newKey(t), snapshot(1000)
+	key, data := sealtest.NewKey(t), snapshot(1000)
 	to := []string{key.Recipient().String()}
 	for suffix, o := range map[string]seal.Options{".zst": {Level: 3}, ".age": {Recipients: to}, ".zst.age": {Level: 1, Recipients: to}} {
 		t.Run(suffix, func(t *testing.T) {
@@ -107,9 +98,9 @@ func TestSealedCopies(t *testing.T) {
 }
 
 func TestSealedCopyIsOpenedByItsKeysOnly(t *testing.T) {
-	v, key, data := open(t, t.TempDir()), newKey(t), snapshot(500)
-	m := saveSealed(t, v, "a", data, seal.Options{Level: 3, Recipients: []string{newKey(t).Recipient().String(), key.Recipient().String()}})
-	for _, identity := range []string{"", newKey(t).String()} {
+	v, key, data := open(t, t.TempDir()), sealtest.NewKey(t), snapshot(500)
+	m := saveSealed(t, v, "a", data, seal.Options{Level: 3, Recipients: []string{sealtest.NewKey(t).Recipient().String(), key.Recipient().String()}})
+	for _, identity := range []string{"", sealtest.NewKey(t).String()} {
 		if _, err := v.Plain(t.Context(), m, identity, nil); !errors.Is(err, seal.ErrNoIdentity) {
 			t.Error(err)
 		}
@@ -120,7 +111,7 @@ func TestSealedCopyIsOpenedByItsKeysOnly(t *testing.T) {
 }
 
 func TestDamagedSealedCopy(t *testing.T) {
-	key, data := newKey(t), snapshot(500)
+	key, data := sealtest.NewKey(t), snapshot(500)
 	o := seal.Options{Level: 3, Recipients: []string{key.Recipient().String()}}
 	var damage *vault.UnsealError
 	var mismatch *vault.MismatchError
@@ -161,7 +152,7 @@ func TestDamagedSealedCopy(t *testing.T) {
 
 // What is in the place of a sealed copy and is something else gives way to it; a plain copy of the same snapshot does, too.
 func TestSealedCopyReplacesWhatIsNotIt(t *testing.T) {
-	v, from, key, data := open(t, t.TempDir()), open(t, t.TempDir()), newKey(t), snapshot(300)
+	v, from, key, data := open(t, t.TempDir()), open(t, t.TempDir()), sealtest.NewKey(t), snapshot(300)
 	m := saveSealed(t, from, "a", data, seal.Options{Recipients: []string{key.Recipient().String()}})
 	stored, err := os.ReadFile(filepath.Join(from.Dir(), "a.db.age"))
 	if err != nil {
@@ -192,7 +183,7 @@ func TestSealedCopyReplacesWhatIsNotIt(t *testing.T) {
 
 func TestSealedWriterLeavesNothing(t *testing.T) {
 	v := open(t, t.TempDir())
-	o := seal.Options{Level: 3, Recipients: []string{newKey(t).Recipient().String()}}
+	o := seal.Options{Level: 3, Recipients: []string{sealtest.NewKey(t).Recipient().String()}}
 	w, err := v.CreateSealed("a", o)
 	if err != nil {
 		t.Fatal(err)
@@ -226,13 +217,13 @@ func TestSealedWriterLeavesNothing(t *testing.T) {
 	}
 	m := saveSealed(t, v, "a", snapshot(10_000), o)
 	v.SetFree(vault.Headroom)
-	if _, err := v.Plain(t.Context(), m, newKey(t).String(), nil); !errors.Is(err, seal.ErrNoIdentity) {
+	if _, err := v.Plain(t.Context(), m, sealtest.NewKey(t).String(), nil); !errors.Is(err, seal.ErrNoIdentity) {
 		t.Error(err)
 	}
 }
 
 func TestImportSealed(t *testing.T) {
-	v, key, data := open(t, t.TempDir()), newKey(t), snapshot(100)
+	v, key, data := open(t, t.TempDir()), sealtest.NewKey(t), snapshot(100)
 	src := filepath.Join(t.TempDir(), "src.db")
 	write(t, src, data)
 	o := seal.Options{Recipients: []string{key.Recipient().String()}}

@@ -5,23 +5,14 @@ import (
 	"strings"
 	"testing"
 
-	"filippo.io/age"
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/sealing"
+	"github.com/requorum/requorum/internal/seal/sealtest"
 )
-
-func newKey(t *testing.T) *age.X25519Identity {
-	t.Helper()
-	key, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
 
 // seals makes the nodes seal as they are told to.
 func (d *desk) seals() (asked *[]*requorumv1.Sealing) {
@@ -47,7 +38,7 @@ func (d *desk) seals() (asked *[]*requorumv1.Sealing) {
 }
 
 func TestHowASaveIsSealed(t *testing.T) {
-	one, two := newKey(t).Recipient().String(), newKey(t).Recipient().String()
+	one, two := sealtest.NewKey(t).Recipient().String(), sealtest.NewKey(t).Recipient().String()
 	level := 3
 	for name, c := range map[string]struct {
 		configured sealing.Config
@@ -95,7 +86,7 @@ func TestHowASaveIsSealed(t *testing.T) {
 // An agent that does not know how to seal leaves nothing in the clear.
 func TestAnAgentThatCannotSeal(t *testing.T) {
 	atDesk(t, func(d *desk) {
-		d.LocalStorage = sealing.Config{Recipients: []string{newKey(t).Recipient().String()}}
+		d.LocalStorage = sealing.Config{Recipients: []string{sealtest.NewKey(t).Recipient().String()}}
 		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{}), reverted, "its agent has not sealed the copy: it does not know how to|upgrade the agent")
 		if left := d.fleet.holding("s"); left != "" {
 			t.Errorf("left on %s", left)
@@ -116,7 +107,7 @@ func TestASealedSaveNeedsTwiceTheSpaceOnItsNode(t *testing.T) {
 
 // An encrypted copy goes to a remote as it is, or not at all.
 func TestSealedCopiesAndRemotes(t *testing.T) {
-	key := newKey(t).Recipient().String()
+	key := sealtest.NewKey(t).Recipient().String()
 	withShop(t, func(d *desk, s *shop) {
 		d.seals()
 		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Remote: "off-site", LocalSealing: &requorumv1.Sealing{ZstdLevel: 7, Recipients: []string{key}}}), succeeded, "")
@@ -132,7 +123,7 @@ func TestSealedCopiesAndRemotes(t *testing.T) {
 }
 
 func TestVerifyOfASealedCopyTakesItsKey(t *testing.T) {
-	key, other := newKey(t), newKey(t)
+	key, other := sealtest.NewKey(t), sealtest.NewKey(t)
 	atDesk(t, func(d *desk) {
 		d.ready("s", "a", "b", "c")
 		m := d.entry("s").GetManifest()

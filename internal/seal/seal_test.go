@@ -17,16 +17,8 @@ import (
 
 	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/internal/seal"
+	"github.com/requorum/requorum/internal/seal/sealtest"
 )
-
-func newKey(t *testing.T) *age.X25519Identity {
-	t.Helper()
-	key, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
 
 func sealed(t *testing.T, o seal.Options, data []byte) []byte {
 	t.Helper()
@@ -68,7 +60,7 @@ func opened(o seal.Options, data []byte, identities string) ([]byte, error) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	one, two := newKey(t), newKey(t)
+	one, two := sealtest.NewKey(t), sealtest.NewKey(t)
 	for _, size := range []int{0, 1, 64 << 10, 5<<20 + 3} {
 		data := bytes.Repeat([]byte("requorum "), size/9+1)[:size]
 		for _, o := range []seal.Options{
@@ -91,7 +83,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestWhatIsNotWholeOrChangedIsNotOpened(t *testing.T) {
-	key := newKey(t)
+	key := sealtest.NewKey(t)
 	data := bytes.Repeat([]byte("requorum "), 100_000)
 	for _, o := range []seal.Options{{Level: 3}, {Recipients: []string{key.Recipient().String()}}, {Level: 3, Recipients: []string{key.Recipient().String()}}} {
 		whole := sealed(t, o, data)
@@ -109,7 +101,7 @@ func TestWhatIsNotWholeOrChangedIsNotOpened(t *testing.T) {
 }
 
 func TestWhoHasNoKeyIsTold(t *testing.T) {
-	key, other := newKey(t), newKey(t)
+	key, other := sealtest.NewKey(t), sealtest.NewKey(t)
 	o := seal.Options{Recipients: []string{key.Recipient().String()}}
 	data := sealed(t, o, []byte("x"))
 	for _, identities := range []string{"", "\n", other.String()} {
@@ -124,7 +116,7 @@ func TestWhoHasNoKeyIsTold(t *testing.T) {
 }
 
 func TestOpens(t *testing.T) {
-	one, two, other := newKey(t), newKey(t), newKey(t)
+	one, two, other := sealtest.NewKey(t), sealtest.NewKey(t), sealtest.NewKey(t)
 	recipients := []string{one.Recipient().String(), two.Recipient().String()}
 	for _, identities := range []string{one.String(), "# mine\n" + other.String() + "\n" + two.String()} {
 		if err := seal.Opens(identities, recipients); err != nil {
@@ -139,7 +131,7 @@ func TestOpens(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	key := newKey(t)
+	key := sealtest.NewKey(t)
 	if _, err := seal.ParseRecipients([]byte("# ours\n\n" + key.Recipient().String() + "\n")); err != nil {
 		t.Error(err)
 	}
@@ -169,7 +161,7 @@ func TestASealedSnapshotOpensWithoutRequorum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := newKey(t)
+	key := sealtest.NewKey(t)
 	stored := sealed(t, seal.Options{Level: 3, Recipients: []string{key.Recipient().String()}}, data)
 
 	decrypted, err := age.Decrypt(bytes.NewReader(stored), key) // age -d
@@ -200,7 +192,7 @@ func TestASealedSnapshotOpensWithoutRequorum(t *testing.T) {
 
 // Memory does not depend on the size of what is sealed.
 func TestMemory(t *testing.T) {
-	key := newKey(t)
+	key := sealtest.NewKey(t)
 	o := seal.Options{Level: 3, Recipients: []string{key.Recipient().String()}}
 	w, err := seal.Writer(io.Discard, o)
 	if err != nil {
