@@ -352,8 +352,7 @@ func (l *criLog) Write(b []byte) (int, error) {
 	}
 }
 
-// The container runtime's side.
-
+// ListPodSandbox lists every sandbox that there ever was.
 func (k *StandIn) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -364,6 +363,7 @@ func (k *StandIn) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) 
 	return &answer, nil
 }
 
+// ListContainers lists every container that there ever was.
 func (k *StandIn) ListContainers(context.Context, *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -397,6 +397,7 @@ func (k *StandIn) KillAll() {
 	}
 }
 
+// ContainerStatus tells where a container's log is.
 func (k *StandIn) ContainerStatus(_ context.Context, r *criv1.ContainerStatusRequest) (*criv1.ContainerStatusResponse, error) {
 	s, err := k.find(r.GetContainerId())
 	if err != nil {
@@ -405,6 +406,7 @@ func (k *StandIn) ContainerStatus(_ context.Context, r *criv1.ContainerStatusReq
 	return &criv1.ContainerStatusResponse{Status: &criv1.ContainerStatus{Id: s.api.GetId(), LogPath: s.log}}, nil
 }
 
+// StopContainer kills a container's process.
 func (k *StandIn) StopContainer(_ context.Context, r *criv1.StopContainerRequest) (*criv1.StopContainerResponse, error) {
 	s, err := k.find(r.GetContainerId())
 	if err != nil {
@@ -416,6 +418,7 @@ func (k *StandIn) StopContainer(_ context.Context, r *criv1.StopContainerRequest
 	return &criv1.StopContainerResponse{}, nil
 }
 
+// StopPodSandbox makes a sandbox one that is not ready.
 func (k *StandIn) StopPodSandbox(_ context.Context, r *criv1.StopPodSandboxRequest) (*criv1.StopPodSandboxResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
