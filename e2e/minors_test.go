@@ -137,7 +137,7 @@ func clusterVersion(t *testing.T, c *harness.Cluster, node string) string {
 	must(t, err)
 	answer, err := http.DefaultClient.Do(ask)
 	must(t, err)
-	defer answer.Body.Close() //nolint:errcheck // it is read to its end
+	defer answer.Body.Close()
 	var versions struct{ EtcdCluster string }
 	must(t, json.NewDecoder(answer.Body).Decode(&versions))
 	return versions.EtcdCluster

@@ -332,8 +332,7 @@ func (m manifest) translated(index int) []string {
 	return args
 }
 
-// The container runtime's side.
-
+// ListPodSandbox lists every sandbox that there ever was.
 func (k *StandIn) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -344,6 +343,7 @@ func (k *StandIn) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) 
 	return &answer, nil
 }
 
+// ListContainers lists every container that there ever was.
 func (k *StandIn) ListContainers(context.Context, *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -377,6 +377,7 @@ func (k *StandIn) KillAll() {
 	}
 }
 
+// ContainerStatus tells where a container's log is.
 func (k *StandIn) ContainerStatus(_ context.Context, r *criv1.ContainerStatusRequest) (*criv1.ContainerStatusResponse, error) {
 	s, err := k.find(r.GetContainerId())
 	if err != nil {
@@ -385,6 +386,7 @@ func (k *StandIn) ContainerStatus(_ context.Context, r *criv1.ContainerStatusReq
 	return &criv1.ContainerStatusResponse{Status: &criv1.ContainerStatus{Id: s.api.GetId(), LogPath: s.log}}, nil
 }
 
+// StopContainer kills a container's process.
 func (k *StandIn) StopContainer(_ context.Context, r *criv1.StopContainerRequest) (*criv1.StopContainerResponse, error) {
 	s, err := k.find(r.GetContainerId())
 	if err != nil {
@@ -396,6 +398,7 @@ func (k *StandIn) StopContainer(_ context.Context, r *criv1.StopContainerRequest
 	return &criv1.StopContainerResponse{}, nil
 }
 
+// StopPodSandbox makes a sandbox one that is not ready.
 func (k *StandIn) StopPodSandbox(_ context.Context, r *criv1.StopPodSandboxRequest) (*criv1.StopPodSandboxResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
