@@ -275,7 +275,7 @@ func TestRemovedNodesAreRememberedOverARestart(t *testing.T) {
 		op := &requorumv1.Operation{
 			Id: id, Kind: requorumv1.OperationKind_OPERATION_KIND_DISTRIBUTE, Cluster: "prod", Snapshot: "s", Nodes: []string{"gone"},
 			State: requorumv1.OperationState_OPERATION_STATE_REVERTING,
-			Steps: []*requorumv1.Step{{Name: "locate"}, {Name: "fetch"}, {Name: "distribute"}, {Name: "agree"}, {Name: "upload"}, {Name: "record"}},
+			Steps: []*requorumv1.Step{{Name: "locate"}, {Name: "fetch"}, {Name: "distribute"}, {Name: "agree"}, {Name: "files"}, {Name: "upload"}, {Name: "record"}},
 		}
 		return errors.Join(
 			store.Save(tx, store.Nodes, "prod/gone", &journalv1.NodeRecord{Cluster: "prod", Name: "gone", Removed: true}),
