@@ -41,7 +41,7 @@ func deb(t *testing.T, version string) string {
 	return files[0]
 }
 
-const units = "requorum-controller requorum-agent"
+const services = "requorum-controller requorum-agent"
 
 // packaged is one host that is controller and node, installed from a package.
 type packaged struct {
@@ -52,7 +52,7 @@ type packaged struct {
 func newPackaged(t *testing.T) packaged {
 	t.Helper()
 	h := hosttest.Start(t, hosttest.Options{}, "etcd-1").Hosts[0]
-	return packaged{&site{t: t, controller: h, nodes: []*hosttest.Host{h}}, h}
+	return packaged{&site{t: t, layout: units{}, controller: h, nodes: []*hosttest.Host{h}, dir: t.TempDir()}, h}
 }
 
 // install installs the package of a version, or upgrades to it.
@@ -74,7 +74,7 @@ func (p packaged) unpack() {
 // expectState fails unless systemctl says the same of both units.
 func (p packaged) expectState(asked, state string) {
 	p.t.Helper()
-	out := p.host.Run("sh", "-c", "systemctl "+asked+" "+units+" || true")
+	out := p.host.Run("sh", "-c", "systemctl "+asked+" "+services+" || true")
 	if want := state + "\n" + state + "\n"; out != want {
 		p.t.Errorf("systemctl %s: %q, expected %q", asked, out, want)
 	}
@@ -101,12 +101,20 @@ func (p packaged) pid(unit string) string {
 	return p.host.Run("systemctl", "show", "--value", "--property=MainPID", unit)
 }
 
-func (p packaged) awaitHealthy() {
+func (p packaged) put(value string) {
 	p.t.Helper()
-	p.host.Await("the cluster is healthy", func() (bool, error) {
-		status, err := p.try("cluster", "status")
-		return strings.Contains(status, "1 of 1 connected") && strings.Contains(status, "leader"), errors.Join(err, errors.New(status))
-	})
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	defer cancel()
+	if _, err := p.Client(p.host.Name).Put(ctx, "key", value); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p packaged) expect(value string) {
+	p.t.Helper()
+	if got := p.State(p.host.Name)["key"].Value; got != value {
+		p.t.Fatalf("etcd has %q, expected %q", got, value)
+	}
 }
 
 // configure does what docs/install.md tells to do once the package is there.
@@ -143,7 +151,6 @@ func (p packaged) expectRefusalWhereDataIsReadOnly() {
 func TestPackage(t *testing.T) {
 	p := newPackaged(t)
 	h := p.host
-	h.Copy(requorum(t), "/usr/local/bin/etcd") // a file of its own, which stays when the package goes
 
 	p.install("v1.0.0")
 	p.expectState("is-enabled", "disabled")
@@ -154,13 +161,16 @@ func TestPackage(t *testing.T) {
 
 	p.startEtcd()
 	p.configure()
+	p.attach()
 	p.put("in the snapshot")
 	p.cli("snapshot", "save", "--name", "before")
 	p.put("after it")
 	p.expectRefusalWhereDataIsReadOnly()
 	p.cli("restore", "--snapshot", "before", "--yes")
 	p.expect("in the snapshot")
-	p.expectUnits()
+	if err := p.running(h); err != nil {
+		t.Error(err)
+	}
 	if left := strings.TrimSpace(h.Run("stat", "-c", "%U %a", "/var/lib/requorum/controller")); left != "requorum 700" {
 		t.Errorf("the controller's data is %q", left)
 	}

@@ -9,6 +9,7 @@ packages=(
 	systemd systemd-sysv dbus # what makes it a host
 	iproute2 iputils-ping procps util-linux # tc, and what tests look with
 	ca-certificates
+	docker.io # an engine for hosts that run etcd in containers; tests start it where they need it
 )
 
 recipe=$(sha256sum "$0")
@@ -37,6 +38,12 @@ rm -f "$root.log"
 ln -sf /dev/null "$root/etc/systemd/system/console-getty.service"
 ln -sf /dev/null "$root/etc/systemd/system/getty@.service"
 ln -sf /dev/null "$root/etc/systemd/system/systemd-networkd-wait-online.service"
+for unit in docker.service containerd.service docker.socket; do
+	rm -f "$root"/etc/systemd/system/*.wants/"$unit"
+done
+mkdir -p "$root/etc/docker"
+# Containers use the host's network, and what holds the engine's files need not be the host's root.
+echo '{"bridge": "none", "iptables": false, "ip-forward": false}' >"$root/etc/docker/daemon.json"
 # Each host gets an ID of its own at its first boot.
 : >"$root/etc/machine-id"
 # The journal of a test is to outlive a reboot.
