@@ -11,7 +11,6 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/e2e/harness"
-	"github.com/requorum/requorum/internal/hosttest"
 )
 
 // layouts are how etcd is run in the scenarios. Both meet the same ones, and share the faults of the steps.
@@ -34,6 +33,10 @@ func scenarios(t *testing.T, turn int) {
 	for _, k := range strikes(number, turn, s.names()) {
 		s.part(k.String(), func() { s.suffers(k, middles, saved) })
 	}
+	s.part("a clock that is wrong by an hour", func() { s.wrongClock(saved) })
+	s.part("a disk that is full", func() { s.fullDisk(saved) })
+	s.part("the controller's host is lost in the middle of a restore", func() { s.loseController(number, middles, saved) })
+	s.part("a host that missed a restore", func() { s.missed(saved) })
 }
 
 func (s *site) names() []string {
@@ -48,7 +51,7 @@ func (s *site) names() []string {
 func (s *site) detected() {
 	for _, h := range s.nodes {
 		out := h.Run("requorum", "agent", "detect")
-		if !strings.HasPrefix(out, s.runtime()) || !strings.Contains(out, h.Name) || !strings.Contains(out, "kube-apiserver") {
+		if !strings.Contains(out, s.runtime()+"\n  etcd:") || !strings.Contains(out, h.Name) || !strings.Contains(out, "kube-apiserver") {
 			s.t.Errorf("%s: it is not seen how etcd is run:\n%s", h.Name, out)
 		}
 	}
@@ -147,5 +150,3 @@ func (s *site) suffers(k strike, middles []string, saved harness.World) {
 func (s *site) lack(node string) {
 	s.host(node).Run("rm", fmt.Sprintf("/var/lib/requorum/agent/snapshots/%s.db", base))
 }
-
-var _ = hosttest.Image
