@@ -131,7 +131,7 @@ func (s *site) missed(saved harness.World) {
 	if diff := s.Now(rest...).Diff(saved.State); diff != "" {
 		s.t.Errorf("the others hold something else: %s", diff)
 	}
-	if status := s.cli("cluster", "status"); !strings.Contains(status, "missed") {
+	if status := s.cli("cluster", "status"); !strings.Contains(status, "fenced") {
 		s.t.Errorf("nobody is told that a host missed a restore:\n%s", status)
 	}
 }
