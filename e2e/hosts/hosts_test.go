@@ -97,7 +97,7 @@ func (s *site) scheduled() {
 		}
 		return runs >= 3 // base is one
 	}))
-	s.Do("schedule", "rm", "often", "--cluster", harness.Name)
+	s.Do("schedule", "rm", "often", "--yes")
 	s.Settle()
 }
 

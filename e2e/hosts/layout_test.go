@@ -131,8 +131,10 @@ func (containers) run(h *hosttest.Host, m member) {
 	h.Run("systemctl", "enable", "--now", "containerd", "docker")
 	h.Run("sh", "-c", imageRecipe)
 	const inContainer = "/var/lib/rancher/etcd/"
-	etcd := []string{"docker", "run", "--detach", "--name=etcd", "--net=host", "--restart=always", "--volume=/var/lib/etcd:" + inContainer + ":z",
-		"--volume=/etc/kubernetes:/etc/kubernetes:z", "requorum-test/etcd:1", "/usr/local/bin/etcd"}
+	etcd := []string{
+		"docker", "run", "--detach", "--name=etcd", "--net=host", "--restart=always", "--volume=/var/lib/etcd:" + inContainer + ":z",
+		"--volume=/etc/kubernetes:/etc/kubernetes:z", "requorum-test/etcd:1", "/usr/local/bin/etcd",
+	}
 	for _, f := range m.flags(inContainer) {
 		etcd = append(etcd, "--"+f[0]+"="+f[1])
 	}

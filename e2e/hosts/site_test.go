@@ -95,7 +95,7 @@ func (s *site) part(name string, f func()) {
 
 func (s *site) tell(t *testing.T) {
 	s.t = t
-	s.Cluster.On(t)
+	s.On(t)
 	for _, h := range s.hosts() {
 		h.On(t)
 	}

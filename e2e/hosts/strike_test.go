@@ -53,7 +53,7 @@ func seed(t *testing.T) uint64 {
 	t.Helper()
 	given := os.Getenv("REQUORUM_HOSTS_SEED")
 	if given == "" {
-		return 1 + rand.Uint64N(1_000_000) //nolint:gosec // it chooses faults, no key
+		return 1 + rand.Uint64N(1_000_000)
 	}
 	n, err := strconv.ParseUint(given, 10, 64)
 	if err != nil {
@@ -84,7 +84,7 @@ func strikes(seed uint64, turn int, hosts []string) []strike {
 		}
 		h := fnv.New64a()
 		fmt.Fprint(h, step.Name, turn)
-		r := rand.New(rand.NewPCG(seed, h.Sum64())) //nolint:gosec // the same each time
+		r := rand.New(rand.NewPCG(seed, h.Sum64()))
 		all = append(all, strike{step.Name, kinds[r.IntN(len(kinds))], hosts[r.IntN(len(hosts))]})
 	}
 	return all
