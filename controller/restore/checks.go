@@ -147,6 +147,9 @@ func (p *prepared) checkSpace(node string) {
 	if !slices.Contains(snapshot.GoodOn(p.copies), node) {
 		vault += size
 	}
+	if vault > 0 {
+		vault += snapshot.Headroom
+	}
 	data := uint64(f.GetDataNeededBytes())
 	if f.GetSharedFileSystem() {
 		data, vault = data+vault, 0
