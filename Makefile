@@ -32,6 +32,7 @@ comma := ,
 
 TEST_TIMEOUT ?= 15m
 E2E_TIMEOUT  ?= 40m
+HOSTS_TIMEOUT ?= $(if $(filter full,$(HOSTS)),3h,30m)
 FUZZ_TIME    ?= 5s
 SOAK         ?= 30m
 
@@ -44,6 +45,12 @@ build: ## bin/requorum, static
 .PHONY: build-faults
 build-faults: ## bin/requorum-faults, with the fault points that e2e uses and a clock that can be set off
 	$(CGO) $(GO) build $(RACE) -tags faultinject,faultclock -overlay "$$($(GO) run ./internal/fault/skewtime bin/skew)" -ldflags '$(LDFLAGS)' -o bin/requorum-faults ./cmd/requorum
+
+# Static, for hosts that have nothing but Debian's base.
+HOSTS_BIN ?= bin/requorum-hosts
+.PHONY: build-hosts
+build-hosts:
+	CGO_ENABLED=0 $(GO) build -trimpath -tags faultinject,faultclock -overlay "$$($(GO) run ./internal/fault/skewtime bin/skew)" -ldflags '-s -w $(LDFLAGS)' -o $(HOSTS_BIN) ./cmd/requorum
 
 .PHONY: generate
 generate: ## gen/ from proto/
@@ -210,6 +217,14 @@ ifneq ($(wildcard e2e),)
 else
 	@echo 'e2e: no tests in this tree'
 endif
+
+# The newest package in dist/ is the one that was just made.
+.PHONY: e2e-hosts
+e2e-hosts: ## A package on hosts with systemd and with Docker: reboots, cuts, lost hosts; HOSTS=full, HOSTS_SEED=7, HOSTS_RUN=TestUnits
+	@$(MAKE) packages build-hosts bin/etcd-3.7
+	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-hosts REQUORUM_HOSTS_BIN=$(CURDIR)/bin/requorum-hosts \
+		REQUORUM_ETCDS=$(CURDIR)/bin REQUORUM_DEB="$$(ls -t $(CURDIR)/dist/requorum*.deb | head -n 1)" REQUORUM_HOSTS=$(HOSTS) REQUORUM_HOSTS_SEED=$(HOSTS_SEED) \
+		CGO_ENABLED=0 $(GO) test -count=1 -timeout $(HOSTS_TIMEOUT) -v $(if $(HOSTS_RUN),-run '$(HOSTS_RUN)') ./e2e/sites
 
 # Two clusters to a core: much of a run is waiting. Without the race detector, whose processes need too much memory for that.
 .PHONY: fault-matrix

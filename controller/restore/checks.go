@@ -155,6 +155,9 @@ func (p *prepared) checkSpace(node string) {
 	if !slices.Contains(snapshot.GoodOn(p.copies), node) {
 		vault += uint64(catalog.FileSize(m))
 	}
+	if vault > 0 {
+		vault += snapshot.Headroom
+	}
 	data := uint64(f.GetDataNeededBytes())
 	if f.GetSharedFileSystem() {
 		data, vault = data+vault, 0

@@ -265,11 +265,18 @@ func TestChecksRefuse(t *testing.T) {
 				r.facts["b"].VaultFreeBytes = gib
 				r.copies["b"] = requorumv1.CopyState_COPY_STATE_MISSING
 			},
-			want: "space b: 1.0 GiB free where snapshots are kept, 2.0 GiB needed",
+			want: "space b: 1.0 GiB free where snapshots are kept, 2.1 GiB needed",
+		},
+		"a copy that leaves less free than its agent wants": {
+			wrong: func(r *room) {
+				r.facts["b"].VaultFreeBytes = 2*gib + snapshot.Headroom - 1
+				r.copies["b"] = requorumv1.CopyState_COPY_STATE_MISSING
+			},
+			want: "space b: 2.1 GiB free where snapshots are kept, 2.1 GiB needed",
 		},
 		"no space for both on one file system": {
 			wrong: func(r *room) { r.facts["b"].SharedFileSystem, r.facts["b"].DataFreeBytes = true, 2*gib },
-			want:  "space b: 2.0 GiB free beside /var/lib/etcd, 3.0 GiB needed",
+			want:  "space b: 2.0 GiB free beside /var/lib/etcd, 3.1 GiB needed",
 		},
 		"a quota that is too small": {wrong: func(r *room) { r.facts["b"].Member.QuotaBytes = gib / 2 }, want: "quota b: the snapshot has 1.0 GiB, the member's quota is 512 MiB; raise quota-backend-bytes"},
 		"the default quota":         {wrong: func(r *room) { r.facts["b"].Member.QuotaBytes = 0; r.manifest.Size = 3 * gib }, want: "quota b: the snapshot has 3.0 GiB, the member's quota is 2.0 GiB"},

@@ -310,15 +310,15 @@ func sign(d int64) int {
 	return 1
 }
 
-// headroom is what nodes keep free on the file system of their snapshots, where etcd may live too.
-const headroom = 64 << 20
+// Headroom is what nodes keep free on the file system of their snapshots, in bytes, where etcd may live too.
+const Headroom = 64 << 20
 
 // spaceForCopies refuses before anything is written when a node cannot hold a file of that size.
 func spaceForCopies(facts map[string]*agentv1.NodeFacts, nodes []string, size int64) error {
 	for _, node := range nodes {
-		if free := facts[node].GetVaultFreeBytes(); size > 0 && free < uint64(size)+headroom {
+		if free := facts[node].GetVaultFreeBytes(); size > 0 && free < uint64(size)+Headroom {
 			return failure.On(node, fmt.Sprintf("%s are free where snapshots are kept (snapshots_dir), %s are needed, of which %s stay free",
-				humanize.IBytes(free), humanize.IBytes(uint64(size)+headroom), humanize.IBytes(headroom)),
+				humanize.IBytes(free), humanize.IBytes(uint64(size)+Headroom), humanize.IBytes(Headroom)),
 				"free space there, or remove old snapshots (requorum snapshot rm)")
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/requorum/requorum/e2e/bench/distribution"
 )
@@ -15,6 +16,9 @@ const (
 	oneGiB         = Size(gib)
 	againstStar    = "a star from the source, bare TCP, on the same links"
 	compressing    = "the same to 4 nodes over slow links, a file of text"
+	farMegabits    = 100                   // the same over a longer way
+	farDelay       = 25 * time.Millisecond // of each link in each direction: 50 ms from node to node
+	farAtMost      = Size(256 << 20)       // of a file: a star over such links takes its time
 	commandTooSlow = "the whole command, which also reads every copy back from the disk, before and after"
 )
 
@@ -30,7 +34,7 @@ func sent(ctx context.Context, r *Report) error {
 			return err
 		}
 	}
-	return r.addSent(ctx, compressing, 0, distribution.Options{Receivers: slowReceivers, Megabits: megabits, Compressible: true})
+	return r.addSent(ctx, compressing, 0, distribution.Options{Receivers: slowReceivers, Links: distribution.Links{Megabits: megabits}, Compressible: true})
 }
 
 func (r *Report) addSent(ctx context.Context, what string, target float64, o distribution.Options) error {
@@ -51,7 +55,7 @@ func links(ctx context.Context, r *Report) error {
 		r.Say("  skipped: %s", why)
 		return nil
 	}
-	result, err := r.distribute(ctx, distribution.Options{Receivers: slowReceivers, Megabits: megabits, Star: true})
+	result, err := r.distribute(ctx, distribution.Options{Receivers: slowReceivers, Links: distribution.Links{Megabits: megabits}, Star: true})
 	if err != nil {
 		return err
 	}
@@ -65,8 +69,36 @@ func links(ctx context.Context, r *Report) error {
 	return nil
 }
 
+// far measures the same over links that are slower and longer, with what the source sends each way.
+func far(ctx context.Context, r *Report) error {
+	if why := distribution.Unavailable(); why != "" {
+		r.Say("  skipped: %s", why)
+		return nil
+	}
+	size := min(distributed(r.Settings.Sizes), farAtMost)
+	result, err := r.distribute(ctx, distribution.Options{
+		Size: int64(size), Receivers: slowReceivers, Links: distribution.Links{Megabits: farMegabits, Delay: farDelay}, Star: true,
+	})
+	if err != nil {
+		return err
+	}
+	where := fmt.Sprintf("to %d nodes over links of %d Mbit/s, %s from node to node", slowReceivers, farMegabits, 2*farDelay)
+	r.Add(Row{
+		Section: "far", What: "distribution " + where, Against: againstStar,
+		Size: size, Unit: "s", Measured: result.Step.Seconds(), Base: result.Star.Seconds(), Target: starPart,
+	})
+	r.Add(Row{
+		Section: "far", What: "bytes that the source sends " + where, Against: againstStar,
+		Size: size, Unit: "bytes", Measured: float64(result.SentBytes), Base: float64(result.StarBytes),
+	})
+	return nil
+}
+
 func (r *Report) distribute(ctx context.Context, o distribution.Options) (*distribution.Result, error) {
-	o.Binary, o.Dir, o.Size = r.Settings.Binary, r.Settings.Dir, int64(distributed(r.Settings.Sizes))
+	o.Binary, o.Dir = r.Settings.Binary, r.Settings.Dir
+	if o.Size == 0 {
+		o.Size = int64(distributed(r.Settings.Sizes))
+	}
 	return distribution.Measure(ctx, o)
 }
 

@@ -31,6 +31,7 @@ func sections() []Section {
 		{Name: "growth", About: "unavailability at the largest size against the others", Takes: fixed(0), Run: growth},
 		{Name: "sent", About: "bytes that the source of a distribution sends", Takes: fixed(4 * time.Minute), Run: sent},
 		{Name: "links", About: "a distribution over slow links, against a star", Takes: fixed(5 * time.Minute), Run: links},
+		{Name: "far", About: "the same over links that are slower and longer", Takes: fixed(3 * time.Minute), Run: far},
 		{Name: "agents", About: "a thousand agents on one controller", Takes: fixed(90 * time.Second), Run: manySessions},
 	}
 }

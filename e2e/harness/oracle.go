@@ -104,36 +104,44 @@ func (c *Cluster) LeftBehind() []string {
 
 func (c *Cluster) leftNow() []string {
 	c.t.Helper()
-	kept, good := c.quarantines(), c.snapshots()
-	var left []string
-	err := filepath.WalkDir(c.Dir, func(path string, d fs.DirEntry, err error) error {
+	var paths []string
+	err := filepath.WalkDir(c.Dir, func(path string, _ fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		rel, base := strings.TrimPrefix(path, c.Dir+"/"), d.Name()
-		switch {
-		case strings.Contains(base, "quarantine-"):
-			if !kept[path] {
-				left = append(left, rel)
-			}
-			return fs.SkipDir
-		case strings.Contains(base, "staging-"):
-			left = append(left, rel)
-			return fs.SkipDir
-		case base == "member": // etcd's own
-			return fs.SkipDir
-		case strings.HasSuffix(base, ".part"), strings.HasSuffix(base, ".expected"), strings.HasSuffix(base, ".tmp"):
-			left = append(left, rel)
-		case filepath.Base(filepath.Dir(path)) == "snapshots" && !good[snapshotOf(base)]:
-			left = append(left, rel)
-		}
-		return nil
+		paths = append(paths, path)
+		return err
 	})
 	c.must(err)
+	var left []string
+	for _, path := range c.Excess(paths) {
+		left = append(left, strings.TrimPrefix(path, c.Dir+"/"))
+	}
 	return append(left, c.strays()...)
+}
+
+// Excess picks from paths those that should not be there, as LeftBehind says, without what is below one of them.
+func (c *Cluster) Excess(paths []string) []string {
+	c.t.Helper()
+	kept, good := c.quarantines(), c.snapshots()
+	var left []string
+	for _, path := range paths {
+		dir, base := filepath.Split(path)
+		switch {
+		case slices.ContainsFunc(strings.Split(dir, "/"), func(name string) bool {
+			return name == "member" || strings.Contains(name, "quarantine-") || strings.Contains(name, "staging-")
+		}): // etcd's own, or part of what is judged as a whole
+		case strings.Contains(base, "quarantine-"):
+			if !kept[path] {
+				left = append(left, path)
+			}
+		case strings.Contains(base, "staging-"), strings.HasSuffix(base, ".part"), strings.HasSuffix(base, ".expected"), strings.HasSuffix(base, ".tmp"):
+			left = append(left, path)
+		case filepath.Base(dir) == "snapshots" && !good[snapshotOf(base)]:
+			left = append(left, path)
+		}
+	}
+	return left
 }
 
 // snapshotOf is the snapshot that a file in a vault is of: NAME.db.zst.age, where all after .db may be missing, or NAME.json.

@@ -34,7 +34,7 @@ func declared(binary string) ([]string, error) {
 		if strings.HasPrefix(p.Name, byChance) {
 			continue
 		}
-		if parts[0] == "agent" || parts[0] == "controller" && plans()[parts[1]] != nil {
+		if parts[0] == "agent" || parts[0] == "controller" && harness.Plans()[parts[1]] != nil {
 			names = append(names, p.Name)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/requorum/requorum/e2e/harness"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 )
 
@@ -81,7 +82,7 @@ func (a *attempt) judgeFiles(op *requorumv1.Operation, restored bool) {
 			got[e.Name()] = string(data)
 		}
 		if !maps.Equal(got, want) {
-			a.note.Errorf("the files of %s after %s are %v, want %v", node, ending(op), got, want)
+			a.note.Errorf("the files of %s after %s are %v, want %v", node, harness.Ending(op), got, want)
 		}
 	}
 }

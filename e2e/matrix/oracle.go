@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,30 +23,14 @@ const safetyIsComplete = true
 
 // world is what the members hold.
 type world struct {
-	cluster uint64        // its ID
-	state   harness.State // without what the writer wrote
-	written harness.State // that
-	leases  []int64
+	harness.World               // without what the writer wrote
+	written       harness.State // that
 }
 
 // look waits until the cluster serves on every node and tells what it holds.
 func (b *bed) look() world {
-	id, _, err := b.Serving()
-	if err != nil {
-		b.hears.Fatal(err)
-	}
-	w := world{cluster: id}
-	w.state, w.written = split(b.Now())
-	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
-	defer cancel()
-	resp, err := b.Client(b.Nodes[0].Name).Leases(ctx)
-	if err != nil {
-		b.hears.Fatal(fmt.Errorf("leases: %w", err))
-	}
-	for _, l := range resp.Leases {
-		w.leases = append(w.leases, int64(l.ID))
-	}
-	slices.Sort(w.leases)
+	w := world{World: b.Look()}
+	w.State, w.written = split(w.State)
 	return w
 }
 
@@ -60,21 +43,13 @@ func (a *attempt) judge(op *requorumv1.Operation, acked []write) {
 	if finished && a.cell.plan == "restore" {
 		want = a.base
 	}
-	if diff := now.state.Diff(want.state); diff != "" {
-		a.note.Errorf("the data after %s: %s", ending(op), diff)
-	}
-	if !slices.Equal(now.leases, want.leases) {
-		a.note.Errorf("the leases after %s are %x, want %x", ending(op), now.leases, want.leases)
-	}
-	if restored := finished && a.cell.plan == "restore"; restored == (now.cluster == a.before.cluster) {
-		a.note.Errorf("after %s the cluster ID is %x, before it was %x", ending(op), now.cluster, a.before.cluster)
-	}
+	a.JudgeData(op, a.before.World, now.World, want.World)
 	a.judgeWrites(op, now, acked)
 	a.judgeDisks(op, finished)
 	a.judgeCatalog(op)
 	a.judgeRemote(op)
 	a.judgeFiles(op, finished && a.cell.plan == "restore")
-	a.judgeNodes()
+	a.JudgeNodes()
 	if a.cell.plan == "restore" {
 		a.Do("snapshot", "distribute", baseSnapshot)
 	}
@@ -82,42 +57,31 @@ func (a *attempt) judge(op *requorumv1.Operation, acked []write) {
 }
 
 func (a *attempt) judgeEnd(op *requorumv1.Operation, finished bool) {
-	switch op.GetState() {
-	case requorumv1.OperationState_OPERATION_STATE_SUCCEEDED, requorumv1.OperationState_OPERATION_STATE_REVERTED:
-	case requorumv1.OperationState_OPERATION_STATE_REFUSED:
-		if first := op.GetSteps()[0].GetName(); op.GetFailure().GetStep() != first {
-			a.note.Errorf("refused by step %s, which is no check: %s", op.GetFailure().GetStep(), brieflyOf(op))
-		}
-	default:
-		a.note.Errorf("the operation ended as neither finished nor reverted: %s", brieflyOf(op))
-	}
+	a.JudgeEnd(op)
 	refused := op.GetState() == requorumv1.OperationState_OPERATION_STATE_REFUSED // an agent may take longer to come back than a check waits
 	if !finished && !refused && a.cell.harmless() {
-		a.note.Errorf("that is no reason to give up: %s", brieflyOf(op))
+		a.note.Errorf("that is no reason to give up: %s", harness.Briefly(op))
 	}
 	if finished && a.cell.forced != "" {
-		a.note.Errorf("step %s failed, and the operation finished all the same: %s", a.cell.forced, brieflyOf(op))
-	}
-	if op.GetAttention() != "" {
-		a.note.Errorf("it has ended and still asks for a person: %s", op.GetAttention())
+		a.note.Errorf("step %s failed, and the operation finished all the same: %s", a.cell.forced, harness.Briefly(op))
 	}
 }
 
 // judgeWrites looks for every write that was acknowledged.
 func (a *attempt) judgeWrites(op *requorumv1.Operation, now world, acked []write) {
 	var safe map[string]string
-	complete := safetyIsComplete && now.cluster != a.before.cluster && !a.keepsOld(op)
+	complete := safetyIsComplete && now.Cluster != a.before.Cluster && !a.keepsOld(op)
 	if complete {
 		safe = a.contents(op.GetSafetySnapshot())
 	}
 	lost := map[string][]string{}
 	for _, w := range acked {
 		switch {
-		case w.cluster == now.cluster:
+		case w.cluster == now.Cluster:
 			if now.written[w.key].Value != w.value {
 				lost["the cluster"] = append(lost["the cluster"], w.key)
 			}
-		case w.cluster != a.before.cluster:
+		case w.cluster != a.before.Cluster:
 			lost["a cluster that was given up again"] = append(lost["a cluster that was given up again"], w.key)
 		case complete && safe[w.key] != w.value:
 			lost["the safety snapshot"] = append(lost["the safety snapshot"], w.key)
@@ -143,7 +107,7 @@ func (a *attempt) keepsOld(op *requorumv1.Operation) bool {
 // judgeDisks makes sure that old data is where the operation says, and that nothing else is left.
 func (a *attempt) judgeDisks(op *requorumv1.Operation, finished bool) {
 	if kept, want := len(op.GetQuarantines()) > 0, finished && a.cell.plan == "restore"; kept != want {
-		a.note.Errorf("after %s it keeps old data: %v", ending(op), op.GetQuarantines())
+		a.note.Errorf("after %s it keeps old data: %v", harness.Ending(op), op.GetQuarantines())
 	}
 	for _, q := range op.GetQuarantines() {
 		for _, path := range q.GetPaths() {
@@ -204,24 +168,6 @@ func same(path string, m *requorumv1.Manifest, whole bool) error {
 		return fmt.Errorf("its SHA-256 is %s, not %s", got, m.GetSha256())
 	}
 	return nil
-}
-
-// judgeNodes waits until every node is connected and of the cluster's generation.
-func (a *attempt) judgeNodes() {
-	var wrong error
-	err := a.Until("the nodes do not agree with the controller", func() bool {
-		resp, err := requorumv1.NewClusterServiceClient(a.Conn()).GetCluster(context.Background(), &requorumv1.GetClusterRequest{Cluster: harness.Name})
-		wrong = err
-		for _, n := range resp.GetCluster().GetNodes() {
-			if !n.GetConnected() || n.GetFenced() || n.GetGeneration() != resp.GetCluster().GetGeneration() {
-				wrong = errors.Join(wrong, fmt.Errorf("%s: connected %v, fenced %v, generation %d of %d", n.GetName(), n.GetConnected(), n.GetFenced(), n.GetGeneration(), resp.GetCluster().GetGeneration()))
-			}
-		}
-		return wrong == nil
-	})
-	if err != nil {
-		a.note.Errorf("%v: %v", err, wrong)
-	}
 }
 
 // tidy removes what a cell leaves by right, so that the next one begins as it did.

@@ -4,11 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
-
-	"github.com/requorum/requorum/controller/operation"
-	"github.com/requorum/requorum/controller/restore"
-	"github.com/requorum/requorum/controller/snapshot"
+	"github.com/requorum/requorum/e2e/harness"
 )
 
 // row is a step of a plan, or its undo.
@@ -28,19 +24,11 @@ func (r row) String() string {
 // fetches tells whether no node is to have a copy when the restore begins.
 func (r row) fetches() bool { return r.plan == "restore" && r.step == "fetch" }
 
-// plans are the plans that are tested, by the name that their fault points have.
-func plans() map[string]operation.Plan {
-	return map[string]operation.Plan{
-		"restore": new(restore.Jobs).Builder(nil).Plan,
-		"save":    new(snapshot.Jobs).Builders()[requorumv1.OperationKind_OPERATION_KIND_SAVE](nil).Plan,
-	}
-}
-
 // rows lists every step, then every undo, of both plans.
 func rows() []row {
 	var all []row
 	for _, name := range []string{"restore", "save"} {
-		plan := plans()[name]
+		plan := harness.Plans()[name]
 		for _, s := range plan {
 			all = append(all, row{plan: name, step: s.Name})
 		}
@@ -57,7 +45,7 @@ func rows() []row {
 func forcible(name string) []string {
 	var steps []string
 	undoable := false
-	for _, s := range plans()[name] {
+	for _, s := range harness.Plans()[name] {
 		if s.Pivot {
 			break
 		}

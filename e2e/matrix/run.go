@@ -48,7 +48,7 @@ func (b *bed) run(c cell) outcome {
 	defer b.listen(b.life)
 	a.note.during(func() {
 		op, passed := a.carryOut()
-		o.Ended, o.Why, o.Warnings, o.Missed = ending(op), op.GetFailure().GetMessage(), op.GetWarnings(), !passed
+		o.Ended, o.Why, o.Warnings, o.Missed = harness.Ending(op), op.GetFailure().GetMessage(), op.GetWarnings(), !passed
 	})
 	o.Failures, o.Seconds = a.note.failures, time.Since(began).Seconds()
 	return o
@@ -63,10 +63,6 @@ func (b *bed) reaching(c cell) (o outcome) {
 	}
 	o.Failures = []string{fmt.Sprintf("the place was not reached in %d tries; the last one ended: %s", tries, o.Why)}
 	return o
-}
-
-func ending(op *requorumv1.Operation) string {
-	return strings.ToLower(strings.TrimPrefix(op.GetState().String(), "OPERATION_STATE_"))
 }
 
 // carryOut does the operation with its fault, brings everything back and asks the oracle. passed tells whether the
@@ -166,24 +162,8 @@ func (a *attempt) settled(ctx context.Context) *requorumv1.Operation {
 		}
 		select {
 		case <-ctx.Done():
-			a.note.Fatalf("%v: %s", context.Cause(ctx), brieflyOf(a.operation(context.Background(), a.id))) //nolint:contextcheck // the operation's time is up
+			a.note.Fatalf("%v: %s", context.Cause(ctx), harness.Briefly(a.operation(context.Background(), a.id))) //nolint:contextcheck // the operation's time is up
 		case <-time.After(look):
 		}
 	}
-}
-
-// brieflyOf says of an operation what matters when it hangs.
-func brieflyOf(op *requorumv1.Operation) string {
-	var steps []string
-	for _, s := range op.GetSteps() {
-		if s.GetState() == requorumv1.StepState_STEP_STATE_PENDING {
-			continue
-		}
-		line := s.GetName() + " " + strings.TrimPrefix(s.GetState().String(), "STEP_STATE_")
-		for _, t := range s.GetTasks() {
-			line += fmt.Sprintf(" [%s %s %s]", t.GetNode(), strings.TrimPrefix(t.GetState().String(), "STEP_STATE_"), t.GetDetail())
-		}
-		steps = append(steps, line)
-	}
-	return fmt.Sprintf("%s %s; failure %q; attention %q; %s", op.GetId(), ending(op), op.GetFailure().GetMessage(), op.GetAttention(), strings.Join(steps, "; "))
 }

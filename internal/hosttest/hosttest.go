@@ -69,15 +69,17 @@ type Network struct {
 
 // Host is a host. Its root file system is its own and survives a reboot; /run and /tmp do not.
 type Host struct {
-	Name    string // host name, which the others resolve
-	Address string // IPv4
-	id      string // container
+	Name    string   // host name, which the others resolve
+	Address string   // IPv4
+	id      string   // container
+	run     []string // arguments of docker run
 	t       testing.TB
 }
 
 // Options say how hosts are run besides the usual.
 type Options struct {
-	Run []string // more arguments for docker run, such as --tmpfs=/data:size=64m
+	Run     []string // more arguments for docker run, such as --tmpfs=/data:size=64m
+	Volumes []string // directories of each host that are on volumes of its own; they outlive Replace
 }
 
 // Start starts a host for each name and returns once all have booted. They go when the test ends.
@@ -119,16 +121,52 @@ func (n *Network) run(t testing.TB, o Options, image, name, address string) *Hos
 		"--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
 		"--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec", "--tmpfs", "/sys/fs/cgroup", "--stop-signal", "SIGRTMIN+3",
 	}
-	out, err := docker(t.Context(), append(append(args, o.Run...), image)...)
-	h := &Host{Name: name, Address: address, id: strings.TrimSpace(out), t: t}
-	if h.id != "" {
-		t.Cleanup(func() { cleanUp(t, "rm", "--force", "--volumes", h.id) })
+	for i, dir := range o.Volumes {
+		volume := fmt.Sprintf("%s-%s-%d", n.Name, name, i)
+		if _, err := docker(t.Context(), "volume", "create", volume); err != nil {
+			t.Fatalf("make a volume for %s: %v", name, err)
+		}
+		t.Cleanup(func() { cleanUp(t, "volume", "rm", volume) })
+		args = append(args, "--volume", volume+":"+dir)
 	}
-	if err != nil {
-		t.Fatalf("start host %s: %v", name, err)
-	}
+	h := &Host{Name: name, Address: address, run: append(append(args, o.Run...), image), t: t}
+	t.Cleanup(h.remove)
+	h.start()
 	return h
 }
+
+// start makes the host's container.
+func (h *Host) start() {
+	h.t.Helper()
+	out, err := docker(h.t.Context(), h.run...)
+	h.id = strings.TrimSpace(out)
+	if err != nil {
+		h.t.Fatalf("start host %s: %v", h.Name, err)
+	}
+}
+
+func (h *Host) remove() {
+	if h.id != "" {
+		cleanUp(h.t, "rm", "--force", "--volumes", h.id)
+	}
+}
+
+// Lose ends the host at once and for good: all is gone but its volumes.
+func (h *Host) Lose() {
+	h.t.Helper()
+	h.docker("rm", "--force", "--volumes", h.id)
+	h.id = ""
+}
+
+// Replace boots a new host of the same name and address, with the volumes of the one that was lost and nothing else of it.
+func (h *Host) Replace() {
+	h.t.Helper()
+	h.start()
+	h.waitBooted()
+}
+
+// On makes another test, or a part of one, hear of what goes wrong from now on.
+func (h *Host) On(t testing.TB) { h.t = t }
 
 func cleanUp(t testing.TB, args ...string) {
 	t.Helper()

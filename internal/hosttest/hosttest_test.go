@@ -48,6 +48,24 @@ func TestHostsAreHosts(t *testing.T) {
 	}
 }
 
+// Of a host that is lost, its volumes are left, and another one of its name and address gets them.
+func TestALostHostIsReplaced(t *testing.T) {
+	h := hosttest.Start(t, hosttest.Options{Volumes: []string{"/data"}}, "one").Hosts[0]
+	h.Write("/data/kept", "content\n")
+	h.Write("/etc/lost", "")
+	h.Lose()
+	h.Replace()
+	if got := h.Run("cat", "/data/kept"); got != "content\n" {
+		t.Errorf("the volume holds %q", got)
+	}
+	if _, err := h.Exec(t.Context(), "ls", "/etc/lost"); err == nil {
+		t.Error("more than the volume has come back")
+	}
+	if got := h.Run("ip", "-4", "-o", "address", "show", "eth0"); !strings.Contains(got, h.Address+"/") {
+		t.Errorf("another address: %s", got)
+	}
+}
+
 func TestACutCableComesBack(t *testing.T) {
 	hosts := hosttest.Start(t, hosttest.Options{}, "one", "two").Hosts
 	one, two := hosts[0], hosts[1]

@@ -235,7 +235,7 @@ func (c *Cluster) launch(ctx context.Context) error {
 	if err := c.Controller.Start(); err != nil {
 		return err
 	}
-	if err := waitFor(ctx, c.Controller, func() error { return c.connect() }); err != nil {
+	if err := waitFor(ctx, c.Controller, c.Connect); err != nil {
 		return err
 	}
 	token, err := c.joinToken(ctx)
@@ -273,8 +273,8 @@ func (c *Cluster) AdminConfig() string {
 	return filepath.Join(c.Dir, "controller", "admin", "requorum.yaml")
 }
 
-// connect makes the connection of the admin.
-func (c *Cluster) connect() error {
+// Connect makes the connection of the admin, with the files that the controller wrote for it.
+func (c *Cluster) Connect() error {
 	dir := filepath.Dir(c.AdminConfig())
 	if _, err := os.Stat(c.AdminConfig()); err != nil {
 		return err

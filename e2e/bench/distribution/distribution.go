@@ -18,17 +18,18 @@ type Options struct {
 	Size         int64  // of the file, about, in bytes
 	Receivers    int    // nodes that do not hold the file
 	Compressible bool   // the file is text, not noise
-	Megabits     int    // a second that each link carries in each direction; 0 for as much as it can
-	Star         bool   // measure the star too
+	Links        Links
+	Star         bool // measure the star too
 }
 
 // Result is what was measured.
 type Result struct {
 	FileBytes int64         `json:"file_bytes"`
-	SentBytes int64         `json:"sent_bytes"`        // by the source's link during the whole command
-	Step      time.Duration `json:"step_ns"`           // the step distribute: until every node has received, verified and flushed the file
-	Command   time.Duration `json:"command_ns"`        // the whole command, which also reads every copy back from the disk, before and after
-	Star      time.Duration `json:"star_ns,omitempty"` // the same file as a star
+	SentBytes int64         `json:"sent_bytes"`           // by the source's link during the whole command
+	Step      time.Duration `json:"step_ns"`              // the step distribute: until every node has received, verified and flushed the file
+	Command   time.Duration `json:"command_ns"`           // the whole command, which also reads every copy back from the disk, before and after
+	Star      time.Duration `json:"star_ns,omitempty"`    // the same file as a star
+	StarBytes int64         `json:"star_bytes,omitempty"` // sent by the source's link for the star
 }
 
 // SentRatio is what the source sends for each byte of the file.
@@ -55,7 +56,7 @@ func Measure(ctx context.Context, o Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	net, err := NewNetwork(ctx, o.Receivers+1, o.Megabits)
+	net, err := NewNetwork(ctx, o.Receivers+1, o.Links)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func Measure(ctx context.Context, o Options) (_ *Result, err error) {
 		return nil, err
 	}
 	if o.Star {
-		result.Star, err = Star(ctx, net, file, dir)
+		err = measureStar(ctx, net, dir, file, result)
 	}
 	return result, err
 }
@@ -103,6 +104,19 @@ func measureChain(ctx context.Context, net *Network, o Options, dir, file string
 	}
 	result.SentBytes = after - before
 	result.Step, err = stepTime(op, "distribute")
+	return err
+}
+
+func measureStar(ctx context.Context, net *Network, dir, file string, result *Result) error {
+	before, err := net.Sent(0)
+	if err != nil {
+		return err
+	}
+	if result.Star, err = Star(ctx, net, file, dir); err != nil {
+		return err
+	}
+	after, err := net.Sent(0)
+	result.StarBytes = after - before
 	return err
 }
 

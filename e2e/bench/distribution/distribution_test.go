@@ -1,7 +1,10 @@
 package distribution_test
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,6 +56,61 @@ func TestSourceSendsTheFileOnce(t *testing.T) {
 	nothingLeft(t, dir)
 }
 
+// A link that delays does so in both directions, and carries as much as one that does not.
+func TestLinksDelay(t *testing.T) {
+	if why := distribution.Unavailable(); why != "" {
+		t.Skip(why)
+	}
+	const delay = 20 * time.Millisecond
+	net, err := distribution.NewNetwork(t.Context(), 2, distribution.Links{Megabits: 100, Delay: delay})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := net.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	l, err := net.Listen(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // sends what it is sent
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.Copy(conn, conn) // the other end tells what is missing
+	}()
+	conn, err := net.Dial(t.Context(), 1, l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sent := []byte{1}
+	for range 3 {
+		began := time.Now()
+		if _, err := conn.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, sent); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 4*delay { // two links, there and back
+			t.Errorf("there and back took %s", took)
+		}
+	}
+	large := make([]byte, size)
+	rand.NewChaCha8([32]byte{}).Read(large)
+	go func() { _, _ = conn.Write(large) }() // as above
+	back := make([]byte, size)
+	if _, err := io.ReadFull(conn, back); err != nil || !bytes.Equal(back, large) {
+		t.Errorf("something else came back: %v", err)
+	}
+}
+
 // nothingLeft fails if anything of a measurement is left.
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
@@ -85,7 +143,7 @@ func TestNothingIsLeftOfAnInterruptedMeasurement(t *testing.T) {
 			}
 		}
 	}()
-	_, err := distribution.Measure(ctx, distribution.Options{Binary: binary, Dir: dir, Size: size, Receivers: 2, Megabits: 1})
+	_, err := distribution.Measure(ctx, distribution.Options{Binary: binary, Dir: dir, Size: size, Receivers: 2, Links: distribution.Links{Megabits: 1}})
 	if err == nil || !strings.Contains(err.Error(), "cancel") && !strings.Contains(err.Error(), "killed") {
 		t.Errorf("%v", err)
 	}

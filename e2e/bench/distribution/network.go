@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +25,15 @@ const (
 
 // Network is a switch with nodes around it, each in a network namespace of its own.
 type Network struct {
-	hub   string   // namespace of the switch
-	nodes []string // their namespaces
+	hub    string   // namespace of the switch
+	nodes  []string // their namespaces
+	relays []*relay // one for each link that delays
+}
+
+// Links say what links are like. The zero value is as fast as they can be.
+type Links struct {
+	Megabits int           // a second that each carries in each direction; 0 for as much as it can
+	Delay    time.Duration // of each in each direction: from node to node it is twice that
 }
 
 // Unavailable tells why no network can be made here, empty if one can.
@@ -44,21 +52,20 @@ func Unavailable() string {
 	return ""
 }
 
-// NewNetwork makes a network of so many nodes. Their links carry megabits a second in each direction, as
-// much as they can if that is 0. Close removes it.
-func NewNetwork(ctx context.Context, nodes, megabits int) (*Network, error) {
+// NewNetwork makes a network of so many nodes. Close removes it.
+func NewNetwork(ctx context.Context, nodes int, links Links) (*Network, error) {
 	prefix := prefix()
 	n := &Network{hub: prefix + "-hub"}
 	for i := range nodes {
 		n.nodes = append(n.nodes, fmt.Sprintf("%s-%d", prefix, i+1))
 	}
-	if err := n.make(ctx, megabits); err != nil {
+	if err := n.make(ctx, links); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
 
-func (n *Network) make(ctx context.Context, megabits int) error {
+func (n *Network) make(ctx context.Context, links Links) error {
 	err := script(ctx, []string{
 		"ip netns add " + n.hub,
 		"ip -n " + n.hub + " link add " + port + " type bridge",
@@ -68,30 +75,47 @@ func (n *Network) make(ctx context.Context, megabits int) error {
 	})
 	for i, ns := range n.nodes {
 		if err == nil {
-			err = n.join(ctx, i, ns, megabits)
+			err = n.join(ctx, i, ns, links)
 		}
 	}
 	return err
 }
 
 // join plugs a node into the switch.
-func (n *Network) join(ctx context.Context, i int, ns string, megabits int) error {
+func (n *Network) join(ctx context.Context, i int, ns string, links Links) error {
 	plug := fmt.Sprintf("plug%d", i+1)
+	socket := plug // what is plugged into the switch
 	commands := []string{
 		"ip netns add " + ns,
 		"ip -n " + n.hub + " link add " + plug + " type veth peer name " + link + " netns " + ns,
-		"ip -n " + n.hub + " link set " + plug + " master " + port + " up",
-		"ip -n " + ns + " addr add " + n.Address(i) + "/24 dev " + link,
-		"ip -n " + ns + " link set " + link + " up",
-		"ip -n " + ns + " link set lo up",
 	}
-	if megabits > 0 {
-		shape := fmt.Sprintf(" root tbf rate %dmbit burst %s latency 50ms", megabits, burst)
+	if links.Delay > 0 {
+		socket = plug + "s"
+		commands = append(commands,
+			"ip -n "+n.hub+" link add "+plug+"r type veth peer name "+socket,
+			"ip -n "+n.hub+" link set "+plug+" up",
+			"ip -n "+n.hub+" link set "+plug+"r up")
+	}
+	commands = append(commands,
+		"ip -n "+n.hub+" link set "+socket+" master "+port+" up",
+		"ip -n "+ns+" addr add "+n.Address(i)+"/24 dev "+link,
+		"ip -n "+ns+" link set "+link+" up",
+		"ip -n "+ns+" link set lo up",
+	)
+	if links.Megabits > 0 {
+		shape := fmt.Sprintf(" root tbf rate %dmbit burst %s latency 50ms", links.Megabits, burst)
 		commands = append(commands,
 			"tc -n "+n.hub+" qdisc add dev "+plug+shape,
 			"tc -n "+ns+" qdisc add dev "+link+shape)
 	}
-	return script(ctx, commands)
+	if err := script(ctx, commands); err != nil || links.Delay == 0 {
+		return err
+	}
+	r, err := startRelay(n.hub, [2]string{plug, plug + "r"}, links.Delay)
+	if err == nil {
+		n.relays = append(n.relays, r)
+	}
+	return err
 }
 
 // HubAddress is the address of whatever runs at the switch, as a controller.
@@ -148,6 +172,9 @@ func (n *Network) Dial(ctx context.Context, i int, address string) (c net.Conn, 
 // Close removes the network. Whatever runs in it has ended before.
 func (n *Network) Close() error {
 	var errs []error
+	for _, r := range n.relays {
+		errs = append(errs, r.close())
+	}
 	for _, ns := range append([]string{n.hub}, n.nodes...) {
 		if _, err := os.Stat(namespace(ns)); err != nil {
 			continue // it was never made

@@ -30,7 +30,7 @@ func (d Dir) Env(node string) []string {
 // fault documents it, for instance "kill once" or "delay 200ms".
 func (d Dir) Arm(point, node, action string) error {
 	// Whole or not at all: a process may look at this very moment.
-	if err := durable.WriteFile(d.path(point, node), []byte(action+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(d.path(point, node), []byte(action+"\n"), 0o644); err != nil {
 		return fmt.Errorf("arm %s: %w", point, err)
 	}
 	return nil
