@@ -213,7 +213,8 @@ e2e: race-notice ## Tests with real etcd clusters, real binaries and faults
 ifneq ($(wildcard e2e),)
 	@$(MAKE) build build-faults etcds
 	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults REQUORUM_ETCDS=$(CURDIR)/bin \
-		$(CGO) $(GO) test $(RACE) -timeout $(E2E_TIMEOUT) ./e2e/...
+		$(CGO) $(GO) test $(RACE) -timeout $(E2E_TIMEOUT) $$($(GO) list ./e2e/... | grep -v '^$(MODULE)/e2e/sites$$')
+	@$(MAKE) e2e-hosts
 else
 	@echo 'e2e: no tests in this tree'
 endif

@@ -1,2 +1,2 @@
-// Package hosts tests requorum on hosts with addresses of their own and systemd as init.
+// Package hosts tests what is installed on hosts: the packages, their units with each runtime, and RKE2 servers.
 package hosts

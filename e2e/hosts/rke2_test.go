@@ -49,7 +49,7 @@ func containersOf(h *hosttest.Host) map[string]string {
 const refuse = "[Service]\nExecStartPre=/bin/sh -c '! test -e /var/lib/rancher/rke2/server/db/etcd.quarantine-*'\n"
 
 func TestRestoreOfRKE2Servers(t *testing.T) {
-	s := newSiteOf(t, (*site).startRKE2)
+	s := newSite(t, (*site).startRKE2)
 	s.put("in the snapshot")
 	s.cli("snapshot", "save", "--name", "before")
 	s.put("after it")

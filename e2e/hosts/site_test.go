@@ -54,14 +54,8 @@ type site struct {
 	client     *clientv3.Client
 }
 
-// newSite installs all, with etcd as a unit.
-func newSite(t *testing.T) *site {
-	t.Helper()
-	return newSiteOf(t, (*site).startEtcd)
-}
-
-// newSiteOf installs all, with etcd as start runs it, and enrols the agents, which are not told how etcd is run.
-func newSiteOf(t *testing.T, start func(*site)) *site {
+// newSite installs all, with etcd as start runs it, and enrols the agents, which are not told how etcd is run.
+func newSite(t *testing.T, start func(*site)) *site {
 	t.Helper()
 	hosts := hosttest.Start(t, hosttest.Options{}, "controller", "etcd-1", "etcd-2", "etcd-3").Hosts
 	s := &site{t: t, controller: hosts[0], nodes: hosts[1:]}
@@ -197,61 +191,4 @@ func (s *site) expectUnits() {
 			s.t.Errorf("%s: left behind: %s", h.Name, left)
 		}
 	}
-}
-
-func TestRestoreOfUnits(t *testing.T) {
-	s := newSite(t)
-	for _, h := range s.nodes {
-		if out := h.Run("requorum", "agent", "detect"); !strings.Contains(out, "etcd.service") || !strings.Contains(out, h.Name) {
-			t.Errorf("%s: it is not seen how etcd is run:\n%s", h.Name, out)
-		}
-	}
-	s.put("in the snapshot")
-	s.cli("snapshot", "save", "--name", "before")
-	s.put("after it")
-	plan := s.cli("restore", "--snapshot", "before", "--plan")
-	if !strings.Contains(plan, "kube-apiserver.service") {
-		t.Errorf("the plan does not say that the control plane is stopped:\n%s", plan)
-	}
-	s.cli("restore", "--snapshot", "before", "--yes")
-	s.expect("in the snapshot")
-	s.expectUnits()
-
-	for _, h := range s.nodes { // the restored cluster comes up by itself
-		h.Reboot()
-	}
-	s.awaitHealthy()
-	s.expect("in the snapshot")
-	s.expectUnits()
-}
-
-// A host that was off during a restore comes back with old data, which systemd starts at once. Its agent stops it for good.
-func TestAHostThatMissedARestoreKeepsItsUnitStopped(t *testing.T) {
-	s := newSite(t)
-	s.put("in the snapshot")
-	s.cli("snapshot", "save", "--name", "before")
-	missed := s.nodes[2]
-	missed.PowerOff()
-	s.cli("restore", "--snapshot", "before", "--nodes", "etcd-1,etcd-2", "--yes")
-
-	missed.PowerOn()
-	missed.Await("its etcd is kept stopped", func() (bool, error) {
-		_, err := missed.Exec(t.Context(), "test", "-e", "/etc/systemd/system/etcd.service.d/zz-requorum-stopped.conf")
-		return err == nil && inactive(t, missed), err
-	})
-	missed.Reboot()
-	if !inactive(t, missed) {
-		t.Error("the old data was started at boot")
-	}
-	if out, err := missed.Exec(t.Context(), "systemctl", "start", "etcd"); err == nil {
-		t.Errorf("the old data was started by hand: %s", out)
-	}
-	s.expect("in the snapshot")
-}
-
-// inactive tells whether etcd's unit is stopped, and not only about to start again.
-func inactive(t *testing.T, h *hosttest.Host) bool {
-	t.Helper()
-	state, err := h.Exec(t.Context(), "systemctl", "is-active", "etcd")
-	return err != nil && strings.TrimSpace(state) == "inactive"
 }
