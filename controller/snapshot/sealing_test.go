@@ -98,7 +98,7 @@ func TestASealedSaveNeedsTwiceTheSpaceOnItsNode(t *testing.T) {
 	atDesk(t, func(d *desk) {
 		d.seals()
 		for _, f := range d.fleet.facts {
-			f.VaultFreeBytes = headroom + 3<<19 // the database has 1 MiB
+			f.VaultFreeBytes = Headroom + 3<<19 // the database has 1 MiB
 		}
 		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{}), succeeded, "")
 		d.expect(d.saved(&requorumv1.SaveSnapshotRequest{Name: "t", LocalSealing: &requorumv1.Sealing{ZstdLevel: 1}}), refused, "are free where snapshots are kept")
