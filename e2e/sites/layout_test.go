@@ -16,6 +16,8 @@ type layout interface {
 	running(h *hosttest.Host) error
 	// kept returns an error unless etcd is stopped, and stays so over a reboot.
 	kept(h *hosttest.Host) error
+	// begun tells when etcd was started last; nothing if that was before the host booted and nobody knows.
+	begun(h *hosttest.Host) (string, error)
 }
 
 // member is a member of etcd on a host.
@@ -113,6 +115,10 @@ func (units) kept(h *hosttest.Host) error {
 	return nil
 }
 
+func (units) begun(h *hosttest.Host) (string, error) {
+	return on(h, "systemctl", "show", "--value", "--property=ExecMainStartTimestamp", "etcd")
+}
+
 // containers run in an engine of the host's own, as RKE1 lays them out.
 type containers struct{}
 
@@ -166,6 +172,10 @@ func (containers) kept(h *hosttest.Host) error {
 	}
 	_, err = on(h, "test", "-e", dockerHolds+"/etcd.json")
 	return err
+}
+
+func (containers) begun(h *hosttest.Host) (string, error) {
+	return on(h, "docker", "inspect", "--format={{.State.StartedAt}}", "etcd")
 }
 
 // nothing returns an error if a directory has files of that name in it.

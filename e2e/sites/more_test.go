@@ -126,8 +126,15 @@ func (s *site) missed(saved harness.World) {
 	off.PowerOn()
 	kept := func() (bool, error) { err := s.kept(off); return err == nil, err }
 	off.Await("its etcd is kept stopped", kept)
+	before, err := s.begun(off)
+	s.must(err)
 	off.Reboot()
 	off.Await("its etcd is kept stopped after a reboot", kept)
+	since, err := s.begun(off)
+	s.must(err)
+	if since = strings.TrimSpace(since); since != "" && since != strings.TrimSpace(before) {
+		s.t.Errorf("the old data was started after the reboot, at %s", since)
+	}
 	if diff := s.Now(rest...).Diff(saved.State); diff != "" {
 		s.t.Errorf("the others hold something else: %s", diff)
 	}

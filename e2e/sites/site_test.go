@@ -178,8 +178,8 @@ func (s *site) makeFaulty(h *hosttest.Host) {
 func (s *site) startController() {
 	s.t.Helper()
 	s.controller.Write("/etc/requorum/controller.yaml", fmt.Sprintf(
-		"listen: \":7079\"\ndata_dir: /var/lib/requorum/controller\nadvertise: [%s, controller]\nheartbeat: 300ms\noffline_after: %s\nstalled_after: %s\n",
-		s.controller.Address, offline, stalled))
+		"listen: \":7079\"\ndata_dir: /var/lib/requorum/controller\nadvertise: [%s, controller]\nheartbeat: %s\noffline_after: %s\nstalled_after: %s\n",
+		s.controller.Address, heartbeat, offline, stalled))
 	s.controller.Run("systemctl", "enable", "--now", "requorum-controller")
 	s.controller.Await("the controller serves", func() (bool, error) { _, err := s.try("cluster", "ls"); return err == nil, err })
 }

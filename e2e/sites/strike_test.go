@@ -27,8 +27,9 @@ import (
 const (
 	base = "base" // the snapshot that everything is restored from
 
-	offline = 6 * time.Second // how long a task waits for a node that is away
-	stalled = 6 * time.Second // how long a task may show no progress
+	heartbeat = time.Second      // a session without three of them ends
+	offline   = 8 * time.Second  // how long a task waits for a node whose session has ended
+	stalled   = 12 * time.Second // how long a task may show no progress
 
 	controllerHost = "controller"
 )
@@ -229,7 +230,7 @@ func (h *held) suffer() {
 	case cut, longCut:
 		lasts := time.Second
 		if h.kind == longCut {
-			lasts = offline + 2*time.Second
+			lasts = 3*heartbeat + offline + 2*time.Second
 		}
 		victim.Cut()
 		h.release()
