@@ -10,8 +10,10 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller"
+	"github.com/requorum/requorum/controller/remote"
 	"github.com/requorum/requorum/e2e/harness"
 	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/objectstore/dir"
 	"github.com/requorum/requorum/internal/s3test"
 )
 
@@ -62,6 +64,58 @@ func TestRemoteCopiesThatAreLost(t *testing.T) {
 	c.Do("snapshot", "repair", "kept", "--identity", b.keyFile)
 	c.Do("snapshot", "check", "kept")
 	nothingLeft(t, c)
+}
+
+// A directory that is not mounted looks like an empty one. It is told from one, nothing is lost by it, and nothing is written there.
+func TestADirectoryThatIsNotMounted(t *testing.T) {
+	t.Parallel()
+	mount := filepath.Join(t.TempDir(), "mount")
+	must(t, os.Mkdir(mount, 0o700))
+	c := harness.Start(t, harness.Options{Control: func(cc *controller.Config) {
+		cc.Remotes = []remote.Config{{Name: "nfs", Kind: "dir", Dir: remote.Dir{Path: mount}}}
+		cc.ReconcileEvery = config.Duration(time.Second)
+	}})
+	c.Write(200)
+	save(t, c, "kept", "--remote", "nfs")
+	state := func() requorumv1.CopyState { return show(t, c, "kept").GetRemotes()[0].GetState() }
+
+	must(t, os.Rename(mount, mount+".away"))
+	must(t, os.Mkdir(mount, 0o700))
+	must(t, c.Until("nobody says that the directory is not mounted", func() bool {
+		told := c.Do("cluster", "status").Stdout
+		return strings.Contains(told, "remote nfs could not be looked into") && strings.Contains(told, "it is not mounted, or is another directory")
+	}))
+	r := c.Expect(3, "snapshot", "save", "--name", "refused", "--remote", "nfs")
+	says(t, r, "etcd-", "it is not mounted", "mount it on that node", "echo ", filepath.Join(mount, dir.MarkerFile))
+	c.Expect(3, "remote", "snapshots", "nfs")
+	if got := state(); got != requorumv1.CopyState_COPY_STATE_GOOD {
+		t.Errorf("the copy in a directory that is not mounted is %v", got)
+	}
+	if entries, err := os.ReadDir(mount); err != nil || len(entries) != 0 {
+		t.Errorf("in the mount point: %v, %v", entries, err)
+	}
+
+	must(t, os.Remove(mount))
+	must(t, os.Rename(mount+".away", mount))
+	save(t, c, "more", "--remote", "nfs")
+	says(t, c.Do("remote", "snapshots", "nfs"), "kept", "more")
+	must(t, c.Until("the directory is still said to be away", func() bool {
+		return !strings.Contains(c.Do("cluster", "status").Stdout, "could not be looked into")
+	}))
+	if orphans := c.Do("snapshot", "orphans").Stdout; strings.Contains(orphans, dir.MarkerFile) {
+		t.Errorf("an orphan: %s", orphans)
+	}
+	nothingLeft(t, c)
+
+	// An empty directory that a person has given the marker is the remote, which has lost its copies then.
+	marker, err := os.ReadFile(filepath.Join(mount, dir.MarkerFile))
+	must(t, err)
+	must(t, os.Rename(mount, mount+".away"))
+	must(t, os.Mkdir(mount, 0o700))
+	must(t, os.WriteFile(filepath.Join(mount, dir.MarkerFile), marker, 0o600))
+	must(t, c.Until("the copy in a remote that began anew is not missing", func() bool {
+		return state() == requorumv1.CopyState_COPY_STATE_MISSING
+	}))
 }
 
 // A controller and nodes that have lost everything know again what a bucket holds, once they were told to look.

@@ -43,6 +43,8 @@ const (
 type Store interface {
 	objectstore.Store
 	io.Closer
+	// Marker returns what tells a directory from others; empty while there is none, and for other stores.
+	Marker() string
 }
 
 // Renew tells how to reach a remote now, with fresh keys.
@@ -52,30 +54,39 @@ type Renew func(ctx context.Context, name string) (*agentv1.Remote, error)
 // before those in r expire. activity is called whenever something moves.
 func Open(r *agentv1.Remote, renew Renew, activity func()) (Store, error) {
 	var (
-		store Store
-		err   error
+		store  objectstore.Store
+		closer io.Closer
+		marker = func() string { return "" }
 	)
 	switch kind := r.GetKind().(type) {
 	case *agentv1.Remote_S3:
-		store, err = openS3(r.GetName(), kind.S3, renew, activity)
+		bucket, err := openS3(r.GetName(), kind.S3, renew, activity)
+		if err != nil {
+			return nil, err
+		}
+		store, closer = bucket, bucket
 	case *agentv1.Remote_Dir:
-		store, err = dir.Open(kind.Dir.GetPath())
+		d, err := dir.Open(kind.Dir.GetPath(), kind.Dir.GetMarker())
+		if err != nil {
+			return nil, err
+		}
+		store, closer, marker = d, d, d.Marker
 	default:
-		err = fmt.Errorf("remote %s is of a kind that this agent does not know: upgrade it", r.GetName())
-	}
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("remote %s is of a kind that this agent does not know: upgrade it", r.GetName())
 	}
 	patience := objectstore.Patience{Notify: func(error) { activity() }}
-	return patient{Store: objectstore.Retry(store, patience), Closer: store}, nil
+	return patient{Store: objectstore.Retry(store, patience), Closer: closer, marker: marker}, nil
 }
 
 type patient struct {
 	objectstore.Store
 	io.Closer
+	marker func() string
 }
 
-func openS3(name string, r *agentv1.S3Remote, renew Renew, activity func()) (Store, error) {
+func (p patient) Marker() string { return p.marker() }
+
+func openS3(name string, r *agentv1.S3Remote, renew Renew, activity func()) (*s3.Store, error) {
 	again := func(ctx context.Context) (s3.Credentials, error) {
 		fresh, err := renew(ctx, name)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
 	"github.com/requorum/requorum/internal/etcdfile"
 	"github.com/requorum/requorum/internal/objectstore"
+	"github.com/requorum/requorum/internal/objectstore/dir"
 	"github.com/requorum/requorum/internal/seal"
 )
 
@@ -74,6 +75,9 @@ func isDamage(err error) bool {
 
 // remoteAdvice says what to do about a remote that does not do what is asked.
 func remoteAdvice(err error) string {
+	if strange, is := errors.AsType[*dir.MarkerError](err); is {
+		return fmt.Sprintf("mount it on that node; if the remote is to begin anew there: echo %s > %s", strange.Want, strange.Path)
+	}
 	switch {
 	case errors.Is(err, objectstore.ErrDenied):
 		return "look at the remote's credentials in the controller's configuration, and at what they allow"

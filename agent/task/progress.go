@@ -31,6 +31,11 @@ func (p *Progress) Detail(text string) {
 	p.set(func(r *agentv1.TaskReport) { r.Detail = text })
 }
 
+// Marker tells the marker of the directory remote that the task uses, even if it fails.
+func (p *Progress) Marker(marker string) {
+	p.set(func(r *agentv1.TaskReport) { r.RemoteMarker = marker })
+}
+
 func (p *Progress) set(change func(*agentv1.TaskReport)) {
 	if p == nil {
 		return

@@ -20,7 +20,11 @@ func (n *Node) inRemote(r *agentv1.Remote, p *Progress, f func(objectstore.Store
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(store), store.Close())
+	err = f(store)
+	if marker := store.Marker(); marker != "" {
+		p.Marker(marker)
+	}
+	return errors.Join(err, store.Close())
 }
 
 // upload stores a copy in a remote.

@@ -191,6 +191,7 @@ func (r *Runner) run(e *execution) {
 	if err != nil {
 		report = failed(e.task, err)
 	}
+	report.RemoteMarker = r.markerOf(e)
 	if e.ctx.Err() == nil && !tasks.Question(e.task) { // a task that was cut short is done again if it is delivered again
 		if err := r.note(e.task, report); err != nil {
 			log.Error("task cannot be journaled", "error", err)
@@ -198,6 +199,13 @@ func (r *Runner) run(e *execution) {
 		}
 	}
 	r.end(e, report, log)
+}
+
+// markerOf returns what a task has told of the marker of its remote.
+func (r *Runner) markerOf(e *execution) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return e.report.GetRemoteMarker()
 }
 
 // end makes a task's last report known. That of a task which was cut short is not kept, and is told only

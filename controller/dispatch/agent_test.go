@@ -59,6 +59,7 @@ type records struct {
 	adopt      bool
 	seen       map[string]string // transfer address by node
 	keys       map[string][]string
+	markers    map[string]string // by remote
 	err        error
 	reading    func() // called before the generation is read, may be nil
 }
@@ -87,6 +88,21 @@ func (r *records) Keys(_, node string) ([]string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.keys[node], r.err
+}
+
+func (r *records) RemoteMarker(remote string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.markers[remote], r.err
+}
+
+func (r *records) MarkRemote(remote, marker string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.markers[remote] == "" {
+		r.markers = map[string]string{remote: marker}
+	}
+	return r.markers[remote], r.err
 }
 
 func (r *records) setKeys(node string, keys ...string) {

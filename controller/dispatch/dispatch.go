@@ -63,6 +63,10 @@ type Records interface {
 	Seen(cluster, node, transferAddress string) error
 	// Keys returns the keys by which a node is known now; none of one that was removed or never was.
 	Keys(cluster, node string) ([]string, error)
+	// RemoteMarker returns the marker of a directory remote, empty while none is known.
+	RemoteMarker(remote string) (string, error)
+	// MarkRemote keeps the marker of a directory remote, unless another one is known, and returns the one that is.
+	MarkRemote(remote, marker string) (string, error)
 }
 
 // node is what is known of one node. Dispatcher.mu guards it.
@@ -113,6 +117,9 @@ func (d *Dispatcher) Recall(key Key, transferAddress string, removed bool) {
 func (d *Dispatcher) Do(ctx context.Context, cluster, name string, task *agentv1.Task, report func(*agentv1.TaskReport)) (*agentv1.TaskResult, error) {
 	task = proto.CloneOf(task)
 	task.Epoch, task.ControllerId = d.epoch, d.controllerID
+	if err := d.giveMarker(remoteOf(task)); err != nil {
+		return nil, err
+	}
 	p := &pending{task: task, reports: make(chan *agentv1.TaskReport, 1)}
 	n := d.want(Key{cluster, name}, p)
 	defer d.unwant(n, task.GetId())
@@ -135,6 +142,9 @@ func (d *Dispatcher) await(ctx context.Context, n *node, p *pending, report func
 			return nil, context.Cause(ctx)
 		case <-changed:
 		case r := <-p.reports:
+			if err := d.takeMarker(n.key.Node, remoteOf(p.task), r.GetRemoteMarker()); err != nil {
+				return nil, err
+			}
 			if done, result, err := answer(n.key.Node, p.task, r); done {
 				return result, err
 			}

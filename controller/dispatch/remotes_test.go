@@ -2,6 +2,8 @@ package dispatch_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -37,4 +39,42 @@ func TestOnlyANodeWithATaskUsesARemote(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A directory is known by the marker that the first node reports, whether its task succeeds or not, and later tasks ask for it.
+func TestADirectoryIsKnownByItsMarker(t *testing.T) {
+	list := func(id string) *agentv1.Task {
+		r := &agentv1.Remote{Name: "nfs", Kind: &agentv1.Remote_Dir{Dir: &agentv1.DirRemote{Path: "/mnt/backups"}}}
+		return &agentv1.Task{Id: id, Spec: &agentv1.Task_ListRemote{ListRemote: &agentv1.ListRemote{Remote: r}}}
+	}
+	ask := func(b *bench, node, id, marker, found string) error {
+		b.Helper()
+		a := b.connect(node)
+		defer a.hangUp()
+		failed := make(chan error, 1)
+		go func() {
+			_, err := b.Do(context.Background(), "prod", node, list(id), func(*agentv1.TaskReport) {})
+			failed <- err
+		}()
+		if got := a.task().GetListRemote().GetRemote().GetDir(); got.GetMarker() != marker || got.GetPath() != "/mnt/backups" {
+			b.Errorf("%s is asked to look into %v, want the marker %q", node, got, marker)
+		}
+		a.report(&agentv1.TaskReport{
+			TaskId: id, State: agentv1.TaskState_TASK_STATE_FAILED, Error: &agentv1.TaskError{Message: "disk full"}, RemoteMarker: found,
+		})
+		return <-failed
+	}
+	inBench(t, func(b *bench) {
+		for i, c := range []struct{ node, marker, found, says string }{
+			{"etcd-1", "", "", "etcd-1: disk full"},
+			{"etcd-1", "", "one", "etcd-1: disk full"},
+			{"etcd-2", "one", "one", "etcd-2: disk full"},
+			{"etcd-3", "one", "two", `etcd-3: directory /mnt/backups has the marker "two" there, not "one" as remote nfs`},
+			{"etcd-1", "one", "", "etcd-1: disk full"},
+		} {
+			if err := ask(b, c.node, fmt.Sprint(i), c.marker, c.found); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%+v: %v", c, err)
+			}
+		}
+	})
 }

@@ -25,10 +25,11 @@ const (
 	Schedules    Bucket = "schedules"    // by name
 	ScheduleRuns Bucket = "scheduleruns" // by schedule/run ID
 	Audit        Bucket = "audit"        // entry by its ULID
+	Remotes      Bucket = "remotes"      // marker of a directory, as it is, by the remote's name
 )
 
 // Buckets lists every bucket.
-var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens, Operators, Schedules, ScheduleRuns, Audit}
+var Buckets = []Bucket{Controller, Operations, Requests, Clusters, Nodes, Snapshots, Tokens, Operators, Schedules, ScheduleRuns, Audit, Remotes}
 
 // ErrNotFound is returned by Get for a key that is not there.
 var ErrNotFound = errors.New("not found")

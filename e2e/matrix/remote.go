@@ -13,14 +13,15 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/agent/vault"
+	"github.com/requorum/requorum/internal/objectstore/dir"
 )
 
 // judgeRemote makes sure that what has a manifest in the remote is whole, that the catalog and the remote agree, and that
-// nothing else lies there, but for what an undo that hung has left and the operation tells.
+// nothing else lies there, but for the marker and what an undo that hung has left and the operation tells.
 func (a *attempt) judgeRemote(op *requorumv1.Operation) {
 	there, objects := map[string]bool{}, map[string]string{} // names of snapshots; SHA-256 of other files by path
 	err := filepath.WalkDir(a.remote, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || path == filepath.Join(a.remote, dir.MarkerFile) {
 			return err
 		}
 		data, err := os.ReadFile(path) // a small database

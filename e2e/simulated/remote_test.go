@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"maps"
@@ -40,6 +41,7 @@ type bucket struct {
 	loses   int               // how many of the next changes are made, and answered with a failure
 	dies    int               // how many changes it makes until it is away; 0 for any number
 	takes   time.Duration     // until it answers
+	marker  string            // of the directory that it is configured as; empty until something is stored
 }
 
 func newBucket() *bucket {
@@ -66,16 +68,32 @@ type reached struct {
 var _ remote.Store = reached{}
 
 // open is what remote.Open is on a real node.
-func (r reached) open(_ *agentv1.Remote, activity func()) (remote.Store, error) {
+func (r reached) open(to *agentv1.Remote, activity func()) (remote.Store, error) {
+	if want := to.GetDir().GetMarker(); want != "" && want != r.Marker() {
+		return nil, failed("open", objectstore.ErrNoStore, fmt.Errorf("its marker is %q, not %q", r.Marker(), want))
+	}
 	return patient{objectstore.Retry(r, objectstore.Patience{Notify: func(error) { activity() }}), r}, nil
 }
 
 type patient struct {
 	objectstore.Store
+	directory
+}
+
+// directory is what a remote.Store has besides.
+type directory interface {
 	io.Closer
+	Marker() string
 }
 
 func (reached) Close() error { return nil }
+
+// Marker implements remote.Store.
+func (r reached) Marker() string {
+	r.n.w.mu.Lock()
+	defer r.n.w.mu.Unlock()
+	return r.n.w.bucket.marker
+}
 
 func failed(doing string, kind, cause error) error {
 	return &objectstore.Error{Store: "bucket", Doing: doing, Kind: kind, Cause: cause}
@@ -145,7 +163,7 @@ func (b *bucket) breaks() bool {
 func (r reached) Put(ctx context.Context, key string, write func(io.Writer) error) error {
 	doing := "store " + key
 	s := &sending{reached: r, ctx: ctx, key: key}
-	if err := r.on(ctx, doing, key, func(b *bucket) error { return nil }); err != nil {
+	if err := r.on(ctx, doing, key, func(b *bucket) error { b.marker = "the-marker"; return nil }); err != nil {
 		return err
 	}
 	if err := write(s); err != nil {

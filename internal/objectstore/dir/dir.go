@@ -2,6 +2,9 @@
 //
 // A file is written under a hidden name, made durable and renamed, and so is the directory made durable that it is in:
 // a crash leaves a hidden file at most, which the next Put of its key removes, and Delete. Files are 0600 and directories 0700.
+//
+// A file system that is not mounted leaves a directory that looks like an empty one. So the first Put leaves a marker, a hidden
+// file with an identifier, and whoever knows it can ask for it from then on.
 package dir
 
 import (
@@ -16,6 +19,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/requorum/requorum/internal/objectstore"
@@ -32,17 +36,24 @@ const (
 // Store keeps objects below one directory.
 type Store struct {
 	path string
-	root *os.Root // keeps every name inside
+	root *os.Root // keeps every name inside, and stays on the file system that was there when it was opened
+
+	mu     sync.Mutex
+	marker string // empty while there is none
 }
 
 // Open opens the store in a directory. It is not made: a path that is missing is more likely a file system that is not
-// mounted.
-func Open(dir string) (*Store, error) {
+// mounted. With a marker it fails with a *MarkerError unless the directory has that one.
+func Open(dir, marker string) (*Store, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, &objectstore.Error{Store: "directory " + dir, Doing: "open", Kind: kindOfOpening(err), Cause: err}
 	}
-	return &Store{path: dir, root: root}, nil
+	s := &Store{path: dir, root: root}
+	if err := s.expect(marker); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return s, nil
 }
 
 func kindOfOpening(err error) error {
@@ -80,6 +91,9 @@ func (s *Store) fail(ctx context.Context, doing, key string, err error) error {
 func (s *Store) Put(ctx context.Context, key string, write func(io.Writer) error) error {
 	if err := objectstore.CheckKey(key); err != nil {
 		return s.invalid(key, err)
+	}
+	if err := s.mark(ctx); err != nil {
+		return err
 	}
 	if err := s.makeDir(path.Dir(key)); err != nil {
 		return s.fail(ctx, "make the directory of", key, err)

@@ -16,7 +16,7 @@ import (
 
 func open(t *testing.T, path string) *dir.Store {
 	t.Helper()
-	s, err := dir.Open(path)
+	s, err := dir.Open(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestStore(t *testing.T) {
 
 func TestADirectoryThatIsMissingIsNotMade(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "not-mounted")
-	if _, err := dir.Open(path); !errors.Is(err, objectstore.ErrNoStore) {
+	if _, err := dir.Open(path, ""); !errors.Is(err, objectstore.ErrNoStore) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -109,7 +109,7 @@ func TestWhatACrashLeftGoesWithTheNextPut(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(path)
-	if err != nil || len(entries) != 2 || entries[0].Name() != ".a.b.OTHER.part" || entries[1].Name() != "a" {
+	if err != nil || len(entries) != 3 || entries[0].Name() != ".a.b.OTHER.part" || entries[1].Name() != dir.MarkerFile || entries[2].Name() != "a" {
 		t.Errorf("%v, %v", entries, err)
 	}
 }

@@ -1831,7 +1831,9 @@ type TaskReport struct {
 	// Why it failed.
 	Error *TaskError `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
 	// What it found.
-	Result        *TaskResult `protobuf:"bytes,8,opt,name=result,proto3" json:"result,omitempty"`
+	Result *TaskResult `protobuf:"bytes,8,opt,name=result,proto3" json:"result,omitempty"`
+	// Marker of the directory remote that the task uses; empty if it uses none, or one without a marker.
+	RemoteMarker  string `protobuf:"bytes,9,opt,name=remote_marker,json=remoteMarker,proto3" json:"remote_marker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1920,6 +1922,13 @@ func (x *TaskReport) GetResult() *TaskResult {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *TaskReport) GetRemoteMarker() string {
+	if x != nil {
+		return x.RemoteMarker
+	}
+	return ""
 }
 
 // TaskError says why a task failed.
@@ -4304,7 +4313,9 @@ func (x *S3Remote) GetKeysExpire() *timestamppb.Timestamp {
 type DirRemote struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absolute path. It is not made.
-	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Marker that has to be there, or nothing is read and written; empty while the controller knows of none.
+	Marker        string `protobuf:"bytes,2,opt,name=marker,proto3" json:"marker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4342,6 +4353,13 @@ func (*DirRemote) Descriptor() ([]byte, []int) {
 func (x *DirRemote) GetPath() string {
 	if x != nil {
 		return x.Path
+	}
+	return ""
+}
+
+func (x *DirRemote) GetMarker() string {
+	if x != nil {
+		return x.Marker
 	}
 	return ""
 }
@@ -6120,7 +6138,7 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\rrestore_files\x18+ \x01(\v2\x1f.requorum.agent.v1.RestoreFilesH\x00R\frestoreFiles\x12C\n" +
 	"\fupload_files\x188 \x01(\v2\x1e.requorum.agent.v1.UploadFilesH\x00R\vuploadFiles\x12I\n" +
 	"\x0edownload_files\x189 \x01(\v2 .requorum.agent.v1.DownloadFilesH\x00R\rdownloadFilesB\x06\n" +
-	"\x04spec\"\xb2\x02\n" +
+	"\x04spec\"\xd7\x02\n" +
 	"\n" +
 	"TaskReport\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x122\n" +
@@ -6132,7 +6150,8 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x14\n" +
 	"\x05ticks\x18\x06 \x01(\x04R\x05ticks\x122\n" +
 	"\x05error\x18\a \x01(\v2\x1c.requorum.agent.v1.TaskErrorR\x05error\x125\n" +
-	"\x06result\x18\b \x01(\v2\x1d.requorum.agent.v1.TaskResultR\x06result\"s\n" +
+	"\x06result\x18\b \x01(\v2\x1d.requorum.agent.v1.TaskResultR\x06result\x12#\n" +
+	"\rremote_marker\x18\t \x01(\tR\fremoteMarker\"s\n" +
 	"\tTaskError\x124\n" +
 	"\x04code\x18\x01 \x01(\x0e2 .requorum.agent.v1.TaskErrorCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -6306,9 +6325,10 @@ const file_requorum_agent_v1_session_proto_rawDesc = "" +
 	"\tlock_mode\x18\r \x01(\tR\blockMode\x124\n" +
 	"\block_for\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\alockFor\x12@\n" +
 	"\vkeys_expire\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampB\x03\x80\x01\x01R\n" +
-	"keysExpire\"\x1f\n" +
+	"keysExpire\"7\n" +
 	"\tDirRemote\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"\xa5\x01\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06marker\x18\x02 \x01(\tR\x06marker\"\xa5\x01\n" +
 	"\n" +
 	"UploadCopy\x121\n" +
 	"\x06remote\x18\x01 \x01(\v2\x19.requorum.agent.v1.RemoteR\x06remote\x121\n" +
