@@ -216,7 +216,7 @@ func TestACrashAtAnyWriteNeitherDoublesNorLosesARetry(t *testing.T) {
 			}
 		})
 		if survived || t.Failed() {
-			if n < 20 {
+			if n < 15 {
 				t.Errorf("only %d writes were tried", n)
 			}
 			return
@@ -265,4 +265,30 @@ func TestWhatAPersonDoesMeanwhile(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A try that was about to begin as a person's own run did is not begun.
+func TestATryIsDecidedAsItBegins(t *testing.T) {
+	atDesk(t, func(d *desk) {
+		d.setFails(errFull)
+		d.apply(hourly())
+		d.pass(62 * time.Minute)
+		d.setFails(nil)
+		rec, _, err := d.look("nightly")
+		if err != nil {
+			t.Fatal(err)
+		}
+		last, err := d.nextTry(rec, time.Now().Add(time.Hour), true)
+		if err != nil || last == nil {
+			t.Fatalf("%v, %v", last, err)
+		}
+		if _, _, err := d.Trigger("nightly", "r", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.retry(rec, last); err != nil {
+			t.Fatal(err)
+		}
+		d.pass(10 * time.Minute)
+		d.expect("01:00:00 failed, again 01:05:01", "01:02:00 succeeded")
+	})
 }
