@@ -31,7 +31,9 @@ func TestScheduleTriesAgain(t *testing.T) {
 	c.Disarm()
 	c.StartAgain("controller")
 	must(t, c.Until("no try succeeds", func() bool {
-		return slices.ContainsFunc(runs(t, c), func(r *requorumv1.ScheduleRun) bool { return r.GetResult() == requorumv1.RunResult_RUN_RESULT_SUCCEEDED })
+		return slices.ContainsFunc(runs(t, c), func(r *requorumv1.ScheduleRun) bool {
+			return r.GetResult() == requorumv1.RunResult_RUN_RESULT_SUCCEEDED
+		})
 	}))
 	all := runs(t, c) // newest first
 	if len(all) != 2 || !all[0].GetDue().AsTime().Equal(all[1].GetDue().AsTime()) || all[0].GetRetry() != 1 || all[0].GetAgain() != nil {
