@@ -15,6 +15,8 @@ type Error struct {
 	Message string
 	Advice  string // what to do; may be empty
 	Cause   error  // may be nil
+	// Configuration tells that it comes again until somebody changes a configuration.
+	Configuration bool
 }
 
 func (e *Error) Error() string {
@@ -42,7 +44,7 @@ func Of(step string, err error) *requorumv1.Failure {
 	f := &requorumv1.Failure{Step: step, Message: err.Error()}
 	var e *Error
 	if errors.As(err, &e) {
-		f.Node, f.Advice = e.Node, e.Advice
+		f.Node, f.Advice, f.Configuration = e.Node, e.Advice, e.Configuration
 		if err.Error() == e.Error() {
 			f.Message = e.Message
 		}

@@ -29,6 +29,13 @@ func TestFailureKeepsWhatAPersonNeeds(t *testing.T) {
 	}
 }
 
+func TestFailureOfTheConfigurationIsTold(t *testing.T) {
+	err := fmt.Errorf("check: %w", &failure.Error{Node: "etcd-1", Message: "no such set", Configuration: true})
+	if !failure.Of("check", err).GetConfiguration() || failure.Of("check", failure.On("etcd-1", "disk full", "")).GetConfiguration() {
+		t.Error("it cannot be told from another failure")
+	}
+}
+
 func TestCauseCanBeFound(t *testing.T) {
 	cause := errors.New("removed")
 	if err := error(&failure.Error{Node: "a", Message: "gone", Cause: cause}); !errors.Is(err, cause) {

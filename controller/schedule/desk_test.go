@@ -50,6 +50,7 @@ type desk struct {
 	mu       sync.Mutex
 	takes    time.Duration // how long a save takes
 	fails    error         // why a save fails; nil if it does not
+	refuses  error         // why a save is refused; nil if it is not
 	offline  map[string]bool
 	removed  []string // names, in order
 	unproved error    // why a drill fails; nil if it does not
@@ -144,8 +145,20 @@ func phase(steps ...operation.Step) operation.Plan {
 	return steps
 }
 
+// setFails says why saves fail from now on; nil if they do not.
+func (d *desk) setFails(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fails = err
+}
+
 func (d *desk) saving(run *operation.Run) operation.Job {
-	return operation.Job{Plan: phase(operation.Step{
+	check := operation.Step{Name: "check", Check: true, Do: func(context.Context, *operation.Run) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.refuses
+	}}
+	return operation.Job{Plan: phase(check, operation.Step{
 		Name: "save", Do: func(ctx context.Context, run *operation.Run) error {
 			d.mu.Lock()
 			takes, fails := d.takes, d.fails
@@ -282,6 +295,12 @@ func (d *desk) history() string {
 		}
 		if r.GetMissed() > 0 {
 			line += fmt.Sprintf(" for %d more", r.GetMissed())
+		}
+		if r.GetRetry() > 0 {
+			line += fmt.Sprintf(", retry %d", r.GetRetry())
+		}
+		if r.GetAgain() != nil {
+			line += ", again " + clock(r.GetAgain())
 		}
 		lines = append(lines, line)
 	}

@@ -73,20 +73,25 @@ func (s *Scheduler) look(name string) (rec *journalv1.ScheduleRecord, open *jour
 	return rec, open, err
 }
 
-// await begins the next run when it is due, unless it is woken before.
+// await begins the next run when it is due, or tries the last one again, unless it is woken before.
 func (s *Scheduler) await(ctx context.Context, rec *journalv1.ScheduleRecord, woken <-chan struct{}) error {
 	due, ok, err := nextDue(rec)
 	if err != nil {
 		return err
 	}
-	if !ok || rec.GetSchedule().GetPaused() {
+	last, err := s.nextTry(rec, due, ok)
+	switch {
+	case err != nil:
+		return err
+	case rec.GetSchedule().GetPaused() || !ok && last == nil:
 		wait(ctx, woken, time.Hour)
 		return nil
+	case last == nil && until(ctx, woken, due):
+		return s.begin(rec, due)
+	case last != nil && until(ctx, woken, last.GetAgain().AsTime()):
+		return s.retry(rec, last)
 	}
-	if !until(ctx, woken, due) {
-		return nil
-	}
-	return s.begin(rec, due)
+	return nil
 }
 
 // begin records that a run is due. It stands for all times that have come due until now.
@@ -96,21 +101,29 @@ func (s *Scheduler) begin(known *journalv1.ScheduleRecord, due time.Time) error 
 		return err
 	}
 	latest, missed := table.Latest(due, time.Now())
+	return s.record(known, func(tx store.Tx, rec *journalv1.ScheduleRecord) (*journalv1.RunRecord, error) {
+		run, err := newRun(tx, rec, latest)
+		if err != nil {
+			return nil, err
+		}
+		run.Run.Missed = missed
+		rec.Since, rec.Begun = timestamppb.New(latest), true
+		return run, save(tx, rec)
+	})
+}
+
+// record writes the run that next makes, if the schedule is as known. It may make none.
+func (s *Scheduler) record(known *journalv1.ScheduleRecord, next func(store.Tx, *journalv1.ScheduleRecord) (*journalv1.RunRecord, error)) error {
 	return s.Store.Update(func(tx store.Tx) error {
 		rec, err := load(tx, known.GetSchedule().GetName())
 		if err != nil || !proto.Equal(rec, known) {
 			return ignoreGone(err) // look again
 		}
-		run, err := newRun(tx, rec, latest)
-		if err != nil {
+		run, err := next(tx, rec)
+		if err != nil || run == nil {
 			return err
 		}
-		run.Run.Missed = missed
-		run.Save.RequestId = fmt.Sprintf("schedule-%s-%s-%s", rec.GetUid(), latest.UTC().Format(time.RFC3339), run.GetRun().GetId())
-		rec.Since, rec.Begun = timestamppb.New(latest), true
-		if err := save(tx, rec); err != nil {
-			return err
-		}
+		run.Save.RequestId = fmt.Sprintf("schedule-%s-%s-%s", rec.GetUid(), run.GetRun().GetDue().AsTime().Format(time.RFC3339), run.GetRun().GetId())
 		return saveRun(tx, run)
 	})
 }
@@ -205,24 +218,25 @@ func adopt(r *requorumv1.ScheduleRun, op *requorumv1.Operation) {
 	r.Result, r.OperationId, r.Snapshot, r.Began = running, op.GetId(), op.GetSnapshot(), op.GetCreated()
 }
 
-// standFor makes a run that begins stand for the times that came due while it waited. Elapsed time counts from now.
+// standFor makes a run that begins stand for the times that came due while it waited. Elapsed time counts from now, and
+// goes on counting while a run is tried again.
 func standFor(tx store.Tx, rec *journalv1.ScheduleRecord, run *requorumv1.ScheduleRun) error {
 	now := time.Now()
-	if rec.GetSchedule().GetCron() == "" {
-		rec.Since = timestamppb.New(now)
-		return save(tx, rec)
-	}
 	table, err := timetable.New(rec.GetSchedule())
 	if err != nil {
 		return err
 	}
 	next := table.Next(rec.GetSince().AsTime())
-	if next.IsZero() || next.After(now) {
+	switch passed := !next.IsZero() && !next.After(now); {
+	case rec.GetSchedule().GetCron() == "" && (passed || run.GetRetry() == 0):
+		rec.Since = timestamppb.New(now)
+	case rec.GetSchedule().GetCron() != "" && passed:
+		latest, others := table.Latest(next, now)
+		run.Missed += others + 1
+		rec.Since = timestamppb.New(latest)
+	default:
 		return nil
 	}
-	latest, others := table.Latest(next, now)
-	run.Missed += others + 1
-	rec.Since = timestamppb.New(latest)
 	return save(tx, rec)
 }
 
@@ -313,9 +327,12 @@ func (s *Scheduler) finish(run *journalv1.RunRecord, result requorumv1.RunResult
 			return ignoreGone(err)
 		}
 		if result == succeeded {
-			if err := countForDrill(tx, rec, r); err != nil {
-				return err
-			}
+			err = countForDrill(tx, rec, r)
+		} else {
+			r.Again, err = again(rec, r, op)
+		}
+		if err != nil {
+			return err
 		}
 		if err := saveRun(tx, run); err != nil {
 			return err

@@ -151,17 +151,15 @@ func TestARunThatTakesLong(t *testing.T) {
 
 func TestARunThatFails(t *testing.T) {
 	atDesk(t, func(d *desk) {
-		d.fails = errors.New("disk full")
-		d.apply(hourly())
+		d.setFails(errors.New("disk full"))
+		d.apply(retrying(0, time.Minute))
 		d.pass(90 * time.Minute)
 		d.expect("01:00:00 failed")
 		runs, err := d.Runs("nightly", "", 1)
 		if err != nil || !strings.Contains(runs[0].GetReason(), "reverted: disk full") || runs[0].GetOperationId() == "" || runs[0].GetSnapshot() != "" {
 			t.Errorf("%v, %v", runs, err)
 		}
-		d.mu.Lock()
-		d.fails = nil
-		d.mu.Unlock()
+		d.setFails(nil)
 		d.pass(time.Hour)
 		d.expect("01:00:00 failed", "02:00:00 succeeded")
 	})

@@ -42,8 +42,10 @@ func knowSets(facts map[string]*agentv1.NodeFacts, nodes, sets []string) error {
 			if len(known) > 0 {
 				has = strings.Join(known, ", ")
 			}
-			return failure.On(node, fmt.Sprintf("its agent's configuration has no set of files %q; it has %s", set, has),
-				"add it to files: there, empty if the node has no such files, and restart the agent")
+			return &failure.Error{
+				Node: node, Message: fmt.Sprintf("its agent's configuration has no set of files %q; it has %s", set, has),
+				Advice: "add it to files: there, empty if the node has no such files, and restart the agent", Configuration: true,
+			}
 		}
 	}
 	return nil

@@ -51,6 +51,7 @@ func (w *world) keepsPolicy(chance *rand.Rand, faulty bool) {
 		LocalStorage:  &requorumv1.Retention{Last: keptLocal},
 		RemoteStorage: &requorumv1.RemoteStorage{Remote: remoteName, Retention: &requorumv1.Retention{Last: keptThere}},
 		Drill:         &requorumv1.Drill{After: 2},
+		Retry:         &requorumv1.Retry{After: durationpb.New(30 * time.Second)},
 	}, "test")
 	w.must(err)
 	if faulty {

@@ -31,11 +31,14 @@ const (
 	longestPrefix = 64
 	// mostKept is more than any schedule needs; a number above it is a slip.
 	mostKept = 100_000
+
+	mostRetries                 = 10
+	shortestAgain, longestAgain = time.Second, 7 * 24 * time.Hour
 )
 
 // Check returns a *FieldError unless the schedule can be meant.
 func Check(s *requorumv1.Schedule) error {
-	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels, checkFiles, checkDrill, checkSealing} {
+	for _, check := range []func(*requorumv1.Schedule) error{checkNames, checkTime, checkStagger, checkLabels, checkFiles, checkDrill, checkRetry, checkSealing} {
 		if err := check(s); err != nil {
 			return err
 		}
@@ -68,6 +71,18 @@ func checkDrill(s *requorumv1.Schedule) error {
 		return wrong("drill.after", "%d is more than %d", d.GetAfter(), mostKept)
 	case every != nil && (every.CheckValid() != nil || every.AsDuration() < shortestEvery):
 		return wrong("drill.every", "%s is too short; at least %s has to pass", every.AsDuration(), shortestEvery)
+	}
+	return nil
+}
+
+func checkRetry(s *requorumv1.Schedule) error {
+	limit, _ := Retries(s)
+	if limit > mostRetries {
+		return wrong("retry.limit", "%d is more than %d", limit, mostRetries)
+	}
+	after := s.GetRetry().GetAfter()
+	if after != nil && (after.CheckValid() != nil || after.AsDuration() < shortestAgain || after.AsDuration() > longestAgain) {
+		return wrong("retry.after", "%s cannot be used; it is from %s to %s", after.AsDuration(), shortestAgain, longestAgain)
 	}
 	return nil
 }

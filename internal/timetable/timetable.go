@@ -70,6 +70,18 @@ func offset(s *requorumv1.Schedule) time.Duration {
 	return time.Duration(hash.Sum64()%uint64(within/time.Second)) * time.Second
 }
 
+// Retries returns how often at most a run that failed is tried again, and how long after the end of its first try.
+func Retries(s *requorumv1.Schedule) (limit uint32, after time.Duration) {
+	limit, after = 2, 5*time.Minute
+	if r := s.GetRetry(); r != nil && r.Limit != nil {
+		limit = r.GetLimit()
+	}
+	if r := s.GetRetry().GetAfter(); r != nil {
+		after = r.AsDuration()
+	}
+	return limit, after
+}
+
 // Zone is the time zone of the schedule's days.
 func (t *Table) Zone() *time.Location { return t.zone }
 

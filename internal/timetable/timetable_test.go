@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
@@ -169,6 +170,9 @@ func TestCheckSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 		}, "drill", "do not go together"},
 		"a rare drill":   {func(s *requorumv1.Schedule) { s.Drill = &requorumv1.Drill{After: 1e6} }, "drill.after", "more than"},
 		"a quick drill":  {func(s *requorumv1.Schedule) { s.Drill = &requorumv1.Drill{Every: durationpb.New(0)} }, "drill.every", "too short"},
+		"many retries":   {func(s *requorumv1.Schedule) { s.Retry = &requorumv1.Retry{Limit: proto.Uint32(11)} }, "retry.limit", "11 is more than 10"},
+		"a quick retry":  {func(s *requorumv1.Schedule) { s.Retry = &requorumv1.Retry{After: durationpb.New(0)} }, "retry.after", "0s cannot be used"},
+		"a late retry":   {func(s *requorumv1.Schedule) { s.Retry = &requorumv1.Retry{After: durationpb.New(8 * 24 * time.Hour)} }, "retry.after", "192h0m0s cannot be used"},
 		"a short ttl":    {func(s *requorumv1.Schedule) { s.LocalStorage = &requorumv1.Retention{Ttl: durationpb.New(0)} }, "localStorage.ttl", "too short"},
 		"too many":       {func(s *requorumv1.Schedule) { s.LocalStorage = &requorumv1.Retention{Daily: 1e6} }, "localStorage.daily", "more than"},
 		"an empty label": {func(s *requorumv1.Schedule) { s.Labels = map[string]string{" ": "x"} }, "labels", "without a key"},

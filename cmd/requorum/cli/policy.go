@@ -35,6 +35,7 @@ type policy struct {
 	AllowDegraded bool              `yaml:"allowDegraded,omitempty"`
 	Files         []string          `yaml:"files,omitempty,flow"`
 	Drill         *drilling         `yaml:"drill,omitempty"`
+	Retry         *retrying         `yaml:"retry,omitempty"`
 	LocalStorage  *keepingLocal     `yaml:"localStorage,omitempty"`
 	RemoteStorage *storing          `yaml:"remoteStorage,omitempty"`
 	Status        *policyStatus     `yaml:"status,omitempty"`
@@ -44,6 +45,12 @@ type policy struct {
 type drilling struct {
 	After uint32           `yaml:"after,omitempty"`
 	Every *config.Lifetime `yaml:"every,omitempty"`
+}
+
+// retrying says how a run that failed is tried again.
+type retrying struct {
+	Limit *uint32          `yaml:"limit,omitempty"`
+	After *config.Lifetime `yaml:"after,omitempty"`
 }
 
 // storing says in which remote snapshots are stored, and its retention there.
@@ -95,6 +102,8 @@ type policyRecord struct {
 	Operation       string `yaml:"operation,omitempty"`
 	TriggeredBy     string `yaml:"triggeredBy,omitempty"`
 	Missed          uint32 `yaml:"missed,omitempty"`
+	Retry           uint32 `yaml:"retry,omitempty"`
+	Again           string `yaml:"again,omitempty"`
 
 	Drill *policyDrill `yaml:"drill,omitempty"`
 }
@@ -217,6 +226,9 @@ func (p *policy) schedule(doc config.Document[policy]) (*requorumv1.Schedule, er
 	if d := p.Drill; d != nil {
 		s.Drill = &requorumv1.Drill{After: d.After, Every: lasting(d.Every)}
 	}
+	if r := p.Retry; r != nil {
+		s.Retry = &requorumv1.Retry{Limit: r.Limit, After: lasting(r.After)}
+	}
 	var wrong *timetable.FieldError
 	if err := timetable.Check(s); errors.As(err, &wrong) {
 		field := wrong.Field
@@ -280,6 +292,9 @@ func document(s *requorumv1.Schedule) *policy {
 	if d := s.GetDrill(); d != nil {
 		p.Drill = &drilling{After: d.GetAfter(), Every: lifetime(d.GetEvery())}
 	}
+	if r := s.GetRetry(); r != nil {
+		p.Retry = &retrying{Limit: r.Limit, After: lifetime(r.GetAfter())}
+	}
 	status := s.GetStatus()
 	p.Status = &policyStatus{Applied: rfc3339(status.GetApplied()), AppliedBy: status.GetAppliedBy(), Next: rfc3339(status.GetNext()), Drill: drillRecord(status.GetDrill())}
 	for _, r := range status.GetRecords() {
@@ -296,6 +311,7 @@ func record(r *requorumv1.ScheduleRun) policyRecord {
 	rec := policyRecord{
 		Due: rfc3339(r.GetDue()), BackupTimestamp: rfc3339(r.GetBegan()), Result: runResult(r.GetResult()), Reason: r.GetReason(),
 		Operation: r.GetOperationId(), TriggeredBy: r.GetTriggeredBy(), Missed: r.GetMissed(), Drill: drillRecord(r.GetDrill()),
+		Retry: r.GetRetry(), Again: rfc3339(r.GetAgain()),
 	}
 	if rec.BackupTimestamp == "" {
 		rec.BackupTimestamp = rec.Due

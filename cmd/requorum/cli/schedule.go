@@ -14,6 +14,7 @@ import (
 
 	"github.com/requorum/requorum/cmd/requorum/cli/output"
 	"github.com/requorum/requorum/internal/config"
+	"github.com/requorum/requorum/internal/timetable"
 )
 
 const scheduleLong = `Take snapshots unattended, and remove them when their time is over.
@@ -164,6 +165,7 @@ func (p *program) writeSchedule(s *requorumv1.Schedule) error {
 	if l := s.GetLocalSealing(); l != nil {
 		fields.Add("Seals", "%s", sealed(&requorumv1.StoredObject{ZstdLevel: l.GetZstdLevel(), Recipients: l.GetRecipients()}))
 	}
+	fields.Add("Retries", "%s", retriesOf(s))
 	fields.Add("Drills", "%s", drillsOf(s.GetDrill()))
 	if d := s.GetStatus().GetDrill(); d != nil {
 		fields.Add("Last drill", "%s, due %s", drillOf(d), output.Time(d.GetDue()))
@@ -214,6 +216,14 @@ func keepsOf(r *requorumv1.Retention) string {
 	return strings.Join(parts, ", ")
 }
 
+func retriesOf(s *requorumv1.Schedule) string {
+	limit, after := timetable.Retries(s)
+	if limit == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("at most %d, the first one %s after a run has failed", limit, config.Lifetime(after))
+}
+
 func drillsOf(d *requorumv1.Drill) string {
 	switch {
 	case d == nil:
@@ -261,6 +271,12 @@ func reasonOf(r *requorumv1.ScheduleRun) string {
 	}
 	if r.GetMissed() > 0 {
 		parts = append(parts, fmt.Sprintf("stands for %d more that came due", r.GetMissed()))
+	}
+	if r.GetRetry() > 0 {
+		parts = append(parts, fmt.Sprintf("retry %d", r.GetRetry()))
+	}
+	if r.GetAgain() != nil {
+		parts = append(parts, "tried again at "+output.Time(r.GetAgain()))
 	}
 	if r.GetTriggeredBy() != "" {
 		parts = append(parts, "triggered by "+r.GetTriggeredBy())

@@ -97,6 +97,7 @@ func nightly() *requorumv1.Schedule {
 		Stagger: durationpb.New(30 * time.Minute), LocalStorage: &requorumv1.Retention{Ttl: durationpb.New(60 * 24 * time.Hour), Daily: 7, Weekly: 4},
 		Status: &requorumv1.ScheduleStatus{Applied: before(48 * time.Hour), AppliedBy: "admin alice", Next: timestamppb.New(noon.Add(13 * time.Hour)), Records: ranNightly(), Drill: ranNightly()[0].GetDrill()},
 		Drill:  &requorumv1.Drill{Every: durationpb.New(7 * 24 * time.Hour)},
+		Retry:  &requorumv1.Retry{Limit: proto.Uint32(0), After: durationpb.New(time.Minute)},
 	}
 }
 
@@ -114,7 +115,7 @@ func ranNightly() []*requorumv1.ScheduleRun {
 		Due: good.GetEnded(), Began: good.GetEnded(), Ended: good.GetEnded(), Snapshot: "nightly-prod-1", OperationId: opID,
 		Result: requorumv1.RunResult_RUN_RESULT_FAILED, Reason: "reverted: etcd-2: HashKV differs",
 	}
-	bad.Reason = "refused: etcd-2: its agent is not connected; start the agent"
+	bad.Reason, bad.Retry, bad.Again = "refused: etcd-2: its agent is not connected; start the agent", 1, before(34*time.Hour)
 	waited.Began, waited.Ended, waited.OperationId, waited.Reason, waited.Missed = nil, nil, "", "waited for operation 01J (restore)", 2
 	return []*requorumv1.ScheduleRun{good, bad, waited}
 }
@@ -213,10 +214,12 @@ func TestADocumentThatIsWrongIsRefusedWithItsLine(t *testing.T) {
 		good + "---\n" + good:                           "schedule a stands at",
 		"cluster: prod\ncron: 0 * * * *\n":              ":1: name is missing: give the schedule one",
 		"name: a/b\ncluster: prod\ncron: 0 * * * *\n":   `:1: name: name name "a/b"`,
-		"":                        "holds no schedule",
-		"- a\n":                   ":1: cannot unmarshal !!seq",
-		"name: a\n\tcluster: b\n": ":2: found a tab",
-		good + "paused: maybe\n":  ":4: cannot unmarshal !!str `maybe` into bool",
+		"":                            "holds no schedule",
+		"- a\n":                       ":1: cannot unmarshal !!seq",
+		"name: a\n\tcluster: b\n":     ":2: found a tab",
+		good + "retry: {limit: 11}\n": ":4: retry.limit: 11 is more than 10",
+		good + "retry: {after: 1m}\n": "",
+		good + "paused: maybe\n":      ":4: cannot unmarshal !!str `maybe` into bool",
 		good + "status: {records: [{fileName: x}]}\n":     "",
 		good + "localStorage: {ttl: 604800, last: 5}\n":   "",
 		good + "copies: 2\nstagger: 30m\nprefix: often\n": "",

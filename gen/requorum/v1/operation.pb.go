@@ -1352,7 +1352,9 @@ type Failure struct {
 	// What happened.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// What to do about it.
-	Advice        string `protobuf:"bytes,4,opt,name=advice,proto3" json:"advice,omitempty"`
+	Advice string `protobuf:"bytes,4,opt,name=advice,proto3" json:"advice,omitempty"`
+	// Whether a configuration asks for what cannot be, so that trying again is of no use before somebody changes it.
+	Configuration bool `protobuf:"varint,5,opt,name=configuration,proto3" json:"configuration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1413,6 +1415,13 @@ func (x *Failure) GetAdvice() string {
 		return x.Advice
 	}
 	return ""
+}
+
+func (x *Failure) GetConfiguration() bool {
+	if x != nil {
+		return x.Configuration
+	}
+	return false
 }
 
 var File_requorum_v1_operation_proto protoreflect.FileDescriptor
@@ -1495,12 +1504,13 @@ const file_requorum_v1_operation_proto_rawDesc = "" +
 	"done_bytes\x18\x04 \x01(\x03R\tdoneBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x05 \x01(\x03R\n" +
 	"totalBytes\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail\"c\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\x89\x01\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
-	"\x06advice\x18\x04 \x01(\tR\x06advice*\xc2\x02\n" +
+	"\x06advice\x18\x04 \x01(\tR\x06advice\x12$\n" +
+	"\rconfiguration\x18\x05 \x01(\bR\rconfiguration*\xc2\x02\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13OPERATION_KIND_SAVE\x10\x01\x12\x19\n" +

@@ -991,7 +991,9 @@ type Schedule struct {
 	Files []string `protobuf:"bytes,17,rep,name=files,proto3" json:"files,omitempty"`
 	// How the copies on the nodes are compressed and encrypted. What it leaves out is as the controller's configuration
 	// says (local_storage).
-	LocalSealing  *Sealing `protobuf:"bytes,20,opt,name=local_sealing,json=localSealing,proto3" json:"local_sealing,omitempty"`
+	LocalSealing *Sealing `protobuf:"bytes,20,opt,name=local_sealing,json=localSealing,proto3" json:"local_sealing,omitempty"`
+	// How often a run that failed is tried again before the next one is due; unset for what Retry says where it is empty.
+	Retry         *Retry `protobuf:"bytes,21,opt,name=retry,proto3" json:"retry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1145,6 +1147,69 @@ func (x *Schedule) GetLocalSealing() *Sealing {
 	return nil
 }
 
+func (x *Schedule) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+// Retry says how a run that failed is tried again.
+type Retry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often at most, 0 to 10; 2 where unset.
+	Limit *uint32 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// Time from the end of the first try to the next one, twice as long each time; 5 minutes where unset. A try that would
+	// begin when the next run is due or later is left out.
+	After         *durationpb.Duration `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retry) Reset() {
+	*x = Retry{}
+	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retry) ProtoMessage() {}
+
+func (x *Retry) ProtoReflect() protoreflect.Message {
+	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retry.ProtoReflect.Descriptor instead.
+func (*Retry) Descriptor() ([]byte, []int) {
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Retry) GetLimit() uint32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *Retry) GetAfter() *durationpb.Duration {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
 // Drill says after which runs the newest snapshot of a schedule is restored on one node, beside the live member, and read.
 // Only runs that have succeeded count. Exactly one of after and every is set.
 type Drill struct {
@@ -1159,7 +1224,7 @@ type Drill struct {
 
 func (x *Drill) Reset() {
 	*x = Drill{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1236,7 @@ func (x *Drill) String() string {
 func (*Drill) ProtoMessage() {}
 
 func (x *Drill) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[17]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1249,7 @@ func (x *Drill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drill.ProtoReflect.Descriptor instead.
 func (*Drill) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{17}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Drill) GetAfter() uint32 {
@@ -1214,7 +1279,7 @@ type RemoteStorage struct {
 
 func (x *RemoteStorage) Reset() {
 	*x = RemoteStorage{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1291,7 @@ func (x *RemoteStorage) String() string {
 func (*RemoteStorage) ProtoMessage() {}
 
 func (x *RemoteStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[18]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1304,7 @@ func (x *RemoteStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoteStorage.ProtoReflect.Descriptor instead.
 func (*RemoteStorage) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{18}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoteStorage) GetRemote() string {
@@ -1269,7 +1334,7 @@ type Sealing struct {
 
 func (x *Sealing) Reset() {
 	*x = Sealing{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1346,7 @@ func (x *Sealing) String() string {
 func (*Sealing) ProtoMessage() {}
 
 func (x *Sealing) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[19]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1359,7 @@ func (x *Sealing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealing.ProtoReflect.Descriptor instead.
 func (*Sealing) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{19}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Sealing) GetZstdLevel() int32 {
@@ -1333,7 +1398,7 @@ type Retention struct {
 
 func (x *Retention) Reset() {
 	*x = Retention{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1410,7 @@ func (x *Retention) String() string {
 func (*Retention) ProtoMessage() {}
 
 func (x *Retention) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[20]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1423,7 @@ func (x *Retention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retention.ProtoReflect.Descriptor instead.
 func (*Retention) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{20}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Retention) GetTtl() *durationpb.Duration {
@@ -1422,7 +1487,7 @@ type ScheduleStatus struct {
 
 func (x *ScheduleStatus) Reset() {
 	*x = ScheduleStatus{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1499,7 @@ func (x *ScheduleStatus) String() string {
 func (*ScheduleStatus) ProtoMessage() {}
 
 func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[21]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1512,7 @@ func (x *ScheduleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleStatus.ProtoReflect.Descriptor instead.
 func (*ScheduleStatus) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{21}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScheduleStatus) GetApplied() *timestamppb.Timestamp {
@@ -1508,7 +1573,7 @@ type ScheduleDrill struct {
 
 func (x *ScheduleDrill) Reset() {
 	*x = ScheduleDrill{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1585,7 @@ func (x *ScheduleDrill) String() string {
 func (*ScheduleDrill) ProtoMessage() {}
 
 func (x *ScheduleDrill) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[22]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1598,7 @@ func (x *ScheduleDrill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleDrill.ProtoReflect.Descriptor instead.
 func (*ScheduleDrill) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{22}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ScheduleDrill) GetDue() *timestamppb.Timestamp {
@@ -1613,14 +1678,18 @@ type ScheduleRun struct {
 	// Who asked for it; empty if it came due.
 	TriggeredBy string `protobuf:"bytes,12,opt,name=triggered_by,json=triggeredBy,proto3" json:"triggered_by,omitempty"`
 	// The drill that follows it; unset if none does.
-	Drill         *ScheduleDrill `protobuf:"bytes,13,opt,name=drill,proto3" json:"drill,omitempty"`
+	Drill *ScheduleDrill `protobuf:"bytes,13,opt,name=drill,proto3" json:"drill,omitempty"`
+	// How many tries of what was due came before it, each a run of its own; 0 for the first try.
+	Retry uint32 `protobuf:"varint,14,opt,name=retry,proto3" json:"retry,omitempty"`
+	// When it is tried again, by what was known as it ended; unset if it is not.
+	Again         *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ScheduleRun) Reset() {
 	*x = ScheduleRun{}
-	mi := &file_requorum_v1_schedule_proto_msgTypes[23]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1701,7 @@ func (x *ScheduleRun) String() string {
 func (*ScheduleRun) ProtoMessage() {}
 
 func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
-	mi := &file_requorum_v1_schedule_proto_msgTypes[23]
+	mi := &file_requorum_v1_schedule_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1714,7 @@ func (x *ScheduleRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleRun.ProtoReflect.Descriptor instead.
 func (*ScheduleRun) Descriptor() ([]byte, []int) {
-	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{23}
+	return file_requorum_v1_schedule_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScheduleRun) GetId() string {
@@ -1739,6 +1808,20 @@ func (x *ScheduleRun) GetDrill() *ScheduleDrill {
 	return nil
 }
 
+func (x *ScheduleRun) GetRetry() uint32 {
+	if x != nil {
+		return x.Retry
+	}
+	return 0
+}
+
+func (x *ScheduleRun) GetAgain() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Again
+	}
+	return nil
+}
+
 var File_requorum_v1_schedule_proto protoreflect.FileDescriptor
 
 const file_requorum_v1_schedule_proto_rawDesc = "" +
@@ -1788,7 +1871,7 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x05R\x05limit\"H\n" +
 	"\x18ListScheduleRunsResponse\x12,\n" +
-	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\xf5\x05\n" +
+	"\x04runs\x18\x01 \x03(\v2\x18.requorum.v1.ScheduleRunR\x04runs\"\x9f\x06\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
@@ -1807,10 +1890,15 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\x0eremote_storage\x18\x0e \x01(\v2\x1a.requorum.v1.RemoteStorageR\rremoteStorage\x12(\n" +
 	"\x05drill\x18\x10 \x01(\v2\x12.requorum.v1.DrillR\x05drill\x12\x14\n" +
 	"\x05files\x18\x11 \x03(\tR\x05files\x129\n" +
-	"\rlocal_sealing\x18\x14 \x01(\v2\x14.requorum.v1.SealingR\flocalSealing\x1a9\n" +
+	"\rlocal_sealing\x18\x14 \x01(\v2\x14.requorum.v1.SealingR\flocalSealing\x12(\n" +
+	"\x05retry\x18\x15 \x01(\v2\x12.requorum.v1.RetryR\x05retry\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"N\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10J\x04\b\x12\x10\x13J\x04\b\x13\x10\x14\"]\n" +
+	"\x05Retry\x12\x19\n" +
+	"\x05limit\x18\x01 \x01(\rH\x00R\x05limit\x88\x01\x01\x12/\n" +
+	"\x05after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05afterB\b\n" +
+	"\x06_limit\"N\n" +
 	"\x05Drill\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\rR\x05after\x12/\n" +
 	"\x05every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05every\"]\n" +
@@ -1844,7 +1932,7 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12!\n" +
 	"\foperation_id\x18\x05 \x01(\tR\voperationId\x12.\n" +
 	"\x06result\x18\x06 \x01(\x0e2\x16.requorum.v1.RunResultR\x06result\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\"\xd9\x03\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"\xa1\x04\n" +
 	"\vScheduleRun\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bschedule\x18\x02 \x01(\tR\bschedule\x12\x18\n" +
@@ -1859,7 +1947,9 @@ const file_requorum_v1_schedule_proto_rawDesc = "" +
 	" \x01(\tR\x06reason\x12\x16\n" +
 	"\x06missed\x18\v \x01(\rR\x06missed\x12!\n" +
 	"\ftriggered_by\x18\f \x01(\tR\vtriggeredBy\x120\n" +
-	"\x05drill\x18\r \x01(\v2\x1a.requorum.v1.ScheduleDrillR\x05drill*\x80\x01\n" +
+	"\x05drill\x18\r \x01(\v2\x1a.requorum.v1.ScheduleDrillR\x05drill\x12\x14\n" +
+	"\x05retry\x18\x0e \x01(\rR\x05retry\x120\n" +
+	"\x05again\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x05again*\x80\x01\n" +
 	"\fApplyOutcome\x12\x1d\n" +
 	"\x19APPLY_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15APPLY_OUTCOME_CREATED\x10\x01\x12\x19\n" +
@@ -1895,7 +1985,7 @@ func file_requorum_v1_schedule_proto_rawDescGZIP() []byte {
 }
 
 var file_requorum_v1_schedule_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_requorum_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_requorum_v1_schedule_proto_goTypes = []any{
 	(ApplyOutcome)(0),                // 0: requorum.v1.ApplyOutcome
 	(RunResult)(0),                   // 1: requorum.v1.RunResult
@@ -1916,17 +2006,18 @@ var file_requorum_v1_schedule_proto_goTypes = []any{
 	(*ListScheduleRunsRequest)(nil),  // 16: requorum.v1.ListScheduleRunsRequest
 	(*ListScheduleRunsResponse)(nil), // 17: requorum.v1.ListScheduleRunsResponse
 	(*Schedule)(nil),                 // 18: requorum.v1.Schedule
-	(*Drill)(nil),                    // 19: requorum.v1.Drill
-	(*RemoteStorage)(nil),            // 20: requorum.v1.RemoteStorage
-	(*Sealing)(nil),                  // 21: requorum.v1.Sealing
-	(*Retention)(nil),                // 22: requorum.v1.Retention
-	(*ScheduleStatus)(nil),           // 23: requorum.v1.ScheduleStatus
-	(*ScheduleDrill)(nil),            // 24: requorum.v1.ScheduleDrill
-	(*ScheduleRun)(nil),              // 25: requorum.v1.ScheduleRun
-	nil,                              // 26: requorum.v1.Schedule.LabelsEntry
-	(*Operation)(nil),                // 27: requorum.v1.Operation
-	(*durationpb.Duration)(nil),      // 28: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
+	(*Retry)(nil),                    // 19: requorum.v1.Retry
+	(*Drill)(nil),                    // 20: requorum.v1.Drill
+	(*RemoteStorage)(nil),            // 21: requorum.v1.RemoteStorage
+	(*Sealing)(nil),                  // 22: requorum.v1.Sealing
+	(*Retention)(nil),                // 23: requorum.v1.Retention
+	(*ScheduleStatus)(nil),           // 24: requorum.v1.ScheduleStatus
+	(*ScheduleDrill)(nil),            // 25: requorum.v1.ScheduleDrill
+	(*ScheduleRun)(nil),              // 26: requorum.v1.ScheduleRun
+	nil,                              // 27: requorum.v1.Schedule.LabelsEntry
+	(*Operation)(nil),                // 28: requorum.v1.Operation
+	(*durationpb.Duration)(nil),      // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 30: google.protobuf.Timestamp
 }
 var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 0: requorum.v1.ApplyScheduleRequest.schedule:type_name -> requorum.v1.Schedule
@@ -1936,54 +2027,57 @@ var file_requorum_v1_schedule_proto_depIdxs = []int32{
 	18, // 4: requorum.v1.GetScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 5: requorum.v1.PauseScheduleResponse.schedule:type_name -> requorum.v1.Schedule
 	18, // 6: requorum.v1.ResumeScheduleResponse.schedule:type_name -> requorum.v1.Schedule
-	27, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
-	25, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
-	25, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
-	28, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
-	26, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
-	28, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
-	22, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
-	23, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
-	20, // 15: requorum.v1.Schedule.remote_storage:type_name -> requorum.v1.RemoteStorage
-	19, // 16: requorum.v1.Schedule.drill:type_name -> requorum.v1.Drill
-	21, // 17: requorum.v1.Schedule.local_sealing:type_name -> requorum.v1.Sealing
-	28, // 18: requorum.v1.Drill.every:type_name -> google.protobuf.Duration
-	22, // 19: requorum.v1.RemoteStorage.retention:type_name -> requorum.v1.Retention
-	28, // 20: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
-	29, // 21: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
-	29, // 22: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
-	25, // 23: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
-	24, // 24: requorum.v1.ScheduleStatus.drill:type_name -> requorum.v1.ScheduleDrill
-	29, // 25: requorum.v1.ScheduleDrill.due:type_name -> google.protobuf.Timestamp
-	29, // 26: requorum.v1.ScheduleDrill.began:type_name -> google.protobuf.Timestamp
-	29, // 27: requorum.v1.ScheduleDrill.ended:type_name -> google.protobuf.Timestamp
-	1,  // 28: requorum.v1.ScheduleDrill.result:type_name -> requorum.v1.RunResult
-	29, // 29: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
-	29, // 30: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
-	29, // 31: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
-	1,  // 32: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
-	24, // 33: requorum.v1.ScheduleRun.drill:type_name -> requorum.v1.ScheduleDrill
-	2,  // 34: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
-	4,  // 35: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
-	6,  // 36: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
-	8,  // 37: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
-	10, // 38: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
-	12, // 39: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
-	14, // 40: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
-	16, // 41: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
-	3,  // 42: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
-	5,  // 43: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
-	7,  // 44: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
-	9,  // 45: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
-	11, // 46: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
-	13, // 47: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
-	15, // 48: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
-	17, // 49: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
-	42, // [42:50] is the sub-list for method output_type
-	34, // [34:42] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	28, // 7: requorum.v1.TriggerScheduleResponse.operation:type_name -> requorum.v1.Operation
+	26, // 8: requorum.v1.TriggerScheduleResponse.run:type_name -> requorum.v1.ScheduleRun
+	26, // 9: requorum.v1.ListScheduleRunsResponse.runs:type_name -> requorum.v1.ScheduleRun
+	29, // 10: requorum.v1.Schedule.every:type_name -> google.protobuf.Duration
+	27, // 11: requorum.v1.Schedule.labels:type_name -> requorum.v1.Schedule.LabelsEntry
+	29, // 12: requorum.v1.Schedule.stagger:type_name -> google.protobuf.Duration
+	23, // 13: requorum.v1.Schedule.local_storage:type_name -> requorum.v1.Retention
+	24, // 14: requorum.v1.Schedule.status:type_name -> requorum.v1.ScheduleStatus
+	21, // 15: requorum.v1.Schedule.remote_storage:type_name -> requorum.v1.RemoteStorage
+	20, // 16: requorum.v1.Schedule.drill:type_name -> requorum.v1.Drill
+	22, // 17: requorum.v1.Schedule.local_sealing:type_name -> requorum.v1.Sealing
+	19, // 18: requorum.v1.Schedule.retry:type_name -> requorum.v1.Retry
+	29, // 19: requorum.v1.Retry.after:type_name -> google.protobuf.Duration
+	29, // 20: requorum.v1.Drill.every:type_name -> google.protobuf.Duration
+	23, // 21: requorum.v1.RemoteStorage.retention:type_name -> requorum.v1.Retention
+	29, // 22: requorum.v1.Retention.ttl:type_name -> google.protobuf.Duration
+	30, // 23: requorum.v1.ScheduleStatus.applied:type_name -> google.protobuf.Timestamp
+	30, // 24: requorum.v1.ScheduleStatus.next:type_name -> google.protobuf.Timestamp
+	26, // 25: requorum.v1.ScheduleStatus.records:type_name -> requorum.v1.ScheduleRun
+	25, // 26: requorum.v1.ScheduleStatus.drill:type_name -> requorum.v1.ScheduleDrill
+	30, // 27: requorum.v1.ScheduleDrill.due:type_name -> google.protobuf.Timestamp
+	30, // 28: requorum.v1.ScheduleDrill.began:type_name -> google.protobuf.Timestamp
+	30, // 29: requorum.v1.ScheduleDrill.ended:type_name -> google.protobuf.Timestamp
+	1,  // 30: requorum.v1.ScheduleDrill.result:type_name -> requorum.v1.RunResult
+	30, // 31: requorum.v1.ScheduleRun.due:type_name -> google.protobuf.Timestamp
+	30, // 32: requorum.v1.ScheduleRun.began:type_name -> google.protobuf.Timestamp
+	30, // 33: requorum.v1.ScheduleRun.ended:type_name -> google.protobuf.Timestamp
+	1,  // 34: requorum.v1.ScheduleRun.result:type_name -> requorum.v1.RunResult
+	25, // 35: requorum.v1.ScheduleRun.drill:type_name -> requorum.v1.ScheduleDrill
+	30, // 36: requorum.v1.ScheduleRun.again:type_name -> google.protobuf.Timestamp
+	2,  // 37: requorum.v1.ScheduleService.ApplySchedule:input_type -> requorum.v1.ApplyScheduleRequest
+	4,  // 38: requorum.v1.ScheduleService.ListSchedules:input_type -> requorum.v1.ListSchedulesRequest
+	6,  // 39: requorum.v1.ScheduleService.GetSchedule:input_type -> requorum.v1.GetScheduleRequest
+	8,  // 40: requorum.v1.ScheduleService.PauseSchedule:input_type -> requorum.v1.PauseScheduleRequest
+	10, // 41: requorum.v1.ScheduleService.ResumeSchedule:input_type -> requorum.v1.ResumeScheduleRequest
+	12, // 42: requorum.v1.ScheduleService.TriggerSchedule:input_type -> requorum.v1.TriggerScheduleRequest
+	14, // 43: requorum.v1.ScheduleService.DeleteSchedule:input_type -> requorum.v1.DeleteScheduleRequest
+	16, // 44: requorum.v1.ScheduleService.ListScheduleRuns:input_type -> requorum.v1.ListScheduleRunsRequest
+	3,  // 45: requorum.v1.ScheduleService.ApplySchedule:output_type -> requorum.v1.ApplyScheduleResponse
+	5,  // 46: requorum.v1.ScheduleService.ListSchedules:output_type -> requorum.v1.ListSchedulesResponse
+	7,  // 47: requorum.v1.ScheduleService.GetSchedule:output_type -> requorum.v1.GetScheduleResponse
+	9,  // 48: requorum.v1.ScheduleService.PauseSchedule:output_type -> requorum.v1.PauseScheduleResponse
+	11, // 49: requorum.v1.ScheduleService.ResumeSchedule:output_type -> requorum.v1.ResumeScheduleResponse
+	13, // 50: requorum.v1.ScheduleService.TriggerSchedule:output_type -> requorum.v1.TriggerScheduleResponse
+	15, // 51: requorum.v1.ScheduleService.DeleteSchedule:output_type -> requorum.v1.DeleteScheduleResponse
+	17, // 52: requorum.v1.ScheduleService.ListScheduleRuns:output_type -> requorum.v1.ListScheduleRunsResponse
+	45, // [45:53] is the sub-list for method output_type
+	37, // [37:45] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_requorum_v1_schedule_proto_init() }
@@ -1992,13 +2086,14 @@ func file_requorum_v1_schedule_proto_init() {
 		return
 	}
 	file_requorum_v1_operation_proto_init()
+	file_requorum_v1_schedule_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_requorum_v1_schedule_proto_rawDesc), len(file_requorum_v1_schedule_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
