@@ -34,6 +34,9 @@ const (
 // maxAnswer is what an answer may be long: a node with many containers has long lists. The kubelet takes as much.
 const maxAnswer = 16 << 20
 
+// connectTimeout is how long the runtime may take to answer a connection. Without it gRPC would give up after a backoff.
+const connectTimeout = 20 * time.Second
+
 // Client is a connection to the container runtime.
 type Client struct {
 	endpoint, setting string
@@ -46,8 +49,11 @@ func Connected(ctx context.Context, endpoint, setting string, do func(*Client) e
 	conn, err := grpc.NewClient(endpoint,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // a socket that only root may open
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		// It is on this host, and may be waited for until it starts.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: LookInterval, Multiplier: 1, MaxDelay: LookInterval}}))
+		// It is on this host, and may be waited for until it starts. A busy host lets it take its time to answer.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: LookInterval, Multiplier: 1, MaxDelay: LookInterval},
+			MinConnectTimeout: connectTimeout,
+		}))
 	if err != nil {
 		return fmt.Errorf("container runtime at %s: %w", endpoint, err)
 	}

@@ -1,9 +1,16 @@
 package cri
 
 import (
+	"context"
+	"net"
+	"path/filepath"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/requorum/requorum/internal/grpcserver"
 )
 
 func TestSandboxIsOfItsPodOnly(t *testing.T) {
@@ -30,5 +37,43 @@ func TestSandboxIsOfItsPodOnly(t *testing.T) {
 		if got := p.is(box, c.containers); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+// slow is a listener whose connections are taken up late, as on a busy host.
+type slow struct{ net.Listener }
+
+func (l slow) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	time.Sleep(5 * LookInterval)
+	return conn, err
+}
+
+type answering struct {
+	criv1.UnimplementedRuntimeServiceServer
+}
+
+func (answering) Version(context.Context, *criv1.VersionRequest) (*criv1.VersionResponse, error) {
+	return &criv1.VersionResponse{}, nil
+}
+
+func TestARuntimeThatAnswersLateIsWaitedFor(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "cri.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	criv1.RegisterRuntimeServiceServer(srv, answering{})
+	ended := make(chan error, 1)
+	go func() { ended <- grpcserver.Serve(srv, slow{l}) }()
+	t.Cleanup(func() {
+		srv.Stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	if err := Connected(t.Context(), "unix://"+socket, "cri_endpoint", func(c *Client) error { return c.Answers(t.Context()) }); err != nil {
+		t.Error(err)
 	}
 }
