@@ -45,7 +45,7 @@ type slow struct{ net.Listener }
 
 func (l slow) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
-	time.Sleep(5 * LookInterval)
+	<-time.After(5 * LookInterval)
 	return conn, err
 }
 
