@@ -135,7 +135,7 @@ func bundlesSealed(t *testing.T, c *harness.Cluster, name string) {
 func nothingOpened(t *testing.T, c *harness.Cluster) {
 	t.Helper()
 	for _, n := range c.NodeNames() { // what was opened for the restore is gone
-		left, err := filepath.Glob(filepath.Join(filepath.Dir(c.Vault(n)), "*", "*", "*.files"))
+		left, err := filepath.Glob(filepath.Join(filepath.Dir(c.Vault(n)), "*", "*.files"))
 		left = slices.DeleteFunc(left, func(p string) bool { return strings.HasPrefix(p, c.Vault(n)) })
 		if err != nil || len(left) > 0 {
 			t.Errorf("%v, %v", left, err)
@@ -335,7 +335,6 @@ func TestSealedCopiesInRemotes(t *testing.T) {
 	if local.GetZstdLevel() != 5 || local.GetSha256() != stored.GetSha256() || stored.GetZstdLevel() != 5 || !strings.HasSuffix(stored.GetKey(), ".db.zst.age") {
 		t.Errorf("on nodes %v, in the bucket %v", local, stored)
 	}
-	c.Do("snapshot", "upload", s.GetName(), "--remote", "nfs") // which has no recipients
 	says(t, c.Expect(3, "snapshot", "upload", s.GetName(), "--remote", "theirs"), stranger.public(), key.public(), "nobody here can open them")
 	says(t, c.Expect(3, "snapshot", "save", "--name", "x", "--encrypt-to", key.public(), "--remote", "theirs"), "nobody here can open them")
 
@@ -350,6 +349,7 @@ func TestSealedCopiesInRemotes(t *testing.T) {
 	c.Write(20)
 	restore(t, c, s.GetName(), "--identity", key.file)
 	holds(t, c, saved)
+	c.Do("snapshot", "upload", s.GetName(), "--remote", "nfs") // which has no recipients
 
 	// Compressed only, it can be opened by anybody, and goes to any remote in its own way.
 	packed := save(t, c, "packed", "--zstd-level", "1", "--remote", "off-site")

@@ -75,9 +75,10 @@ func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Prog
 	if err != nil {
 		return nil, err
 	}
-	if facts != nil {
-		described.Local = facts.GetLocal()
+	if facts == nil { // the very file that the controller knows
+		return nil, n.Vault.WriteManifest(described)
 	}
+	described.Local = facts.GetLocal()
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copy{Copy: facts}}, n.Vault.WriteManifest(described)
 }
 

@@ -82,11 +82,12 @@ func (n *Node) hashStaged(ctx context.Context, db string, m *requorumv1.Manifest
 }
 
 func (n *Node) unstage(ctx context.Context, restoreID string) error {
-	d, _, err := n.dirs(ctx, restoreID)
-	if err != nil {
-		return err
+	err := n.dropOpened(restoreID) // whatever becomes of the rest
+	d, _, unknown := n.dirs(ctx, restoreID)
+	if unknown != nil {
+		return errors.Join(err, unknown)
 	}
-	return errors.Join(d.Unstage(ctx), n.dropOpened(restoreID))
+	return errors.Join(err, d.Unstage(ctx))
 }
 
 // stop stops etcd until nothing holds the data directory, or the control plane.

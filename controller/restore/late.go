@@ -201,6 +201,9 @@ func saveOld(ctx context.Context, run *operation.Run, late *requorumv1.Manifest,
 	if err != nil {
 		return nil, err
 	}
+	if err := snapshot.KeepSealed(ctx, run, late.GetNode(), late.GetName(), job.GetSealing(), result.GetCopy()); err != nil {
+		return nil, err
+	}
 	return snapshot.Describe(ctx, run, late.GetNode(), late.GetName(), result.GetCopy(), requorumv1.SnapshotKind_SNAPSHOT_KIND_SAFETY, nil)
 }
 

@@ -105,7 +105,7 @@ func (j *Jobs) findBadCopies(ctx context.Context, run *operation.Run) (bool, err
 	}
 	err = run.Journal(func(rec *journalv1.OperationRecord) {
 		job := rec.GetRestore()
-		job.Holders, job.Remotes, job.CopiesRead = holders, p.remotes, timestamppb.Now()
+		job.Holders, job.Fetched, job.Remotes, job.CopiesRead = holders, "", p.remotes, timestamppb.Now()
 	})
 	return err == nil, err
 }

@@ -58,10 +58,7 @@ func SaveOn(ctx context.Context, run *operation.Run, node, name string, sealed *
 	if err != nil {
 		return nil, err
 	}
-	if err := sealedHere(node, sealed, result.GetCopy()); err != nil {
-		return nil, dropUnsealed(ctx, run, node, name, err)
-	}
-	return result.GetCopy(), nil
+	return result.GetCopy(), KeepSealed(ctx, run, node, name, sealed, result.GetCopy())
 }
 
 func (j *Jobs) importOnNode(ctx context.Context, run *operation.Run) error {

@@ -163,6 +163,9 @@ func (j *Jobs) fetchLost(ctx context.Context, run *operation.Run, b *requorumv1.
 	if !slices.ContainsFunc(job.GetRemotes(), func(c *requorumv1.RemoteCopy) bool { return bundleIn(c, b) != nil }) {
 		return run.Warn("%s: its files of the snapshot are lost, and no remote has them: %s", b.GetNode(), problem)
 	}
+	if len(job.GetSealing().GetRecipients()) > 0 && b.GetLocal() == nil {
+		return run.Warn("%s: its files of the snapshot stay in the remote, which a restore takes them from: here they would not be encrypted as copies are", b.GetNode())
+	}
 	return FetchFiles(ctx, run, j.Remotes, job.GetRemotes(), run.Operation().GetSnapshot(), b, j.Identities.Get(run.ID()), "")
 }
 

@@ -110,7 +110,10 @@ func compareFetched(ctx context.Context, run *operation.Run, job *journalv1.Snap
 	return compareWithFile(ctx, run, job.GetNode(), job.GetManifest())
 }
 
-// dropUnsealed removes a copy that was to be sealed and was not.
-func dropUnsealed(ctx context.Context, run *operation.Run, node, name string, reason error) error {
-	return errors.Join(reason, Drop(ctx, run, node, &agentv1.DropCopy{Name: name}))
+// KeepSealed removes a copy that a node was told to seal and did not, and fails then.
+func KeepSealed(ctx context.Context, run *operation.Run, node, name string, wanted *requorumv1.Sealing, facts *agentv1.CopyFacts) error {
+	if err := sealedHere(node, wanted, facts); err != nil {
+		return errors.Join(err, Drop(ctx, run, node, &agentv1.DropCopy{Name: name}))
+	}
+	return nil
 }
