@@ -51,8 +51,9 @@ func (c Config) provider() *credentials.Credentials {
 }
 
 const (
-	renewAt   = 0.8         // of the time that keys have left
-	lookEvery = time.Minute // for keys that tell no end, and may be replaced where they come from
+	renewAt   = 0.8                    // of the time that keys have left
+	soonest   = 200 * time.Millisecond // for keys that have expired by this node's clock, which may be wrong
+	lookEvery = time.Minute            // for keys that tell no end, and may be replaced where they come from
 )
 
 // renewing asks for new keys before those it has expire. The client calls it before each request, one call at a time.
@@ -81,7 +82,7 @@ func (r *renewing) RetrieveWithCredContext(cc *credentials.CredContext) (credent
 	}
 	r.next = time.Now().Add(lookEvery)
 	if !r.keys.Expires.IsZero() {
-		r.next = time.Now().Add(time.Duration(float64(time.Until(r.keys.Expires)) * renewAt))
+		r.next = time.Now().Add(max(soonest, time.Duration(float64(time.Until(r.keys.Expires))*renewAt)))
 	}
 	return r.keys.value(), nil
 }

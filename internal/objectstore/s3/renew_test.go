@@ -17,7 +17,7 @@ func TestRenewing(t *testing.T) {
 	}{
 		"an hour":    {time.Hour, []time.Duration{48 * time.Minute, 57*time.Minute + 36*time.Second}, time.Hour},
 		"no end":     {0, []time.Duration{time.Minute, 2 * time.Minute, 3 * time.Minute}, 0},
-		"ended soon": {time.Second, []time.Duration{800 * time.Millisecond, 960 * time.Millisecond}, time.Second},
+		"ended soon": {10 * time.Second, []time.Duration{8 * time.Second, 9600 * time.Millisecond}, 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
