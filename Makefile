@@ -83,7 +83,7 @@ etcd-3.4:
 	@[[ -x bin/etcd-3.4 ]] && exit 0; \
 	dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; chmod 755 "$$dir"; \
 	if (cd "$$dir" && apt-get download -q etcd-server && dpkg-deb -x etcd-server_*.deb .) >"$$dir/said" 2>&1 && \
-		"$$dir/usr/bin/etcd" --version | grep -q '^etcd Version: 3\.4\.'; then \
+		[[ $$("$$dir/usr/bin/etcd" --version) == 'etcd Version: 3.4.'* ]]; then \
 		install -D "$$dir/usr/bin/etcd" bin/etcd-3.4; \
 	else \
 		echo 'etcd-3.4: SKIPPED, no package etcd-server of that version can be downloaded here (apt-get update?)'; tail -n 3 "$$dir/said"; \

@@ -505,6 +505,9 @@ func (j *Jobs) fetch(ctx context.Context, run *operation.Run) error {
 // another cluster, stay.
 func (j *Jobs) removeRemote(ctx context.Context, run *operation.Run) error {
 	job := run.Snapshot()
+	if len(job.GetRemotes()) > 0 { // one that was begun is to be ended, also by a controller that has just started
+		j.Fleet.Gather(ctx, run.Cluster(), run.Operation().GetNodes())
+	}
 	nodes := j.connected(run.Cluster(), run.Operation().GetNodes())
 	var failures []error
 	for _, c := range job.GetRemotes() {
