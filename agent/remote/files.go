@@ -8,13 +8,9 @@ import (
 	"io"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/requorum/requorum/agent/files"
-	"github.com/requorum/requorum/agent/vault"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/objectstore"
-	"github.com/requorum/requorum/internal/seal"
 )
 
 // UploadFiles stores a bundle of the snapshot name as its object says, and returns what is stored. The manifest that
@@ -28,23 +24,8 @@ func UploadFiles(ctx context.Context, s objectstore.Store, name string, b *requo
 	if stored := listed(there, b); stored != nil && whole(ctx, s, stored) {
 		return stored, nil
 	}
-	stored := proto.CloneOf(object)
-	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
-		out := seal.NewMeter(w)
-		want, o := plain{name, b.GetSize(), b.GetSha256()}, vault.OptionsOf(object)
-		if l := b.GetLocal(); l != nil { // what comes is sealed already
-			want, o = plain{name, l.GetSize(), l.GetSha256()}, seal.Options{}
-		}
-		if err := pack(ctx, out, want, o, io.NopCloser(bytes.NewReader(data)), progress); err != nil {
-			return err
-		}
-		stored.Size, stored.Sha256 = out.Size(), out.SHA256()
-		if l := b.GetLocal(); len(l.GetRecipients()) > 0 {
-			stored.ZstdLevel, stored.Recipients = l.GetZstdLevel(), l.GetRecipients()
-		}
-		return nil
-	})
-	return stored, err
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+	return put(ctx, s, object, b.GetLocal(), plain{name, b.GetSize(), b.GetSha256()}, open, progress)
 }
 
 // listed returns what a manifest says of a bundle that is the same, nil if it does not list it.

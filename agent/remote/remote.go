@@ -143,26 +143,7 @@ func Upload(ctx context.Context, s objectstore.Store, m *requorumv1.Manifest, ob
 	case err != nil && !errors.Is(err, objectstore.ErrNotFound) && !isCorrupt(err):
 		return nil, err
 	}
-	stored := proto.CloneOf(object)
-	err = s.Put(ctx, object.GetKey(), func(w io.Writer) error {
-		out := seal.NewMeter(w)
-		file, err := open()
-		if err != nil {
-			return err
-		}
-		want, o := plain{m.GetName(), m.GetSize(), m.GetSha256()}, vault.OptionsOf(object)
-		if l := m.GetLocal(); len(l.GetRecipients()) > 0 { // what comes is sealed already
-			want, o = plain{m.GetName(), l.GetSize(), l.GetSha256()}, seal.Options{}
-		}
-		if err := pack(ctx, out, want, o, file, progress); err != nil {
-			return err
-		}
-		stored.Size, stored.Sha256 = out.Size(), out.SHA256()
-		if l := m.GetLocal(); len(l.GetRecipients()) > 0 {
-			stored.ZstdLevel, stored.Recipients = l.GetZstdLevel(), l.GetRecipients()
-		}
-		return nil
-	})
+	stored, err := put(ctx, s, object, m.GetLocal(), plain{m.GetName(), m.GetSize(), m.GetSha256()}, open, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -206,6 +187,29 @@ func isCorrupt(err error) bool {
 func whole(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject) bool {
 	info, err := s.Stat(ctx, o.GetKey())
 	return err == nil && info.Size == o.GetSize()
+}
+
+// put stores what open opens, and returns what is stored. It is sealed as object says; what is encrypted already, as local
+// says, stays as it is.
+func put(ctx context.Context, s objectstore.Store, object, local *requorumv1.StoredObject, want plain, open func() (io.ReadCloser, error), progress func(int64)) (*requorumv1.StoredObject, error) {
+	stored, o := proto.CloneOf(object), vault.OptionsOf(object)
+	if len(local.GetRecipients()) > 0 {
+		want.size, want.sha256, o = local.GetSize(), local.GetSha256(), seal.Options{}
+		stored.ZstdLevel, stored.Recipients = local.GetZstdLevel(), local.GetRecipients()
+	}
+	err := s.Put(ctx, object.GetKey(), func(w io.Writer) error {
+		out := seal.NewMeter(w)
+		file, err := open()
+		if err != nil {
+			return err
+		}
+		if err := pack(ctx, out, want, o, file, progress); err != nil {
+			return err
+		}
+		stored.Size, stored.Sha256 = out.Size(), out.SHA256()
+		return nil
+	})
+	return stored, err
 }
 
 // pack seals the file into w while it makes sure that it is the wanted one, and closes it.

@@ -4,21 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"filippo.io/age"
-
 	"github.com/requorum/requorum/controller/snapshot"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
+	"github.com/requorum/requorum/internal/seal/sealtest"
 )
 
 func TestAPlanOfSealedCopiesNeedsTheirKey(t *testing.T) {
-	newKey := func() *age.X25519Identity {
-		key, err := age.GenerateX25519Identity()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return key
-	}
-	one, two, other := newKey(), newKey(), newKey()
+	one, two, other := sealtest.NewKey(t), sealtest.NewKey(t), sealtest.NewKey(t)
 	for name, c := range map[string]struct {
 		identity, want string
 	}{

@@ -32,33 +32,43 @@ func (s *dying) Update(f func(store.Tx) error) error {
 	return s.Store.Update(f)
 }
 
-// Whichever write a controller dies at, the next one ends with the runs and snapshots that there would have been.
-func TestACrashAtAnyWriteNeitherDoublesNorLosesARun(t *testing.T) {
+// atAnyWrite has a controller die at its first write after prepare, at its second, and so on until it survives, and another
+// one take its place. Each lives for a time. judge is told how many writes there were.
+func atAnyWrite(t *testing.T, least int, prepare func(*desk), dies, lives time.Duration, judge func(d *desk, n int, survived bool)) {
+	t.Helper()
 	for n := 0; ; n++ {
 		survived := false
 		atDesk(t, func(d *desk) {
-			d.apply(&requorumv1.Schedule{Cron: "* * * * *", LocalStorage: &requorumv1.Retention{Last: 2}})
+			prepare(d)
 			if err := d.stop(); err != nil {
 				t.Fatal(err)
 			}
 			mortal := &dying{Store: d.db, left: n}
 			d.start(mortal)
-			d.pass(3*time.Minute + 30*time.Second)
+			d.pass(dies)
 			err := d.stop()
 			if survived = !mortal.died; survived && err != nil || !survived && !errors.Is(err, errDown) {
 				t.Fatalf("after %d writes: %v", n, err)
 			}
 			d.start(d.db)
-			d.pass(2 * time.Minute)
-			consistent(d, n, survived)
+			d.pass(lives)
+			judge(d, n, survived)
 		})
 		if survived || t.Failed() {
-			if n < 20 {
+			if n < least {
 				t.Errorf("only %d writes were tried", n)
 			}
 			return
 		}
 	}
+}
+
+// Whichever write a controller dies at, the next one ends with the runs and snapshots that there would have been.
+func TestACrashAtAnyWriteNeitherDoublesNorLosesARun(t *testing.T) {
+	prepare := func(d *desk) {
+		d.apply(&requorumv1.Schedule{Cron: "* * * * *", LocalStorage: &requorumv1.Retention{Last: 2}})
+	}
+	atAnyWrite(t, 20, prepare, 3*time.Minute+30*time.Second, 2*time.Minute, consistent)
 }
 
 // consistent makes sure that every due time has one run that stands for it, and every snapshot is of one run.
@@ -102,32 +112,11 @@ func consistent(d *desk, n int, survived bool) {
 
 // Whichever write a controller dies at, a drill that is due is done, and done once.
 func TestACrashAtAnyWriteNeitherDoublesNorLosesADrill(t *testing.T) {
-	for n := 0; ; n++ {
-		survived := false
-		atDesk(t, func(d *desk) {
-			d.apply(drilling(&requorumv1.Drill{After: 1}))
-			if err := d.stop(); err != nil {
-				t.Fatal(err)
-			}
-			mortal := &dying{Store: d.db, left: n}
-			d.start(mortal)
-			d.pass(10 * time.Minute)
-			err := d.stop()
-			if survived = !mortal.died; survived && err != nil || !survived && !errors.Is(err, errDown) {
-				t.Fatalf("after %d writes: %v", n, err)
-			}
-			d.start(d.db)
-			d.pass(10 * time.Minute)
-			runs, err := d.Runs("nightly", "", 10)
-			if err != nil || len(runs) != 1 || runs[0].GetDrill().GetResult() != succeeded || len(d.verifications()) != 1 {
-				t.Errorf("after %d writes: %d drills, runs %v, %v", n, len(d.verifications()), runs, err)
-			}
-		})
-		if survived || t.Failed() {
-			if n < 10 {
-				t.Errorf("only %d writes were tried", n)
-			}
-			return
+	prepare := func(d *desk) { d.apply(drilling(&requorumv1.Drill{After: 1})) }
+	atAnyWrite(t, 10, prepare, 10*time.Minute, 10*time.Minute, func(d *desk, n int, _ bool) {
+		runs, err := d.Runs("nightly", "", 10)
+		if err != nil || len(runs) != 1 || runs[0].GetDrill().GetResult() != succeeded || len(d.verifications()) != 1 {
+			t.Errorf("after %d writes: %d drills, runs %v, %v", n, len(d.verifications()), runs, err)
 		}
-	}
+	})
 }

@@ -181,47 +181,28 @@ func TestARestartForgetsNoRetryAndAddsNone(t *testing.T) {
 
 // Whichever write a controller dies at, the tries are those that there would have been.
 func TestACrashAtAnyWriteNeitherDoublesNorLosesARetry(t *testing.T) {
-	for n := 0; ; n++ {
-		survived := false
-		atDesk(t, func(d *desk) {
-			d.setFails(errFull)
-			d.apply(retrying(1, time.Minute))
-			d.pass(59 * time.Minute)
-			if err := d.stop(); err != nil {
-				t.Fatal(err)
-			}
-			mortal := &dying{Store: d.db, left: n}
-			d.start(mortal)
-			d.pass(10 * time.Minute)
-			err := d.stop()
-			if survived = !mortal.died; survived && err != nil || !survived && !errors.Is(err, errDown) {
-				t.Fatalf("after %d writes: %v", n, err)
-			}
-			d.start(d.db)
-			d.pass(10 * time.Minute)
-			runs, err := d.Runs("nightly", "", 10)
-			if err != nil || len(runs) != 2 {
-				t.Fatalf("after %d writes: %d tries, %v\n%s", n, len(runs), err, d.history())
-			}
-			operations := make(map[string]bool)
-			for i, r := range runs {
-				operations[r.GetOperationId()] = true
-				if r.GetRetry() != uint32(1-i) || clock(r.GetDue()) != "01:00:00" || r.GetResult() != failed {
-					t.Errorf("after %d writes, run %v", n, r)
-				}
-			}
-			ops, err := d.engine.List("prod", 1000)
-			if err != nil || len(operations) != 2 || len(ops) != 2 {
-				t.Errorf("after %d writes: %d operations, %v\n%s", n, len(ops), err, d.history())
-			}
-		})
-		if survived || t.Failed() {
-			if n < 15 {
-				t.Errorf("only %d writes were tried", n)
-			}
-			return
-		}
+	prepare := func(d *desk) {
+		d.setFails(errFull)
+		d.apply(retrying(1, time.Minute))
+		d.pass(59 * time.Minute)
 	}
+	atAnyWrite(t, 15, prepare, 10*time.Minute, 10*time.Minute, func(d *desk, n int, _ bool) {
+		runs, err := d.Runs("nightly", "", 10)
+		if err != nil || len(runs) != 2 {
+			t.Fatalf("after %d writes: %d tries, %v\n%s", n, len(runs), err, d.history())
+		}
+		operations := make(map[string]bool)
+		for i, r := range runs {
+			operations[r.GetOperationId()] = true
+			if r.GetRetry() != uint32(1-i) || clock(r.GetDue()) != "01:00:00" || r.GetResult() != failed {
+				t.Errorf("after %d writes, run %v", n, r)
+			}
+		}
+		ops, err := d.engine.List("prod", 1000)
+		if err != nil || len(operations) != 2 || len(ops) != 2 {
+			t.Errorf("after %d writes: %d operations, %v\n%s", n, len(ops), err, d.history())
+		}
+	})
 }
 
 // A person may change what becomes of a run that has failed, until it is tried again.

@@ -143,19 +143,13 @@ func FetchFiles(ctx context.Context, run *operation.Run, remotes *remote.Remotes
 // them: what no remote has is gone, and that is told.
 func (j *Jobs) fetchFiles(ctx context.Context, run *operation.Run) error {
 	var failures []error
-	for _, b := range run.Snapshot().GetManifest().GetBundles() {
-		if !slices.Contains(run.Operation().GetNodes(), b.GetNode()) {
-			continue // the node is not there any more, and its files went with it
-		}
-		found, err := compareFiles(ctx, within{run}, run.Cluster(), &agentv1.CompareFiles{Name: run.Operation().GetSnapshot(), Bundle: b})
-		if err != nil {
-			return err
-		}
+	err := eachBundle(ctx, run, func(b *requorumv1.Bundle, found *agentv1.ComparedFiles) error {
 		if found.GetLost() {
 			failures = append(failures, j.fetchLost(ctx, run, b, found.GetProblem()))
 		}
-	}
-	return errors.Join(failures...)
+		return nil
+	})
+	return errors.Join(append(failures, err)...)
 }
 
 func (j *Jobs) fetchLost(ctx context.Context, run *operation.Run, b *requorumv1.Bundle, problem string) error {
@@ -192,14 +186,7 @@ func (j *Jobs) agreeWithFiles(ctx context.Context, run *operation.Run) error {
 // agreeFiles makes sure that every node still holds the files that it has added, and could write them back. Those that are
 // in a remote alone are told.
 func (j *Jobs) agreeFiles(ctx context.Context, run *operation.Run) error {
-	for _, b := range run.Snapshot().GetManifest().GetBundles() {
-		if !slices.Contains(run.Operation().GetNodes(), b.GetNode()) {
-			continue // the node is not there any more, and its files went with it
-		}
-		found, err := compareFiles(ctx, within{run}, run.Cluster(), &agentv1.CompareFiles{Name: run.Operation().GetSnapshot(), Bundle: b})
-		if err != nil {
-			return err
-		}
+	return eachBundle(ctx, run, func(b *requorumv1.Bundle, found *agentv1.ComparedFiles) error {
 		at := slices.IndexFunc(run.Snapshot().GetRemotes(), func(c *requorumv1.RemoteCopy) bool { return bundleIn(c, b) != nil })
 		switch {
 		case found.GetLost() && at >= 0:
@@ -209,6 +196,24 @@ func (j *Jobs) agreeFiles(ctx context.Context, run *operation.Run) error {
 			}
 		case found.GetProblem() != "":
 			return failure.On(b.GetNode(), "its files of the snapshot could not be restored: "+found.GetProblem(), found.GetAdvice())
+		}
+		return nil
+	})
+}
+
+// eachBundle compares the files that every node has added with those that it holds, and calls do with what was found. A node
+// that is not there any more is left out, for its files went with it.
+func eachBundle(ctx context.Context, run *operation.Run, do func(*requorumv1.Bundle, *agentv1.ComparedFiles) error) error {
+	for _, b := range run.Snapshot().GetManifest().GetBundles() {
+		if !slices.Contains(run.Operation().GetNodes(), b.GetNode()) {
+			continue
+		}
+		found, err := compareFiles(ctx, within{run}, run.Cluster(), &agentv1.CompareFiles{Name: run.Operation().GetSnapshot(), Bundle: b})
+		if err == nil {
+			err = do(b, found)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/requorum/requorum/e2e/hosts/operator"
 	"github.com/requorum/requorum/internal/hosttest"
 )
 
@@ -195,7 +196,7 @@ func TestPackage(t *testing.T) {
 func (p packaged) livesOn(older, newer string) string {
 	t, h := p.t, p.host
 	t.Helper()
-	h.Copy(requorum(t), "/usr/local/bin/etcd") // a file of its own, which stays when the package goes
+	h.Copy(operator.Binary(t), "/usr/local/bin/etcd") // a file of its own, which stays when the package goes
 
 	p.install("v1.0.0", older)
 	p.expectState("is-enabled", "disabled")
@@ -273,7 +274,7 @@ func TestImage(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "image.tar")
 	name := "requorum-test:" + strings.ToLower(filepath.Base(filepath.Dir(file)))
-	binary, err := filepath.Abs(requorum(t))
+	binary, err := filepath.Abs(operator.Binary(t))
 	if err != nil {
 		t.Fatal(err)
 	}

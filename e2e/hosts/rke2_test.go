@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/agent/runtime/k3s/k3stest"
+	"github.com/requorum/requorum/e2e/hosts/operator"
 	"github.com/requorum/requorum/internal/hosttest"
 )
 
@@ -86,8 +87,6 @@ func (s *site) expectServers(before map[string]map[string]string) {
 			s.t.Errorf("%s: containers %v, before the restore %v", h.Name, now, before[h.Name])
 		}
 		h.Run("systemctl", "is-active", rke2Unit)
-		if left := h.Run("find", "/etc/systemd/system", "/var/lib", "-name", "*requorum-stop*", "-o", "-name", "*.staging-*"); left != "" {
-			s.t.Errorf("%s: left behind: %s", h.Name, left)
-		}
+		operator.ExpectNothingLeft(s.t, h)
 	}
 }

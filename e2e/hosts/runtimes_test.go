@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/requorum/requorum/agent/runtime/staticpod"
+	"github.com/requorum/requorum/e2e/hosts/operator"
 	"github.com/requorum/requorum/internal/hosttest"
 	"github.com/requorum/requorum/internal/kubelettest"
 )
@@ -41,7 +42,7 @@ func TestPackagedUnit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPackaged(t, deb)
-			p.host.Copy(requorum(t), "/usr/local/bin/etcd")
+			p.host.Copy(operator.Binary(t), "/usr/local/bin/etcd")
 			p.install("v1.0.0", dir)
 			c.run(p)
 			if c.runtime != "" {

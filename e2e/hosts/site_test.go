@@ -2,11 +2,7 @@ package hosts
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,32 +10,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/requorum/requorum/e2e/hosts/operator"
 	"github.com/requorum/requorum/internal/hosttest"
 )
-
-const etcdUnit = `[Unit]
-Description=etcd
-After=network-online.target
-
-[Service]
-Type=notify
-User=etcd
-EnvironmentFile=/etc/etcd.env
-ExecStart=/usr/local/bin/etcd
-Restart=always
-
-[Install]
-WantedBy=multi-user.target
-`
-
-// apiserverUnit stands for what writes to etcd.
-const apiserverUnit = `[Service]
-ExecStart=/bin/sleep infinity
-Restart=always
-
-[Install]
-WantedBy=multi-user.target
-`
 
 // unit runs requorum in one of its roles.
 func unit(role string) string {
@@ -59,7 +32,7 @@ func newSite(t *testing.T, start func(*site)) *site {
 	t.Helper()
 	hosts := hosttest.Start(t, hosttest.Options{}, "controller", "etcd-1", "etcd-2", "etcd-3").Hosts
 	s := &site{t: t, controller: hosts[0], nodes: hosts[1:]}
-	binary := requorum(t)
+	binary := operator.Binary(t)
 	for _, h := range hosts {
 		h.Copy(binary, "/usr/local/bin/requorum")
 		h.Run("ln", "-s", "/usr/local/bin/requorum", "/usr/local/bin/etcd")
@@ -67,7 +40,7 @@ func newSite(t *testing.T, start func(*site)) *site {
 	start(s)
 	s.controller.Write("/etc/requorum/controller.yaml", "listen: \":7079\"\ndata_dir: /var/lib/requorum/controller\nadvertise: [controller]\n")
 	run(s.controller, "requorum-controller.service", unit("controller"))
-	s.controller.Await("the controller serves", func() (bool, error) { _, err := s.try("cluster", "ls"); return err == nil, err })
+	operator.AwaitServing(s.t, s.controller)
 	token := s.cli("token", "create", "--cluster", "prod")
 	for _, h := range s.nodes {
 		h.Write("/etc/requorum/join-token", token)
@@ -76,21 +49,6 @@ func newSite(t *testing.T, start func(*site)) *site {
 	}
 	s.awaitHealthy()
 	return s
-}
-
-// requorum returns the static binary that REQUORUM_BIN names, or builds it.
-func requorum(t *testing.T) string {
-	t.Helper()
-	if given := os.Getenv("REQUORUM_BIN"); given != "" {
-		return given
-	}
-	file := filepath.Join(t.TempDir(), "requorum")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", file, "../../cmd/requorum")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build requorum: %v\n%s", err, out)
-	}
-	return file
 }
 
 // run installs a unit and starts it, without waiting until it is ready: one etcd alone never is.
@@ -116,8 +74,8 @@ func (s *site) startEtcd() {
 			"ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379", "ETCD_ADVERTISE_CLIENT_URLS=" + endpoints[i],
 			"ETCD_LISTEN_PEER_URLS=" + peer, "ETCD_INITIAL_ADVERTISE_PEER_URLS=" + peer, "ETCD_INITIAL_CLUSTER=" + strings.Join(cluster, ","), "",
 		}, "\n"))
-		run(h, "kube-apiserver.service", apiserverUnit)
-		run(h, "etcd.service", etcdUnit)
+		run(h, "kube-apiserver.service", operator.APIServerUnit)
+		run(h, "etcd.service", operator.EtcdUnit)
 	}
 	s.connect(endpoints...)
 }
@@ -138,7 +96,7 @@ func (s *site) connect(endpoints ...string) {
 
 // try runs a command of requorum as the admin, on the controller's host.
 func (s *site) try(args ...string) (string, error) {
-	return s.controller.Exec(s.t.Context(), append([]string{"env", "REQUORUM_CONFIG=/var/lib/requorum/controller/admin/requorum.yaml", "requorum"}, args...)...)
+	return operator.Try(s.t.Context(), s.controller, args...)
 }
 
 func (s *site) cli(args ...string) string {
@@ -151,14 +109,7 @@ func (s *site) cli(args ...string) string {
 }
 
 // awaitHealthy waits until every agent is connected and every member serves.
-func (s *site) awaitHealthy() {
-	s.t.Helper()
-	s.controller.Await("the cluster is healthy", func() (bool, error) {
-		status, err := s.try("cluster", "status")
-		serve := strings.Count(status, "leader") + strings.Count(status, "follower")
-		return strings.Contains(status, "3 of 3 connected") && serve == 3, errors.Join(err, errors.New(status))
-	})
-}
+func (s *site) awaitHealthy() { operator.AwaitHealthy(s.t, s.controller, len(s.nodes)) }
 
 func (s *site) put(value string) {
 	s.t.Helper()
@@ -187,8 +138,6 @@ func (s *site) expectUnits() {
 	s.t.Helper()
 	for _, h := range s.nodes {
 		h.Run("systemctl", "is-active", "etcd", "kube-apiserver")
-		if left := h.Run("find", "/etc/systemd/system", "/var/lib", "-name", "*requorum-stop*", "-o", "-name", "*.staging-*"); left != "" {
-			s.t.Errorf("%s: left behind: %s", h.Name, left)
-		}
+		operator.ExpectNothingLeft(s.t, h)
 	}
 }

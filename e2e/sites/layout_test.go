@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/requorum/requorum/e2e/hosts/operator"
 	"github.com/requorum/requorum/internal/hosttest"
 )
 
@@ -52,30 +53,6 @@ func (m member) flags(dataDir string) [][2]string {
 // units run as units of systemd.
 type units struct{}
 
-const etcdUnit = `[Unit]
-Description=etcd
-After=network-online.target
-
-[Service]
-Type=notify
-User=etcd
-EnvironmentFile=/etc/etcd.env
-ExecStart=/usr/local/bin/etcd
-Restart=always
-
-[Install]
-WantedBy=multi-user.target
-`
-
-// apiserverUnit stands for what writes to etcd.
-const apiserverUnit = `[Service]
-ExecStart=/bin/sleep infinity
-Restart=always
-
-[Install]
-WantedBy=multi-user.target
-`
-
 func (units) runtime() string   { return "systemd" }
 func (units) volumes() []string { return nil }
 
@@ -87,7 +64,7 @@ func (units) run(h *hosttest.Host, m member) {
 		fmt.Fprintf(&environment, "ETCD_%s=%s\n", strings.ToUpper(strings.ReplaceAll(f[0], "-", "_")), f[1])
 	}
 	h.Write("/etc/etcd.env", environment.String())
-	for name, content := range map[string]string{"kube-apiserver": apiserverUnit, "etcd": etcdUnit} {
+	for name, content := range map[string]string{"kube-apiserver": operator.APIServerUnit, "etcd": operator.EtcdUnit} {
 		h.Write("/etc/systemd/system/"+name+".service", content)
 		h.Run("systemctl", "enable", name)
 	}

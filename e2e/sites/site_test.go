@@ -6,22 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/requorum/requorum/cmd/requorum/dev"
 	"github.com/requorum/requorum/e2e/harness"
+	"github.com/requorum/requorum/e2e/hosts/operator"
 	"github.com/requorum/requorum/internal/etcdtest"
 	"github.com/requorum/requorum/internal/fault/faulttest"
 	"github.com/requorum/requorum/internal/hosttest"
+	"github.com/requorum/requorum/internal/lacking"
 )
 
 const (
 	certificates = "/etc/kubernetes/ssl" // where RKE1 has etcd's
 	faultsDir    = "/faults"             // on every host, the directory of armed fault points
-	adminDir     = "/var/lib/requorum/controller/admin"
 )
 
 // site is a controller and three nodes, each on a host of its own, with requorum from its package. Every link is TLS.
@@ -45,7 +45,7 @@ func newSite(t *testing.T, l layout) *site {
 	hosttest.Image(t) // before anything is built
 	s := &site{t: t, layout: l, deb: os.Getenv("REQUORUM_DEB"), dir: t.TempDir()}
 	if s.deb == "" {
-		t.Skip("REQUORUM_DEB names no package; make e2e-hosts makes one, and takes minutes")
+		lacking.Part(t, "REQUORUM_DEB names no package; make e2e-hosts makes one, and takes minutes")
 	}
 	if err := errors.Join(os.Mkdir(s.armed(), 0o777), os.Chmod(s.armed(), 0o777)); err != nil { // the controller is not root
 		t.Fatal(err)
@@ -134,22 +134,7 @@ func etcdBinary(t *testing.T) string {
 	if dir := os.Getenv("REQUORUM_ETCDS"); dir != "" {
 		return filepath.Join(dir, "etcd-3.7")
 	}
-	return requorum(t)
-}
-
-// requorum returns the static binary that REQUORUM_BIN names, or builds it.
-func requorum(t *testing.T) string {
-	t.Helper()
-	if given := os.Getenv("REQUORUM_BIN"); given != "" {
-		return given
-	}
-	file := filepath.Join(t.TempDir(), "requorum")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", file, "../../cmd/requorum")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build requorum: %v\n%s", err, out)
-	}
-	return file
+	return operator.Binary(t)
 }
 
 // install installs requorum's package, and the binary with fault points over it if the site has come to that.
@@ -181,7 +166,7 @@ func (s *site) startController() {
 		"listen: \":7079\"\ndata_dir: /var/lib/requorum/controller\nadvertise: [%s, controller]\nheartbeat: %s\noffline_after: %s\nstalled_after: %s\n",
 		s.controller.Address, heartbeat, offline, stalled))
 	s.controller.Run("systemctl", "enable", "--now", "requorum-controller")
-	s.controller.Await("the controller serves", func() (bool, error) { _, err := s.try("cluster", "ls"); return err == nil, err })
+	operator.AwaitServing(s.t, s.controller)
 }
 
 func (s *site) enrol() {
@@ -202,7 +187,7 @@ func (s *site) attach() {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		s.t.Fatal(err)
 	}
-	s.controller.Fetch(adminDir, dir)
+	s.controller.Fetch(operator.AdminDir, dir)
 	e := harness.Elsewhere{Dir: s.dir, Address: s.controller.Address + ":7079", ClientTLS: s.client, Faults: faulttest.Dir(s.armed())}
 	for _, h := range s.nodes {
 		e.Nodes = append(e.Nodes, &dev.Node{Name: h.Name, ClientURL: "https://" + h.Address + ":2379", AgentDir: "/var/lib/requorum/agent"})
@@ -212,7 +197,7 @@ func (s *site) attach() {
 
 // try runs a command of requorum as the admin, on the controller's host.
 func (s *site) try(args ...string) (string, error) {
-	return s.controller.Exec(s.t.Context(), append([]string{"requorum", "--config", adminDir + "/requorum.yaml"}, args...)...)
+	return operator.Try(s.t.Context(), s.controller, args...)
 }
 
 func (s *site) cli(args ...string) string {
@@ -225,15 +210,7 @@ func (s *site) cli(args ...string) string {
 }
 
 // awaitHealthy waits until every agent is connected and every member serves.
-func (s *site) awaitHealthy() {
-	s.t.Helper()
-	s.controller.Await("the cluster is healthy", func() (bool, error) {
-		status, err := s.try("cluster", "status")
-		serve := strings.Count(status, "leader") + strings.Count(status, "follower")
-		all := fmt.Sprintf("%d of %d connected", len(s.nodes), len(s.nodes))
-		return strings.Contains(status, all) && serve == len(s.nodes), errors.Join(err, errors.New(status))
-	})
-}
+func (s *site) awaitHealthy() { operator.AwaitHealthy(s.t, s.controller, len(s.nodes)) }
 
 // on runs a command on a host, as root.
 func on(h *hosttest.Host, command ...string) (string, error) {

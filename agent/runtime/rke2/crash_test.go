@@ -3,14 +3,13 @@ package rke2_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/requorum/requorum/agent/runtime/rke2"
+	"github.com/requorum/requorum/agent/runtime/runtimetest"
 	"github.com/requorum/requorum/internal/hosttest"
 )
 
@@ -55,21 +54,7 @@ func (s story) act(ctx context.Context, r *rke2.Runtime) error {
 // dies tells whether an agent that acts the story was killed in it.
 func (s story) dies(t *testing.T) bool {
 	t.Helper()
-	text, err := json.Marshal(s)
-	must(t, err)
-	self, err := os.Executable()
-	must(t, err)
-	cmd := exec.Command(self)
-	cmd.Env = []string{agentStory + "=" + string(text)}
-	out, err := cmd.CombinedOutput()
-	var ended *exec.ExitError
-	if errors.As(err, &ended) && ended.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
-		return true
-	}
-	if err != nil {
-		t.Fatalf("the agent failed: %v: %s", err, out)
-	}
-	return false
+	return runtimetest.Killed(t, agentStory, s)
 }
 
 // TestInsideKilledAgentIsCarriedOn kills an agent before every change that it makes when it stops and starts, and lets the

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/requorum/requorum/agent/runtime/runtimetest"
 	"github.com/requorum/requorum/agent/runtime/staticpod"
 )
 
@@ -72,21 +72,7 @@ func (s story) act(ctx context.Context, r *staticpod.Runtime) error {
 // diesIn tells whether an agent that acts a story was killed in it.
 func (n *node) diesIn(s story) bool {
 	n.t.Helper()
-	text, err := json.Marshal(s)
-	must(n.t, err)
-	self, err := os.Executable()
-	must(n.t, err)
-	cmd := exec.Command(self)
-	cmd.Env = []string{agentStory + "=" + string(text)}
-	out, err := cmd.CombinedOutput()
-	var ended *exec.ExitError
-	if errors.As(err, &ended) && ended.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
-		return true
-	}
-	if err != nil {
-		n.t.Fatalf("the agent failed: %v: %s", err, out)
-	}
-	return false
+	return runtimetest.Killed(n.t, agentStory, s)
 }
 
 // TestKilledAgentLosesNothing kills an agent before every change on disk that it makes when it stops and starts, and lets the

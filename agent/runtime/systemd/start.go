@@ -17,13 +17,7 @@ import (
 // Start lets systemd start the unit, which does as its files say again. It returns once the program runs: a unit of
 // Type=notify is ready only when the member has a leader, which it has not before other nodes have started theirs.
 func (r *Runtime) Start(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return connected(ctx, func(conn *dbus.Conn) error {
-		u, err := load(ctx, conn, r.o.Unit)
-		if err != nil {
-			return err
-		}
+	return r.changing(ctx, func(conn *dbus.Conn, u *unit) error {
 		if err := u.removeDropIns(ctx, conn, joinDropIn); err != nil {
 			return err
 		}
@@ -34,13 +28,7 @@ func (r *Runtime) Start(ctx context.Context) error {
 // StartJoining starts etcd by a drop-in that replaces the unit's ExecStart. It fails with etcdconf.ErrConfigFile if
 // etcd is configured by a file.
 func (r *Runtime) StartJoining(ctx context.Context, initialCluster string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return connected(ctx, func(conn *dbus.Conn) error {
-		u, err := load(ctx, conn, r.o.Unit)
-		if err != nil {
-			return err
-		}
+	return r.changing(ctx, func(conn *dbus.Conn, u *unit) error {
 		content, err := u.joining(initialCluster)
 		if err != nil {
 			return fmt.Errorf("start etcd as a joining member: %w", err)

@@ -15,9 +15,8 @@ import (
 // lookInterval is how often it is looked what became of a unit.
 const lookInterval = 50 * time.Millisecond
 
-// Stop lets systemd stop the unit and keeps it stopped. What lingers after the grace is killed. It returns once no
-// process of the unit is left and nothing holds the member's data and ports.
-func (r *Runtime) Stop(ctx context.Context) error {
+// changing runs do with the unit, one at a time.
+func (r *Runtime) changing(ctx context.Context, do func(*dbus.Conn, *unit) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return connected(ctx, func(conn *dbus.Conn) error {
@@ -25,6 +24,14 @@ func (r *Runtime) Stop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		return do(conn, u)
+	})
+}
+
+// Stop lets systemd stop the unit and keeps it stopped. What lingers after the grace is killed. It returns once no
+// process of the unit is left and nothing holds the member's data and ports.
+func (r *Runtime) Stop(ctx context.Context) error {
+	return r.changing(ctx, func(conn *dbus.Conn, u *unit) error {
 		m, err := r.member(u) // before anything is changed, for without it it cannot be told that the data is free
 		if err != nil {
 			return err
@@ -38,15 +45,7 @@ func (r *Runtime) Stop(ctx context.Context) error {
 
 // StopUnit is Stop, but whether something else than the unit holds the member's data is the caller's to find out.
 func (r *Runtime) StopUnit(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return connected(ctx, func(conn *dbus.Conn) error {
-		u, err := load(ctx, conn, r.o.Unit)
-		if err != nil {
-			return err
-		}
-		return r.stopUnit(ctx, conn, u)
-	})
+	return r.changing(ctx, func(conn *dbus.Conn, u *unit) error { return r.stopUnit(ctx, conn, u) })
 }
 
 // stopUnit stops a unit for good and returns once none of its processes is left.

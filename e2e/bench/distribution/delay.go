@@ -22,13 +22,14 @@ const (
 // relay carries frames between two interfaces of a namespace, each after a delay. The kernel's own way is netem, which many
 // machines do not have.
 type relay struct {
-	ends [2]*os.File
-	done sync.WaitGroup
+	ends   [2]*os.File
+	closed chan struct{}
+	done   sync.WaitGroup
 }
 
 // startRelay starts a relay between two interfaces of the namespace.
 func startRelay(namespace string, interfaces [2]string, delay time.Duration) (*relay, error) {
-	r := &relay{}
+	r := &relay{closed: make(chan struct{})}
 	err := within(namespace, func() error {
 		for i, name := range interfaces {
 			fd, err := packetSocket(name)
@@ -45,13 +46,14 @@ func startRelay(namespace string, interfaces [2]string, delay time.Duration) (*r
 	for i := range r.ends {
 		frames := make(chan frame, underway)
 		r.done.Go(func() { receiveFrames(r.ends[i], delay, frames) })
-		r.done.Go(func() { sendFrames(r.ends[1-i], frames) })
+		r.done.Go(func() { sendFrames(r.ends[1-i], frames, r.closed) })
 	}
 	return r, nil
 }
 
 // close ends the relay. What is on its way is lost.
 func (r *relay) close() error {
+	close(r.closed)
 	var errs []error
 	for _, end := range r.ends {
 		if end != nil {
@@ -109,9 +111,14 @@ func receiveFrames(from *os.File, delay time.Duration, to chan<- frame) {
 	}
 }
 
-func sendFrames(to *os.File, frames <-chan frame) {
+// sendFrames writes each frame when it is due, until the relay is closed.
+func sendFrames(to *os.File, frames <-chan frame, closed <-chan struct{}) {
 	for f := range frames {
-		time.Sleep(time.Until(f.due)) //nolint:forbidigo // this is the delay
-		_, _ = to.Write(f.content)    // what a link cannot carry is lost
+		select {
+		case <-time.After(time.Until(f.due)):
+		case <-closed:
+			return
+		}
+		_, _ = to.Write(f.content) // what a link cannot carry is lost
 	}
 }

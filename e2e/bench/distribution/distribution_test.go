@@ -14,6 +14,7 @@ import (
 	"github.com/requorum/requorum/e2e/bench/distribution"
 	"github.com/requorum/requorum/e2e/harness"
 	"github.com/requorum/requorum/internal/etcdfile"
+	"github.com/requorum/requorum/internal/lacking"
 )
 
 const size = 8 << 20
@@ -35,11 +36,16 @@ func TestFileIsADatabaseOfItsSize(t *testing.T) {
 	}
 }
 
+func needNetwork(t *testing.T) {
+	t.Helper()
+	if why := distribution.Unavailable(); why != "" {
+		lacking.Part(t, "%s", why)
+	}
+}
+
 // A small file over unshaped links: the figures are of what was asked for, and nothing is left.
 func TestSourceSendsTheFileOnce(t *testing.T) {
-	if why := distribution.Unavailable(); why != "" {
-		t.Skip(why)
-	}
+	needNetwork(t)
 	binary, _ := harness.Binaries(t)
 	dir := t.TempDir()
 	r, err := distribution.Measure(t.Context(), distribution.Options{Binary: binary, Dir: dir, Size: size, Receivers: 2, Star: true})
@@ -58,9 +64,7 @@ func TestSourceSendsTheFileOnce(t *testing.T) {
 
 // A link that delays does so in both directions, and carries as much as one that does not.
 func TestLinksDelay(t *testing.T) {
-	if why := distribution.Unavailable(); why != "" {
-		t.Skip(why)
-	}
+	needNetwork(t)
 	const delay = 20 * time.Millisecond
 	net, err := distribution.NewNetwork(t.Context(), 2, distribution.Links{Megabits: 100, Delay: delay})
 	if err != nil {
@@ -124,9 +128,7 @@ func nothingLeft(t *testing.T, dir string) {
 
 // Whoever interrupts a measurement finds nothing of it.
 func TestNothingIsLeftOfAnInterruptedMeasurement(t *testing.T) {
-	if why := distribution.Unavailable(); why != "" {
-		t.Skip(why)
-	}
+	needNetwork(t)
 	binary, _ := harness.Binaries(t)
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
