@@ -192,7 +192,7 @@ func whole(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject)
 // put stores what open opens, and returns what is stored. It is sealed as object says; what is encrypted already, as local
 // says, stays as it is.
 func put(ctx context.Context, s objectstore.Store, object, local *requorumv1.StoredObject, want plain, open func() (io.ReadCloser, error), progress func(int64)) (*requorumv1.StoredObject, error) {
-	stored, o := proto.CloneOf(object), vault.OptionsOf(object)
+	stored, o := proto.CloneOf(object), seal.OptionsOf(object)
 	if len(local.GetRecipients()) > 0 {
 		want.size, want.sha256, o = local.GetSize(), local.GetSha256(), seal.Options{}
 		stored.ZstdLevel, stored.Recipients = local.GetZstdLevel(), local.GetRecipients()
@@ -276,7 +276,7 @@ func unpack(ctx context.Context, s objectstore.Store, o *requorumv1.StoredObject
 	defer func() { err = errors.Join(err, body.Close()) }()
 	stored := seal.NewMeter(io.Discard)
 	in := io.TeeReader(body, stored)
-	opened, err := seal.Reader(in, vault.OptionsOf(o), identity)
+	opened, err := seal.Reader(in, seal.OptionsOf(o), identity)
 	if err != nil && !errors.Is(err, seal.ErrNoIdentity) {
 		return unreadable(o, err)
 	}

@@ -11,19 +11,12 @@ import (
 	"github.com/requorum/requorum/internal/seal"
 )
 
-// sealingOf returns how a copy is to be sealed; the zero value stands for not at all.
-func sealingOf(s *requorumv1.Sealing) seal.Options {
-	return seal.Options{Level: int(s.GetZstdLevel()), Recipients: s.GetRecipients()}
-}
-
 var errNotSealing = &Refused{Message: "this agent neither seals copies nor opens them", Advice: "upgrade the agent"}
-
-func plainly(o seal.Options) bool { return o.Level == 0 && len(o.Recipients) == 0 }
 
 // create starts a new copy, sealed if that is asked for.
 func (n *Node) create(name string, s *requorumv1.Sealing) (Writer, error) {
-	o := sealingOf(s)
-	if plainly(o) {
+	o := seal.OptionsOf(s)
+	if o.None() {
 		return n.Vault.Create(name)
 	}
 	if n.Sealed == nil {
@@ -57,8 +50,8 @@ func (n *Node) commit(ctx context.Context, w Writer, p *Progress) (*agentv1.Copy
 
 // importFile takes a file into the vault, sealed if that is asked for.
 func (n *Node) importFile(ctx context.Context, spec *agentv1.ImportCopy, p *Progress) (*agentv1.CopyFacts, error) {
-	o := sealingOf(spec.GetSealing())
-	if plainly(o) {
+	o := seal.OptionsOf(spec.GetSealing())
+	if o.None() {
 		return n.Vault.Import(ctx, spec.GetName(), spec.GetPath(), spec.GetSkipHashCheck(), p.Bytes)
 	}
 	if n.Sealed == nil {

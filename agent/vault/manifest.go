@@ -17,6 +17,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/durable"
 	"github.com/requorum/requorum/internal/names"
+	"github.com/requorum/requorum/internal/seal"
 )
 
 // FormatVersion is the version of the manifest's format that this package reads and writes.
@@ -100,7 +101,7 @@ func checkManifest(m *requorumv1.Manifest) error {
 	if l == nil {
 		return nil
 	}
-	switch err := OptionsOf(l).Check(); {
+	switch err := seal.OptionsOf(l).Check(); {
 	case err != nil:
 		return fail("local: %v", err)
 	case l.GetSize() <= 0:

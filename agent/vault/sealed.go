@@ -20,12 +20,9 @@ import (
 // fileSuffixes are what the names of complete copies end in, by how they are sealed.
 var fileSuffixes = []string{fileSuffix, fileSuffix + ".zst", fileSuffix + ".age", fileSuffix + ".zst.age"}
 
-// OptionsOf returns how a file is sealed.
-func OptionsOf(o *requorumv1.StoredObject) seal.Options {
-	return seal.Options{Level: int(o.GetZstdLevel()), Recipients: o.GetRecipients()}
+func suffixOf(m *requorumv1.Manifest) string {
+	return fileSuffix + seal.OptionsOf(m.GetLocal()).Suffix()
 }
-
-func suffixOf(m *requorumv1.Manifest) string { return fileSuffix + OptionsOf(m.GetLocal()).Suffix() }
 
 func (v *Vault) scratchPath(name string) string {
 	return filepath.Join(v.dir, name+fileSuffix+".plain")
@@ -176,7 +173,7 @@ func (v *Vault) Open(m *requorumv1.Manifest, identity string) (io.ReadCloser, er
 	if err != nil || m.GetLocal() == nil {
 		return f, err
 	}
-	r, err := seal.Reader(f, OptionsOf(m.GetLocal()), identity)
+	r, err := seal.Reader(f, seal.OptionsOf(m.GetLocal()), identity)
 	if err != nil {
 		if !errors.Is(err, seal.ErrNoIdentity) {
 			err = &UnsealError{Path: path, Err: err}

@@ -150,7 +150,7 @@ func (r *Remote) sealingOf(local *requorumv1.StoredObject) (seal.Options, error)
 			Advice:  "use the same recipients for both (local_storage: and remotes: in the controller's configuration, or --encrypt-to), or none for the remote, which then stores the files of the nodes as they are",
 		}
 	}
-	return seal.Options{Level: int(local.GetZstdLevel()), Recipients: local.GetRecipients()}, nil
+	return seal.OptionsOf(local), nil
 }
 
 // Object returns the object that a snapshot's file is to be stored as. An encrypted file is stored as it is on the nodes.
@@ -166,7 +166,7 @@ func (r *Remote) Object(cluster string, m *requorumv1.Manifest) (*requorumv1.Sto
 // Bundles returns the bundles of a snapshot with the objects that they are to be stored as, beside that of its file and as
 // that is.
 func (r *Remote) Bundles(file *requorumv1.StoredObject, m *requorumv1.Manifest) []*requorumv1.Bundle {
-	sealed := seal.Options{Level: int(file.GetZstdLevel()), Recipients: file.GetRecipients()}.Suffix()
+	sealed := seal.OptionsOf(file).Suffix()
 	base := strings.TrimSuffix(file.GetKey(), fileSuffix+sealed)
 	var all []*requorumv1.Bundle
 	for _, b := range m.GetBundles() {

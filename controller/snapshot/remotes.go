@@ -481,7 +481,7 @@ func fetchFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes,
 		return nil, err
 	}
 	if facts := result.GetCopy(); facts != nil {
-		return facts, sealedHere(node, sealed, facts)
+		return facts, KeepSealed(ctx, run, node, m.GetName(), sealed, facts)
 	}
 	return nil, nil
 }

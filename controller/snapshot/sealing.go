@@ -27,7 +27,7 @@ func (j *Jobs) sealingFor(req *requorumv1.SaveSnapshotRequest) (*requorumv1.Seal
 		}
 		return nil, nil
 	}
-	if err := (seal.Options{Level: int(asked.GetZstdLevel()), Recipients: asked.GetRecipients()}).Check(); err != nil {
+	if err := seal.OptionsOf(asked).Check(); err != nil {
 		return nil, &InvalidError{err.Error()}
 	}
 	configured, err := j.LocalStorage.Local()
@@ -69,18 +69,15 @@ func CanOpen(what, identity string, recipients []string) error {
 	if len(recipients) == 0 {
 		return nil
 	}
-	err := seal.Opens(identity, recipients)
-	switch {
-	case err == nil:
+	if seal.Opens(identity, recipients) == nil {
 		return nil
-	case identity == "":
-		return &failure.Error{
-			Message: fmt.Sprintf("%s encrypted for %s, and no identity was given", what, sealing.Names(recipients)),
-			Advice:  "give the key file of one of these recipients: --identity FILE",
-		}
+	}
+	given := "none of the identities given is for one of these recipients"
+	if identity == "" {
+		given = "no identity was given"
 	}
 	return &failure.Error{
-		Message: fmt.Sprintf("%s encrypted for %s, and none of the identities given is for one of these recipients", what, sealing.Names(recipients)),
+		Message: fmt.Sprintf("%s encrypted for %s, and %s", what, sealing.Names(recipients), given),
 		Advice:  "give the key file of one of these recipients: --identity FILE",
 	}
 }

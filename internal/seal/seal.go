@@ -34,6 +34,20 @@ type Options struct {
 	Recipients []string // X25519, as age1…; none for no encryption
 }
 
+// Sealed is what tells how something is sealed, or is to be.
+type Sealed interface {
+	GetZstdLevel() int32
+	GetRecipients() []string
+}
+
+// OptionsOf returns how something is sealed.
+func OptionsOf(s Sealed) Options {
+	return Options{Level: int(s.GetZstdLevel()), Recipients: s.GetRecipients()}
+}
+
+// None tells whether the options neither compress nor encrypt.
+func (o Options) None() bool { return o.Level == 0 && len(o.Recipients) == 0 }
+
 // Check returns an error unless the options can be used.
 func (o Options) Check() error {
 	if o.Level < 0 || o.Level > maxLevel {

@@ -271,7 +271,7 @@ func (d *download) unseal(to io.Writer, l *requorumv1.StoredObject) error {
 
 // unseal opens in into out, of which size bytes are expected, and reads all of it.
 func unseal(out io.Writer, in io.Reader, l *requorumv1.StoredObject, identity string, size int64) (int64, error) {
-	r, err := seal.Reader(in, seal.Options{Level: int(l.GetZstdLevel()), Recipients: l.GetRecipients()}, identity)
+	r, err := seal.Reader(in, seal.OptionsOf(l), identity)
 	if err != nil {
 		return 0, err
 	}
