@@ -28,11 +28,11 @@ func TestAnUploadThatHangsIsLeftBehind(t *testing.T) {
 		}
 		defer func() { must(t, s.Close()) }()
 		return s.Put(ctx, "etcd/prod/a.db", func(w io.Writer) error {
+			_, err := io.WriteString(w, content)
 			if content == "hung" {
 				close(hangs)
 				<-back
 			}
-			_, err := io.WriteString(w, content)
 			return err
 		})
 	}
