@@ -161,7 +161,7 @@ func TestACatalogIsRebuiltFromABucket(t *testing.T) {
 func TestARemovalWhoseAnswerIsLost(t *testing.T) {
 	t.Parallel()
 	b := newBucket(t)
-	c := harness.Start(t, harness.Options{Control: b.configure})
+	c := harness.Start(t, harness.Options{Control: b.configure, Patience: 3 * time.Minute})
 	c.Write(200)
 	apply(t, c, "name: frequent\ncluster: prod\nevery: 1000h\nlocalStorage: {last: 1}\nremoteStorage: {remote: off-site, last: 2}\n")
 	must(t, c.Until("the first run does not succeed", func() bool {
@@ -185,7 +185,9 @@ func TestARemovalWhoseAnswerIsLost(t *testing.T) {
 		t.Fatalf("%v", s)
 	}
 	startTheDead(t, c)
-	must(t, c.Until("the entry stays", func() bool { return !slices.Contains(catalogNames(t, c), first) }))
+	if err := c.Until("the entry stays", func() bool { return !slices.Contains(catalogNames(t, c), first) }); err != nil {
+		t.Fatalf("%v: %v\n%s", err, show(t, c, first), c.Do("snapshot", "prune", "--dry-run"))
+	}
 	if names, left := catalogNames(t, c), b.objects(t); len(names) != 2 || len(left) != 4 {
 		t.Errorf("the catalog has %v, the bucket %v", names, left)
 	}
