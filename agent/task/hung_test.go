@@ -48,8 +48,11 @@ func TestAnUploadThatHangsIsLeftBehind(t *testing.T) {
 	<-hangs
 	p.deliver(uploading("b", "second"))
 	p.await("b", done)
+	r.mu.Lock()
+	first := r.known["a"]
+	r.mu.Unlock()
 	close(back)
-	<-r.known["a"].done
+	<-first.done
 	if data, err := os.ReadFile(filepath.Join(path, "etcd/prod/a.db")); string(data) != "second" {
 		t.Errorf("stored is %q, %v", data, err)
 	}

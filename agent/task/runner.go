@@ -172,36 +172,38 @@ func (r *Runner) begin(task *agentv1.Task, cancelled *execution) {
 		before = append(before, r.changer)
 		r.changer = e
 	}
+	before = slices.DeleteFunc(before, func(b *execution) bool { return b == nil })
+	var waits []func()
 	for _, b := range before {
-		if b != nil {
-			b.cancel(errDisplaced)
-		}
+		b.cancel(errDisplaced)
+		waits = append(waits, r.waitFor(b))
 	}
 	r.wg.Go(func() {
 		defer close(e.done)
 		defer e.cancel(nil)
-		for _, b := range before {
-			if b != nil {
-				r.await(e, b)
-			}
+		for _, wait := range waits {
+			wait()
 		}
 		r.run(e)
 	})
 }
 
-// await returns when the task before e has ended, or is left behind: a mounted directory whose server is gone holds whoever
-// writes there, and nothing can end that. What is left behind has been cancelled, so it changes nothing more once it gets on.
-func (r *Runner) await(e, before *execution) {
-	if !leavable(before.task) {
-		<-before.done
-		return
+// waitFor returns a function that waits until a task which was cancelled has ended, or is left behind: a mounted directory whose
+// server is gone holds whoever writes there, and nothing can end that. What is left behind replaces nothing any more once it gets
+// on. The caller of waitFor holds mu.
+func (r *Runner) waitFor(e *execution) func() {
+	if !leavable(e.task) {
+		return func() { <-e.done }
 	}
-	timer := time.NewTimer(r.hung)
-	defer timer.Stop()
-	select {
-	case <-before.done:
-	case <-timer.C:
-		r.log.Error("a task hangs in its remote and is left behind: is the directory's server there?", "task", before.task.GetId(), "kind", Kind(before.task), "for", e.task.GetId())
+	log := r.log.With("task", e.task.GetId())
+	return func() {
+		timer := time.NewTimer(r.hung)
+		defer timer.Stop()
+		select {
+		case <-e.done:
+		case <-timer.C:
+			log.Error("the task hangs in its remote and is left behind: is the directory's server there?")
+		}
 	}
 }
 
