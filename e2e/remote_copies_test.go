@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -153,4 +154,42 @@ func TestACatalogIsRebuiltFromABucket(t *testing.T) {
 		holds(t, c, saved)
 		nothingLeft(t, c)
 	})
+}
+
+// A removal in the bucket that takes effect while its agent dies, and stays away until nobody waits for its answer, is ended by
+// retention.
+func TestARemovalWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
+	b := newBucket(t)
+	c := harness.Start(t, harness.Options{Control: b.configure, Patience: 3 * time.Minute})
+	c.Write(200)
+	apply(t, c, "name: frequent\ncluster: prod\nevery: 1000h\nlocalStorage: {last: 1}\nremoteStorage: {remote: off-site, last: 2}\n")
+	must(t, c.Until("the first run does not succeed", func() bool {
+		return runs(t, c)[0].GetResult() == requorumv1.RunResult_RUN_RESULT_SUCCEEDED
+	}))
+	first := catalogNames(t, c)[0]
+	c.Do("schedule", "trigger", "frequent")
+	must(t, c.Until("the nodes keep the first", func() bool { return len(show(t, c, first).GetCopies()) == 0 }))
+	point := "agent/drop-remote/after"
+	c.Arm(point, "", "kill once")
+	c.CLI("schedule", "trigger", "frequent")
+	must(t, c.Until("the removal does not break off", func() bool {
+		return slices.ContainsFunc(c.Operations(), func(op *requorumv1.Operation) bool {
+			return op.GetKind() == requorumv1.OperationKind_OPERATION_KIND_DELETE && op.GetState() == requorumv1.OperationState_OPERATION_STATE_REVERTED
+		})
+	}))
+	if left := b.objects(t); len(left) != 4 || strings.Contains(strings.Join(left, " "), first) {
+		t.Fatalf("in the bucket: %v", left)
+	}
+	if s := show(t, c, first); s.GetRemotes()[0].GetState() != requorumv1.CopyState_COPY_STATE_MISSING {
+		t.Fatalf("%v", s)
+	}
+	startTheDead(t, c)
+	if err := c.Until("the entry stays", func() bool { return !slices.Contains(catalogNames(t, c), first) }); err != nil {
+		t.Fatalf("%v: %v\n%s", err, show(t, c, first), c.Do("snapshot", "prune", "--dry-run"))
+	}
+	if names, left := catalogNames(t, c), b.objects(t); len(names) != 2 || len(left) != 4 {
+		t.Errorf("the catalog has %v, the bucket %v", names, left)
+	}
+	nothingLeft(t, c)
 }

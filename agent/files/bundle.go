@@ -226,6 +226,25 @@ func (k *Keeper) DropOpened(id string) error {
 	return errors.Join(durable.Remove(path), durable.Remove(path+durable.PartSuffix))
 }
 
+// KeepOpened removes what PutOpened has kept for every other restore than the one with that ID.
+func (k *Keeper) KeepOpened(id string) error {
+	kept, err := k.openedPath(id)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(k.Records)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		path := filepath.Join(k.Records, e.Name())
+		if whole := strings.TrimSuffix(path, durable.PartSuffix); whole != kept && strings.HasSuffix(whole, suffix) {
+			err = errors.Join(err, durable.Remove(path))
+		}
+	}
+	return err
+}
+
 func (k *Keeper) openedPath(id string) (string, error) {
 	return filepath.Join(k.Records, id+suffix), names.Check("restore", id)
 }

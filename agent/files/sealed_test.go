@@ -51,6 +51,10 @@ func TestEncryptedFilesComeBack(t *testing.T) {
 	if after := n.tree(); after != before {
 		t.Errorf("%s\nwant\n%s", after, before)
 	}
+	n.must(errors.Join(n.PutOpened("of-another", b, data), n.KeepOpened("r")))
+	if left, err := filepath.Glob(filepath.Join(n.Records, "*.files*")); err != nil || len(left) != 1 || filepath.Base(left[0]) != "r.files" {
+		t.Errorf("kept: %v, %v", left, err)
+	}
 	n.must(errors.Join(n.DropOpened("r"), n.DropOpened("r")))
 	if left, err := filepath.Glob(filepath.Join(n.Records, "*.files*")); err != nil || len(left) > 0 {
 		t.Errorf("left in the clear: %v, %v", left, err)

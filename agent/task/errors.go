@@ -76,6 +76,9 @@ func isDamage(err error) bool {
 // remoteAdvice says what to do about a remote that does not do what is asked.
 func remoteAdvice(err error) string {
 	if strange, is := errors.AsType[*dir.MarkerError](err); is {
+		if strange.Empty {
+			return fmt.Sprintf("write it again: echo %s > %s", strange.Want, strange.Path)
+		}
 		return fmt.Sprintf("mount it on that node; if the remote is to begin anew there: echo %s > %s", strange.Want, strange.Path)
 	}
 	switch {

@@ -12,6 +12,7 @@ import (
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 	"github.com/requorum/requorum/internal/objectstore"
 	"github.com/requorum/requorum/internal/seal"
+	"github.com/requorum/requorum/internal/tasks"
 )
 
 // Bundles keeps files of this node with its snapshots, and writes them back, as files.Keeper does.
@@ -37,6 +38,7 @@ type OpenedFiles interface {
 	PutSealed(name string, b *requorumv1.Bundle, data []byte) error
 	PutOpened(restoreID string, b *requorumv1.Bundle, data []byte) error
 	DropOpened(restoreID string) error
+	KeepOpened(restoreID string) error
 }
 
 // WrittenFiles are files in their places.
@@ -197,6 +199,17 @@ func (n *Node) dropOpened(restoreID string) error {
 		return nil
 	}
 	return n.Files.DropOpened(restoreID)
+}
+
+// keepOpened removes what was opened for restores of which this node did not see the end: it was not in the cluster then, or the
+// controller was lost. A cluster has one operation at a time, so where another one changes something here none of them goes on.
+func (n *Node) keepOpened(task *agentv1.Task) {
+	if n.Files == nil || tasks.Question(task) || task.GetOperationId() == "" {
+		return
+	}
+	if err := n.Files.KeepOpened(task.GetOperationId()); err != nil {
+		n.Log.Error("files that were opened for an earlier restore cannot be removed; remove them from the agent's data_dir/files", "error", err)
+	}
 }
 
 // restoreFiles writes files back, or puts back what was there before.

@@ -69,6 +69,7 @@ func (n *Node) SetClusterGeneration(generation uint64) { n.clusterGeneration.Sto
 // Do does a task.
 func (n *Node) Do(ctx context.Context, task *agentv1.Task, p *Progress) (*agentv1.TaskResult, error) {
 	n.releaseGrants(task)
+	n.keepOpened(task)
 	switch spec := task.GetSpec().(type) {
 	case *agentv1.Task_InspectNode:
 		return n.inspect(ctx, spec.InspectNode)

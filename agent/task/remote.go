@@ -53,7 +53,9 @@ func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Prog
 	described := withoutStored(m)
 	switch n.hashCopy(ctx, described, p).GetState() {
 	case requorumv1.CopyState_COPY_STATE_GOOD:
-		return nil, nil
+		if m.GetLocal() != nil || spec.GetSealing() == nil {
+			return asKnown(m), nil
+		}
 	case requorumv1.CopyState_COPY_STATE_UNKNOWN:
 		return nil, context.Cause(ctx)
 	}
@@ -76,10 +78,15 @@ func (n *Node) download(ctx context.Context, spec *agentv1.DownloadCopy, p *Prog
 		return nil, err
 	}
 	if facts == nil { // the very file that the controller knows
-		return nil, n.Vault.WriteManifest(described)
+		return asKnown(m), n.Vault.WriteManifest(described)
 	}
 	described.Local = facts.GetLocal()
 	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copy{Copy: facts}}, n.Vault.WriteManifest(described)
+}
+
+// asKnown tells the controller that the copy is sealed as the manifest says. An agent that knows nothing of seals cannot tell it.
+func asKnown(m *requorumv1.Manifest) *agentv1.TaskResult {
+	return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copy{Copy: &agentv1.CopyFacts{Size: m.GetSize(), Md5: m.GetMd5(), Sha256: m.GetSha256(), Local: m.GetLocal()}}}
 }
 
 // receiveSealed writes the sealed file, which is put in place only if it is the right one.

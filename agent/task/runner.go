@@ -32,6 +32,7 @@ type Runner struct {
 	log     hclog.Logger
 	ctx     context.Context
 	wg      sync.WaitGroup
+	hung    time.Duration // how long a task in a remote may take to end once it is cancelled
 
 	mu      sync.Mutex
 	known   map[string]*execution // by task ID: running, or ended with an answer that was not taken yet
@@ -58,7 +59,10 @@ func (e *execution) hasEnded() bool {
 	return e.report.GetState() != agentv1.TaskState_TASK_STATE_RUNNING
 }
 
-const keptReports = 256 // reports of ended tasks that are kept in memory
+const (
+	keptReports = 256 // reports of ended tasks that are kept in memory
+	hungAfter   = 10 * time.Second
+)
 
 var (
 	errNotWanted = errors.New("the controller does not want the task any more")
@@ -68,7 +72,7 @@ var (
 // NewRunner returns a runner whose tasks end with ctx.
 func NewRunner(ctx context.Context, j *journal.Journal, handle Handler, log hclog.Logger) *Runner {
 	return &Runner{
-		journal: j, handle: handle, log: log, ctx: ctx,
+		journal: j, handle: handle, log: log, ctx: ctx, hung: hungAfter,
 		known: make(map[string]*execution), dirty: make(map[string]*execution), wake: make(chan struct{}, 1),
 	}
 }
@@ -156,7 +160,8 @@ func (r *Runner) keep(e *execution) {
 }
 
 // begin starts a task after the one of the same ID that was cancelled. One that changes something first
-// waits for the one before it, which it cancels: the controller has given that one up. The caller holds mu.
+// waits for the one before it, which it cancels: the controller has given that one up. For one that hangs in a remote it
+// does not wait for ever. The caller holds mu.
 func (r *Runner) begin(task *agentv1.Task, cancelled *execution) {
 	e := &execution{task: task, done: make(chan struct{}), report: &agentv1.TaskReport{TaskId: task.GetId(), State: agentv1.TaskState_TASK_STATE_RUNNING}}
 	e.ctx, e.cancel = context.WithCancelCause(r.ctx)
@@ -167,21 +172,48 @@ func (r *Runner) begin(task *agentv1.Task, cancelled *execution) {
 		before = append(before, r.changer)
 		r.changer = e
 	}
+	before = slices.DeleteFunc(before, func(b *execution) bool { return b == nil })
+	var waits []func()
 	for _, b := range before {
-		if b != nil {
-			b.cancel(errDisplaced)
-		}
+		b.cancel(errDisplaced)
+		waits = append(waits, r.waitFor(b))
 	}
 	r.wg.Go(func() {
 		defer close(e.done)
 		defer e.cancel(nil)
-		for _, b := range before {
-			if b != nil {
-				<-b.done
-			}
+		for _, wait := range waits {
+			wait()
 		}
 		r.run(e)
 	})
+}
+
+// waitFor returns a function that waits until a task which was cancelled has ended, or is left behind: a mounted directory whose
+// server is gone holds whoever writes there, and nothing can end that. What is left behind replaces nothing any more once it gets
+// on. The caller of waitFor holds mu.
+func (r *Runner) waitFor(e *execution) func() {
+	if !leavable(e.task) {
+		return func() { <-e.done }
+	}
+	log := r.log.With("task", e.task.GetId())
+	return func() {
+		timer := time.NewTimer(r.hung)
+		defer timer.Stop()
+		select {
+		case <-e.done:
+		case <-timer.C:
+			log.Error("the task hangs in its remote and is left behind: is the directory's server there?")
+		}
+	}
+}
+
+// leavable tells whether a task may go on beside another one: it reads what is on this node, and changes only what is in a remote.
+func leavable(task *agentv1.Task) bool {
+	switch task.GetSpec().(type) {
+	case *agentv1.Task_UploadCopy, *agentv1.Task_UploadFiles, *agentv1.Task_DropRemote:
+		return true
+	}
+	return false
 }
 
 func (r *Runner) run(e *execution) {

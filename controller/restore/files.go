@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"slices"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	agentv1 "github.com/requorum/requorum/gen/requorum/agent/v1"
+	journalv1 "github.com/requorum/requorum/gen/requorum/journal/v1"
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
 	"github.com/requorum/requorum/controller/operation"
@@ -76,6 +79,30 @@ func (p *prepared) judgeFiles(node string, found *agentv1.ComparedFiles, remote 
 	default:
 		p.pass("files", "%s; none is written", text)
 	}
+}
+
+// findLostFiles tells whether nodes have lost the files that they are to get back, as by damage that came after preflight.
+// Then fetchFiles takes them from a remote. Those that no remote has refuse the restore.
+func (j *Jobs) findLostFiles(ctx context.Context, run *operation.Run) (bool, error) {
+	snap, err := j.Catalog.Snapshot(run.Cluster(), run.Operation().GetSnapshot())
+	if err != nil {
+		return false, err
+	}
+	p := &prepared{spec: run.Restore().GetSpec(), snapshot: snap, files: make(map[string][]*requorumv1.PlannedFile)}
+	if p.spec.GetFiles() != restoreFiles {
+		return false, nil
+	}
+	if err := j.checkFiles(ctx, within{run}, p, j.Identities.Get(run.ID())); err != nil {
+		return false, err
+	}
+	if err := p.refusal(); err != nil || len(p.lostFiles) == 0 {
+		return false, err
+	}
+	err = run.Journal(func(rec *journalv1.OperationRecord) {
+		job := rec.GetRestore()
+		job.LostFiles, job.FileRemotes, job.CopiesRead = p.lostFiles, snap.GetRemotes(), timestamppb.Now()
+	})
+	return err == nil, err
 }
 
 // fetchFiles has nodes that have lost the files which they are to get back fetch them from a remote. They stay beside the

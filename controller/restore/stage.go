@@ -43,14 +43,18 @@ func (j *Jobs) stage(ctx context.Context, run *operation.Run) error {
 	})
 }
 
-// stageAll makes every node stage its copy, and once more, with copies that were replaced, if one was bad.
+// stageAll makes every node stage its copy, and once more, with copies or files of nodes that were replaced, if one was bad.
 func (j *Jobs) stageAll(ctx context.Context, run *operation.Run) (map[string]*agentv1.TaskResult, error) {
 	if run.Restore().GetCopiesRead() == nil {
 		results, err := j.askStage(ctx, run)
 		if err == nil || !ofTheCopy(err) {
 			return results, err
 		}
-		if bad, failed := j.findBadCopies(ctx, run); failed != nil || !bad {
+		bad, failed := j.findBadCopies(ctx, run)
+		if failed == nil && !bad {
+			bad, failed = j.findLostFiles(ctx, run)
+		}
+		if failed != nil || !bad {
 			return nil, cmp.Or(failed, err)
 		}
 	}
@@ -58,6 +62,9 @@ func (j *Jobs) stageAll(ctx context.Context, run *operation.Run) (map[string]*ag
 		return nil, err
 	}
 	if err := j.distribute(ctx, run); err != nil {
+		return nil, err
+	}
+	if err := j.fetchFiles(ctx, run); err != nil {
 		return nil, err
 	}
 	return j.askStage(ctx, run)

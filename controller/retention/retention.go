@@ -32,6 +32,8 @@ type Verdict struct {
 	Remote   string // the place; empty for the nodes
 	Remove   bool
 	Reason   string
+
+	counts bool // a good copy is in the place, or is to be
 }
 
 // Judge returns a verdict for every READY snapshot, newest first. snapshots are those of one cluster, policies those of
@@ -42,7 +44,7 @@ func Judge(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now tim
 	verdicts := make([]Verdict, len(ready))
 	groups := make(map[string][]*Verdict) // by schedule
 	for i, s := range ready {
-		verdicts[i].Snapshot = s
+		verdicts[i].Snapshot, verdicts[i].counts = s, held(s)
 		if scheduled(s) {
 			groups[s.GetSchedule()] = append(groups[s.GetSchedule()], &verdicts[i])
 			continue
@@ -58,49 +60,79 @@ func Judge(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now tim
 	return verdicts
 }
 
-// JudgeRemotes returns a verdict for every good copy in a remote that a schedule stores its snapshots in, newest first.
-// Copies that a person has stored elsewhere are nobody's to judge.
+// JudgeRemotes returns a verdict for every copy in a remote that a schedule stores its snapshots in, newest first: for the good
+// ones, and for those that are missing there. A missing one pushes out nobody, and goes when it would go if it were there: so ends
+// a removal whose answer was lost, whatever it has removed. Copies that a person has stored elsewhere are nobody's to judge.
 func JudgeRemotes(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time) []Verdict {
-	return judgeStored(snapshots, policies, now, stored)
+	return judgeStored(snapshots, policies, now, stored, missing)
 }
 
 // Unstored returns the snapshots, newest first, that nodes hold and that are to be in their schedule's remote but are not.
 func Unstored(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time) []Verdict {
-	all := judgeStored(snapshots, policies, now, func(s *requorumv1.Snapshot, remote string) bool { return held(s) || stored(s, remote) })
+	all := judgeStored(snapshots, policies, now, func(s *requorumv1.Snapshot, remote string) bool { return held(s) || stored(s, remote) }, nobody)
 	return slices.DeleteFunc(all, func(v Verdict) bool {
 		return v.Remove || stored(v.Snapshot, v.Remote) || policies[v.Snapshot.GetSchedule()].Paused
 	})
 }
 
-// judgeStored judges the scheduled snapshots that count as being in their schedule's remote.
-func judgeStored(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time, counts func(*requorumv1.Snapshot, string) bool) []Verdict {
+// in tells something of a snapshot's copy in a remote.
+type in func(s *requorumv1.Snapshot, remote string) bool
+
+func nobody(*requorumv1.Snapshot, string) bool { return false }
+
+// judgeStored judges the scheduled snapshots that count as being in their schedule's remote, and those that only also
+// do: they are judged, and count for nothing.
+func judgeStored(snapshots []*requorumv1.Snapshot, policies map[string]Policy, now time.Time, counts, also in) []Verdict {
 	sorted := slices.Clone(snapshots)
 	slices.SortStableFunc(sorted, catalog.NewestFirst)
 	groups := make(map[string][]*Verdict) // by schedule
 	verdicts := make([]Verdict, 0, len(sorted))
 	for _, s := range sorted {
 		policy := policies[s.GetSchedule()]
-		if !catalog.Good(s) || !scheduled(s) || policy.Remote == "" || !counts(s, policy.Remote) {
+		if !catalog.Good(s) || !scheduled(s) || policy.Remote == "" {
 			continue
 		}
-		verdicts = append(verdicts, Verdict{Snapshot: s, Remote: policy.Remote})
+		counted := counts(s, policy.Remote)
+		if !counted && !also(s, policy.Remote) {
+			continue
+		}
+		verdicts = append(verdicts, Verdict{Snapshot: s, Remote: policy.Remote, counts: counted})
 		groups[s.GetSchedule()] = append(groups[s.GetSchedule()], &verdicts[len(verdicts)-1])
 	}
 	for schedule, group := range groups {
 		policy := policies[schedule]
 		policy.Retention = policy.Stored
 		judgeGroup(group, schedule, policy, true, now)
-		if !slices.ContainsFunc(group, func(v *Verdict) bool { return !v.Remove }) {
-			group[0].keep("it is the last good one of schedule " + schedule + " in remote " + policy.Remote)
-		}
+		keepLastStored(group, schedule, policy.Remote)
 	}
 	return verdicts
 }
 
+// keepLastStored keeps the newest good one of a schedule in its remote if all of them would go. Where none is good, one that is
+// missing may be there after all, if its removal was begun and did not take effect: the newest stays, too.
+func keepLastStored(group []*Verdict, schedule, remote string) {
+	last := slices.IndexFunc(group, func(v *Verdict) bool { return v.counts })
+	if last < 0 {
+		last = 0
+	}
+	if !slices.ContainsFunc(group, func(v *Verdict) bool { return !v.Remove && v.counts == group[last].counts }) {
+		group[last].keep("it is the last good one of schedule " + schedule + " in remote " + remote)
+	}
+}
+
 // stored tells whether a remote has a good copy, as far as is known.
 func stored(s *requorumv1.Snapshot, remote string) bool {
+	return copyIn(s, remote, requorumv1.CopyState_COPY_STATE_GOOD)
+}
+
+// missing tells whether a remote was to have a copy and has none any more, or its removal was begun.
+func missing(s *requorumv1.Snapshot, remote string) bool {
+	return copyIn(s, remote, requorumv1.CopyState_COPY_STATE_MISSING)
+}
+
+func copyIn(s *requorumv1.Snapshot, remote string, state requorumv1.CopyState) bool {
 	return slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool {
-		return c.GetRemote() == remote && c.GetState() == requorumv1.CopyState_COPY_STATE_GOOD
+		return c.GetRemote() == remote && c.GetState() == state
 	})
 }
 
@@ -189,8 +221,10 @@ func judgeOne(v *Verdict, schedule string, r *requorumv1.Retention, reasons []st
 		v.keep("only remotes hold it")
 	case ttl != nil && age >= ttl.AsDuration():
 		v.remove(fmt.Sprintf("it is older than the %s that schedule %s keeps snapshots", ttl.AsDuration(), schedule))
-	case !v.held():
+	case v.Remote == "" && !v.counts:
 		v.keep("no node has a good copy: it does not count")
+	case !v.counts && len(reasons) > 0:
+		v.keep("it is missing there and does not count; schedule " + schedule + " would keep it")
 	case len(reasons) > 0:
 		v.keep(strings.Join(reasons, ", ") + " of schedule " + schedule)
 	case counts(r):
@@ -199,9 +233,6 @@ func judgeOne(v *Verdict, schedule string, r *requorumv1.Retention, reasons []st
 		v.keep("it is younger than the " + r.GetTtl().AsDuration().String() + " that schedule " + schedule + " keeps snapshots")
 	}
 }
-
-// held tells whether a good copy is in the place that the verdict is about. Those of a remote are chosen by that.
-func (v *Verdict) held() bool { return v.Remote != "" || held(v.Snapshot) }
 
 // held tells whether a node has a good copy, as far as is known.
 func held(s *requorumv1.Snapshot) bool {
@@ -234,24 +265,23 @@ func rules(p Policy) []rule {
 	}
 }
 
-// keptBy returns, for each snapshot of a schedule, the rules that keep it.
+// keptBy returns, for each snapshot of a schedule, the rules that keep it, or would if it counted.
 func keptBy(group []*Verdict, policy Policy) [][]string {
 	reasons := make([][]string, len(group))
 	for _, rule := range rules(policy) {
 		kept, seen := uint32(0), make(map[string]bool)
 		for i, v := range group {
-			if kept == rule.most || !v.held() {
+			period := "" // of one that is kept by its number alone
+			if rule.period != nil {
+				period = rule.period(Taken(v.Snapshot))
+			}
+			if kept == rule.most || seen[period] {
 				continue
 			}
-			if rule.period != nil {
-				period := rule.period(Taken(v.Snapshot))
-				if seen[period] {
-					continue
-				}
-				seen[period] = true
+			reasons[i] = append(reasons[i], fmt.Sprintf("%s %d of %d", rule.name, kept+1, rule.most))
+			if v.counts {
+				kept, seen[period] = kept+1, rule.period != nil
 			}
-			kept++
-			reasons[i] = append(reasons[i], fmt.Sprintf("%s %d of %d", rule.name, kept, rule.most))
 		}
 	}
 	return reasons

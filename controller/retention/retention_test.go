@@ -206,6 +206,12 @@ func stored(s *requorumv1.Snapshot) *requorumv1.Snapshot {
 	return s
 }
 
+// lost is a snapshot that the remote off-site had, too.
+func lost(s *requorumv1.Snapshot) *requorumv1.Snapshot {
+	s.Remotes = append(s.Remotes, &requorumv1.RemoteCopy{Remote: "off-site", State: requorumv1.CopyState_COPY_STATE_MISSING})
+	return s
+}
+
 // Nodes and remote are judged each for itself.
 func TestRetentionInARemote(t *testing.T) {
 	const day = 24 * time.Hour
@@ -239,6 +245,27 @@ func TestRetentionInARemote(t *testing.T) {
 			[]*requorumv1.Snapshot{snap("b", day), stored(snap("a", 2*day))},
 			map[string]retention.Policy{"nightly": {Retention: last(1), Zone: time.UTC, Paused: true, Remote: "off-site", Stored: last(1)}},
 			"", "", "",
+		},
+		"a removal that has taken effect, and nobody was told": {
+			[]*requorumv1.Snapshot{stored(snap("c", 0)), stored(snap("b", day)), lost(gone(snap("a", 2*day)))}, policies(last(1), last(2)), "b", "a", "",
+		},
+		"the same of one that nodes keep": {
+			[]*requorumv1.Snapshot{stored(snap("c", 0)), stored(snap("b", day)), lost(snap("a", 2*day))}, policies(nil, last(2)), "", "a", "",
+		},
+		"one that is missing pushes out nobody": {
+			[]*requorumv1.Snapshot{lost(gone(snap("c", 0))), stored(snap("b", day)), stored(snap("a", 2*day))}, policies(nil, last(2)), "", "", "",
+		},
+		"one that is missing and would be kept is not forgotten": {
+			[]*requorumv1.Snapshot{stored(snap("b", 0)), lost(gone(snap("a", day)))}, policies(nil, last(2)), "", "", "",
+		},
+		"a remote that was emptied forgets nothing": {
+			[]*requorumv1.Snapshot{lost(gone(snap("b", day))), lost(gone(snap("a", 2*day)))}, policies(nil, last(1)), "", "", "",
+		},
+		"where none is good the newest may be there after all": {
+			[]*requorumv1.Snapshot{lost(gone(snap("b", 2*day))), lost(gone(snap("a", 3*day)))}, policies(nil, ttl(day)), "", "a", "",
+		},
+		"the last good one is not the missing one": {
+			[]*requorumv1.Snapshot{lost(gone(snap("b", 2*day))), stored(snap("a", 3*day))}, policies(nil, ttl(day)), "", "b", "",
 		},
 		"stored by a person elsewhere": {
 			[]*requorumv1.Snapshot{snap("b", day), with(snap("a", 2*day), func(s *requorumv1.Snapshot) { s.Remotes = []*requorumv1.RemoteCopy{{Remote: "nfs", State: good}} })},

@@ -55,6 +55,7 @@ type desk struct {
 	removed  []string // names, in order
 	unproved error    // why a drill fails; nil if it does not
 	down     error    // why nothing can be stored; nil if it can
+	lost     error    // of the answer to the next removal in a remote; nil if it is not
 }
 
 func (d *desk) AskNode(context.Context, string, string, *agentv1.Task) (*agentv1.TaskResult, error) {
@@ -183,7 +184,19 @@ func (d *desk) saving(run *operation.Run) operation.Job {
 }
 
 func (d *desk) deleting(run *operation.Run) operation.Job {
-	return operation.Job{Plan: phase(operation.Step{Name: "remove", Pivot: true, Do: func(_ context.Context, run *operation.Run) error {
+	fromRemote := operation.Step{Name: "remove-remote", Do: func(_ context.Context, run *operation.Run) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		lost := d.lost
+		if lost == nil || run.Snapshot().GetKeepRemotes() {
+			return nil
+		}
+		d.lost = nil
+		return errors.Join(lost, catalog.New(d.Store).Update(run.Cluster(), run.Operation().GetSnapshot(), func(s *requorumv1.Snapshot) {
+			s.Remotes[0].State = requorumv1.CopyState_COPY_STATE_MISSING
+		}))
+	}}
+	return operation.Job{Plan: phase(fromRemote, operation.Step{Name: "remove", Pivot: true, Do: func(_ context.Context, run *operation.Run) error {
 		name, job := run.Operation().GetSnapshot(), run.Snapshot()
 		switch {
 		case job.GetKeepRemotes():

@@ -74,6 +74,25 @@ func TestARemoteThatIsAwayGetsWhatItMissed(t *testing.T) {
 	})
 }
 
+// A removal in the remote whose answer is lost for good is ended by the next one.
+func TestARemovalWhoseAnswerIsLost(t *testing.T) {
+	atDesk(t, func(d *desk) {
+		d.apply(storing(1, 2))
+		d.pass(time.Hour + firstAgain/2) // 2 runs
+		d.mu.Lock()
+		d.lost = errors.New("the agent is gone")
+		d.mu.Unlock()
+		d.pass(time.Hour)
+		if n := len(d.ready("prod")); n != 3 {
+			t.Errorf("the removal has not broken off: the catalog holds %d, want 3", n)
+		}
+		d.pass(firstAgain + sweepEvery)
+		if onNodes, inRemote := d.places(); onNodes != 1 || inRemote != 2 || len(d.ready("prod")) != 2 {
+			t.Errorf("the nodes hold %d, the remote %d, the catalog %d; want 1, 2, 2", onNodes, inRemote, len(d.ready("prod")))
+		}
+	})
+}
+
 // A schedule that is paused stores nothing, and one of an unknown remote is refused.
 func TestWhatIsNotStored(t *testing.T) {
 	atDesk(t, func(d *desk) {

@@ -480,10 +480,11 @@ func fetchFrom(ctx context.Context, run *operation.Run, remotes *remote.Remotes,
 	if err != nil {
 		return nil, err
 	}
-	if facts := result.GetCopy(); facts != nil {
-		return facts, KeepSealed(ctx, run, node, m.GetName(), sealed, facts)
+	facts := result.GetCopy()
+	if facts.GetInspected() == nil && proto.Equal(facts.GetLocal(), m.GetLocal()) && (m.GetLocal() != nil || sealed == nil) {
+		return nil, nil // the very file that is known
 	}
-	return nil, nil
+	return facts, KeepSealed(ctx, run, node, m.GetName(), sealed, facts)
 }
 
 // fetch has a node fetch the file from a remote, where no node holds a good copy.

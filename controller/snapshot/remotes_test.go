@@ -29,6 +29,7 @@ type shop struct {
 	identity  string         // that a download came with
 	broken    map[string]int // kinds of tasks that fail so many times
 	dropped   []string       // keys of bundles that were removed
+	newAgents bool           // that tell how what they have fetched is sealed
 }
 
 // withShop gives a desk a remote.
@@ -78,6 +79,9 @@ func (s *shop) answer(f *fleet, node string, task *agentv1.Task) (*agentv1.TaskR
 		m := proto.CloneOf(spec.DownloadCopy.GetManifest())
 		m.Stored = nil
 		f.vaults[node][m.GetName()] = m
+		if s.newAgents {
+			return &agentv1.TaskResult{Result: &agentv1.TaskResult_Copy{Copy: &agentv1.CopyFacts{Local: m.GetLocal()}}}, nil
+		}
 	case *agentv1.Task_ListRemote:
 		list := &agentv1.RemoteList{}
 		for key, m := range s.manifests {
@@ -296,6 +300,28 @@ func TestDistributeFetchesWhatNoNodeHas(t *testing.T) {
 		if d.fleet.holding("s") != "a b c" || d.fleet.count("DownloadCopy") != 1 || s.identity != "the-key" {
 			t.Errorf("held by %s, %d downloads, identity %q", d.fleet.holding("s"), d.fleet.count("DownloadCopy"), s.identity)
 		}
+	})
+}
+
+// An agent that knows nothing of seals opens what it fetches and keeps it in the clear, also where the very file was to be kept.
+func TestAnOldAgentKeepsNothingThatItFetches(t *testing.T) {
+	withShop(t, func(d *desk, s *shop) {
+		d.expect(d.saved(saveTo("off-site")), succeeded, "")
+		err := d.Catalog.Update("prod", "s", func(s *requorumv1.Snapshot) {
+			s.Manifest.Local = &requorumv1.StoredObject{Size: 50, Sha256: "stored", Recipients: []string{"age1abc"}}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, vault := range d.fleet.vaults {
+			delete(vault, "s")
+		}
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "the-key")), reverted, "its agent has not sealed the copy: it does not know how to|upgrade the agent")
+		if held := d.fleet.holding("s"); held != "" {
+			t.Errorf("%s still hold it, in the clear", held)
+		}
+		s.newAgents = true
+		d.expect(d.ended(d.Distribute("prod", "s", "", "alice", "the-key")), succeeded, "")
 	})
 }
 

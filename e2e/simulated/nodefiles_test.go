@@ -118,6 +118,13 @@ func (b bundles) RemoveOld(ctx context.Context, id string) error {
 	return b.keeper.RemoveOld(ctx, id)
 }
 
+func (b bundles) KeepOpened(id string) error {
+	if err := b.reads(); err != nil {
+		return err
+	}
+	return b.keeper.KeepOpened(id)
+}
+
 func (b bundles) DropOpened(id string) error {
 	if err := b.reads(); err != nil {
 		return err

@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -75,7 +77,9 @@ type fake struct {
 	changed  func(req proto.Message) error // what a changing call does; nil for nothing
 	failures int                           // so many changing calls answer Unavailable first
 	remotes  []*requorumv1.Remote
-	refusals []error // what the next changing calls answer, one each; then as refuse says
+	held     map[string]*requorumv1.Manifest // what every remote holds besides
+	unseen   []error                         // why the next looks into a remote fail, one each
+	refusals []error                         // what the next changing calls answer, one each; then as refuse says
 }
 
 func newFake(t *testing.T) *fake {
@@ -477,10 +481,17 @@ func remotes() []*requorumv1.Remote {
 }
 
 func (f *fake) ListRemoteSnapshots(_ context.Context, req *requorumv1.ListRemoteSnapshotsRequest) (*requorumv1.ListRemoteSnapshotsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.unseen) > 0 {
+		why := f.unseen[0]
+		f.unseen = f.unseen[1:]
+		return nil, why
+	}
 	m := manifest()
 	m.Stored = storedObject()
 	return &requorumv1.ListRemoteSnapshotsResponse{
-		Manifests: []*requorumv1.Manifest{m}, Orphans: []string{"etcd/prod/half.db.zst"}, Problems: []string{"etcd/prod/x.json: decode manifest: its digest does not fit"},
+		Manifests: append(slices.Collect(maps.Values(f.held)), m), Orphans: []string{"etcd/prod/half.db.zst"}, Problems: []string{"etcd/prod/x.json: decode manifest: its digest does not fit"},
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
@@ -54,8 +55,11 @@ type preUpgrade struct {
 	kubernetes    string
 	identity      string // text of a key file
 
-	began time.Time
-	taken string // the snapshot that this hook has taken
+	began  time.Time
+	taken  string            // the snapshot that this hook has taken
+	agreed map[string]bool   // snapshots of which all nodes have read their copies back since it began
+	listed map[string]bool   // snapshots that the remote was seen to hold since it began
+	unfit  map[string]string // why snapshots that the catalog has as good are not
 }
 
 func (p *program) hookCommand() *cobra.Command {
@@ -118,32 +122,73 @@ func (p *program) preUpgrade(ctx context.Context, c *client, h *preUpgrade) (*re
 			return nil, err
 		}
 	}
+	h.agreed, h.listed, h.unfit = make(map[string]bool), make(map[string]bool), make(map[string]string)
 	for {
-		cluster, err := insist(ctx, c, c.GetCluster, &requorumv1.GetClusterRequest{Cluster: h.cluster})
-		if err != nil {
-			return nil, err
-		}
-		all, err := insist(ctx, c, c.ListSnapshots, &requorumv1.ListSnapshotsRequest{Cluster: h.cluster})
-		if err != nil {
-			return nil, err
-		}
-		found := h.choose(all.GetSnapshots(), cluster.GetCluster().GetNodes())
-		if found != nil && (!h.verify || restorable(found)) {
-			return found, nil
-		}
-		if running := cluster.GetCluster().GetRunningOperation(); running != "" {
-			if err := p.waitFor(ctx, c, running); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if found == nil && h.taken != "" {
-			return nil, h.unfit(all.GetSnapshots(), cluster.GetCluster().GetNodes())
-		}
-		if err := p.advance(ctx, c, h, found, cluster.GetCluster()); err != nil {
-			return nil, err
+		found, err := p.round(ctx, c, h)
+		if found != nil || err != nil {
+			return found, err
 		}
 	}
+}
+
+// round returns the snapshot to go back to, or comes a step nearer to one.
+func (p *program) round(ctx context.Context, c *client, h *preUpgrade) (*requorumv1.Snapshot, error) {
+	cluster, err := insist(ctx, c, c.GetCluster, &requorumv1.GetClusterRequest{Cluster: h.cluster})
+	if err != nil {
+		return nil, err
+	}
+	all, err := insist(ctx, c, c.ListSnapshots, &requorumv1.ListSnapshotsRequest{Cluster: h.cluster})
+	if err != nil {
+		return nil, err
+	}
+	nodes := cluster.GetCluster().GetNodes()
+	found := h.choose(all.GetSnapshots(), nodes)
+	switch agreed := found != nil && h.agreed[found.GetName()]; {
+	case agreed && h.remote != "" && !h.listed[found.GetName()]:
+		return nil, p.lookInto(ctx, c, h, found)
+	case agreed && (!h.verify || restorable(found)):
+		return found, nil
+	}
+	if running := cluster.GetCluster().GetRunningOperation(); running != "" {
+		return nil, p.waitFor(ctx, c, h, running)
+	}
+	if found == nil && h.taken != "" {
+		return nil, h.refused(all.GetSnapshots(), nodes)
+	}
+	return nil, p.advance(ctx, c, h, found, cluster.GetCluster())
+}
+
+// lookInto makes sure that the remote holds what the catalog says it does. One that cannot be looked into does not count either.
+func (p *program) lookInto(ctx context.Context, c *client, h *preUpgrade, found *requorumv1.Snapshot) error {
+	name := found.GetName()
+	resp, err := ask(ctx, c.ListRemoteSnapshots, &requorumv1.ListRemoteSnapshotsRequest{Remote: h.remote, Cluster: h.cluster}, planLimit)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	switch {
+	case err != nil:
+		h.unfit[name] = "remote " + h.remote + " could not be looked into: " + status.Convert(err).Message()
+	case !slices.ContainsFunc(resp.GetManifests(), func(m *requorumv1.Manifest) bool { return isCopy(m, found, h.remote) }):
+		h.unfit[name] = "remote " + h.remote + " does not hold it any more"
+	default:
+		h.listed[name] = true
+		return nil
+	}
+	return p.passOver(h, name)
+}
+
+// isCopy tells whether a manifest in a remote is of the copy of a snapshot that the catalog has there.
+func isCopy(m *requorumv1.Manifest, s *requorumv1.Snapshot, remote string) bool {
+	return m.GetName() == s.GetName() && m.GetSha256() == s.GetManifest().GetSha256() &&
+		slices.ContainsFunc(s.GetRemotes(), func(c *requorumv1.RemoteCopy) bool {
+			return c.GetRemote() == remote && proto.Equal(c.GetObject(), m.GetStored())
+		})
+}
+
+// passOver says why a snapshot is not used.
+func (p *program) passOver(h *preUpgrade, name string) error {
+	_, err := fmt.Fprintln(p.err, output.Clean(fmt.Sprintf("%s is not used: %s", name, h.unfit[name])))
+	return err
 }
 
 // onlyRemote returns the remote that the controller has.
@@ -164,8 +209,8 @@ func onlyRemote(ctx context.Context, c *client) (string, error) {
 	return "", usagef("the controller has several remotes: say which one with --remote NAME (requorum remote ls)")
 }
 
-// advance takes a snapshot, or proves that the one found can be restored. That another operation was faster is no
-// error: the next round waits for it.
+// advance takes a snapshot, or has the nodes read the copies of the one found back, or proves that it can be restored. That another
+// operation was faster is no error: the next round waits for it.
 func (p *program) advance(ctx context.Context, c *client, h *preUpgrade, found *requorumv1.Snapshot, cluster *requorumv1.Cluster) error {
 	op, err := h.start(ctx, c, p.newID(), found, cluster)
 	if busy(err) {
@@ -178,20 +223,33 @@ func (p *program) advance(ctx context.Context, c *client, h *preUpgrade, found *
 	if err != nil {
 		return err
 	}
-	if found == nil {
-		h.taken = op.GetSnapshot()
+	name, failed := op.GetSnapshot(), outcome(op)
+	switch {
+	case found != nil && !h.agreed[found.GetName()] && failed != nil && live.Ended(op):
+		h.unfit[found.GetName()] = op.GetFailure().GetMessage()
+		return p.passOver(h, found.GetName())
+	case found != nil:
+		name = found.GetName()
+	default:
+		h.taken = name
 	}
-	return outcome(op)
+	h.agreed[name] = failed == nil
+	return failed
 }
 
+// start saves a snapshot, checks the one found, or verifies it if that is done.
 func (h *preUpgrade) start(ctx context.Context, c *client, requestID string, found *requorumv1.Snapshot, cluster *requorumv1.Cluster) (*requorumv1.Operation, error) {
-	if found != nil {
-		resp, err := change(ctx, c, c.VerifySnapshot, &requorumv1.VerifySnapshotRequest{RequestId: requestID, Cluster: h.cluster, Name: found.GetName(), Identity: h.identity})
+	switch {
+	case found == nil:
+		resp, err := change(ctx, c, c.SaveSnapshot, &requorumv1.SaveSnapshotRequest{
+			RequestId: requestID, Cluster: h.cluster, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE, Labels: h.labels(cluster), Remote: h.remote,
+		})
+		return resp.GetOperation(), err
+	case !h.agreed[found.GetName()]:
+		resp, err := change(ctx, c, c.CheckSnapshot, &requorumv1.CheckSnapshotRequest{RequestId: requestID, Cluster: h.cluster, Name: found.GetName()})
 		return resp.GetOperation(), err
 	}
-	resp, err := change(ctx, c, c.SaveSnapshot, &requorumv1.SaveSnapshotRequest{
-		RequestId: requestID, Cluster: h.cluster, Kind: requorumv1.SnapshotKind_SNAPSHOT_KIND_PRE_UPGRADE, Labels: h.labels(cluster), Remote: h.remote,
-	})
+	resp, err := change(ctx, c, c.VerifySnapshot, &requorumv1.VerifySnapshotRequest{RequestId: requestID, Cluster: h.cluster, Name: found.GetName(), Identity: h.identity})
 	return resp.GetOperation(), err
 }
 
@@ -208,14 +266,19 @@ func (h *preUpgrade) labels(cluster *requorumv1.Cluster) map[string]string {
 	return labels
 }
 
-// waitFor waits for an operation of somebody else's. How it ends is not this hook's business, unless it needs a person.
-func (p *program) waitFor(ctx context.Context, c *client, id string) error {
+// waitFor waits for an operation of somebody else's. How it ends is not this hook's business, unless it needs a person. Of what it has
+// saved or checked meanwhile the nodes have just read their copies back.
+func (p *program) waitFor(ctx context.Context, c *client, h *preUpgrade, id string) error {
 	op, err := p.follow(ctx, c, id, live.NewLines(p.err, p.now))
 	if err != nil {
 		return err
 	}
 	if !live.Ended(op) {
 		return advised(&OperationError{Operation: op}, "the upgrade cannot begin before that is over")
+	}
+	switch op.GetKind() {
+	case requorumv1.OperationKind_OPERATION_KIND_SAVE, requorumv1.OperationKind_OPERATION_KIND_CHECK:
+		h.agreed[op.GetSnapshot()] = outcome(op) == nil
 	}
 	return nil
 }
@@ -235,6 +298,9 @@ func (h *preUpgrade) choose(all []*requorumv1.Snapshot, nodes []*requorumv1.Node
 func (h *preUpgrade) lacks(s *requorumv1.Snapshot, nodes []*requorumv1.Node) string {
 	if s.GetState() != requorumv1.SnapshotState_SNAPSHOT_STATE_READY {
 		return "it is " + snapshotState(s.GetState())
+	}
+	if why := h.unfit[s.GetName()]; why != "" {
+		return why
 	}
 	if s.GetName() != h.taken {
 		switch s.GetKind() { // one of a schedule may be gone, by its retention, when it is needed
@@ -278,8 +344,8 @@ func copyOn(s *requorumv1.Snapshot, node string) requorumv1.CopyState {
 	return requorumv1.CopyState_COPY_STATE_MISSING
 }
 
-// unfit explains why the snapshot that the hook has taken is not good enough.
-func (h *preUpgrade) unfit(all []*requorumv1.Snapshot, nodes []*requorumv1.Node) error {
+// refused explains why the snapshot that the hook has taken is not good enough.
+func (h *preUpgrade) refused(all []*requorumv1.Snapshot, nodes []*requorumv1.Node) error {
 	reason := "it is not in the catalog any more"
 	for _, s := range all {
 		if s.GetName() == h.taken {

@@ -74,8 +74,56 @@ func TestHookUsesWhatIsThere(t *testing.T) {
 	f := newFake(t)
 	f.snapshots = append(f.snapshots, fresh("from-before"))
 	r := f.command(t, strings.Fields(hook)...)
-	if r.code != ExitDone || r.out != "from-before\n" || len(f.got()) != 0 {
-		t.Errorf("exit %d, stdout %q, %d changes\n%s", r.code, r.out, len(f.got()), r.err)
+	if r.code != ExitDone || r.out != "from-before\n" {
+		t.Errorf("exit %d, stdout %q\n%s", r.code, r.out, r.err)
+	}
+	want := &requorumv1.CheckSnapshotRequest{RequestId: requestID, Cluster: "prod", Name: "from-before"}
+	if got := f.got(); len(got) != 1 || !proto.Equal(got[0], want) {
+		t.Errorf("asked for %v", got)
+	}
+}
+
+// The catalog has a young snapshot as good, and it is not: another one is taken.
+func TestHookDoesNotBelieveTheCatalog(t *testing.T) {
+	stored := func(name string) *requorumv1.Snapshot {
+		s := fresh(name)
+		s.Remotes = []*requorumv1.RemoteCopy{{Remote: "nfs", State: requorumv1.CopyState_COPY_STATE_GOOD, Object: &requorumv1.StoredObject{Key: name}}}
+		return s
+	}
+	for name, c := range map[string]struct {
+		line  string
+		given func(*fake)
+		says  string
+	}{
+		"a node has lost its copy": {"", func(f *fake) { f.op = failed(requorumv1.OperationState_OPERATION_STATE_REFUSED, "") }, "from-before is not used: "},
+		"the remote has lost it":   {" --remote nfs", func(f *fake) { delete(f.held, "from-before") }, "from-before is not used: remote nfs does not hold it any more"},
+		"it is another there": {" --remote nfs", func(f *fake) {
+			f.held["from-before"].Stored.Size = 7
+		}, "from-before is not used: remote nfs does not hold it any more"},
+		"nobody can look": {" --remote nfs", func(f *fake) { f.unseen = []error{status.Error(codes.Unavailable, "no route")} }, "from-before is not used: remote nfs could not be looked into: no route"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			f.snapshots = []*requorumv1.Snapshot{stored("from-before")}
+			f.held = map[string]*requorumv1.Manifest{}
+			for _, n := range []string{"from-before", "taken"} {
+				f.held[n] = &requorumv1.Manifest{Name: n, Stored: &requorumv1.StoredObject{Key: n}}
+			}
+			f.op.Snapshot = "from-before"
+			c.given(f)
+			f.changed = func(req proto.Message) error {
+				if _, saves := req.(*requorumv1.SaveSnapshotRequest); saves {
+					f.op = succeeded(requorumv1.OperationKind_OPERATION_KIND_SAVE)
+					f.op.Snapshot = "taken"
+					f.snapshots = append([]*requorumv1.Snapshot{stored("taken")}, f.snapshots...)
+				}
+				return nil
+			}
+			r := f.command(t, strings.Fields(hook+c.line)...)
+			if r.code != ExitDone || r.out != "taken\n" || !strings.Contains(r.err, c.says) || len(f.got()) != 2 {
+				t.Errorf("exit %d, stdout %q, %v\n%s", r.code, r.out, f.got(), r.err)
+			}
+		})
 	}
 }
 
@@ -99,7 +147,7 @@ func TestHookTakesASnapshotAndPrintsOnlyItsName(t *testing.T) {
 		t.Errorf("asked for %v", got)
 	}
 	again := f.command(t, append(strings.Fields(hook), "-o", "json")...)
-	if again.code != ExitDone || !strings.Contains(again.out, `"name": "taken"`) || len(f.got()) != 1 {
+	if again.code != ExitDone || !strings.Contains(again.out, `"name": "taken"`) || len(f.got()) != 2 {
 		t.Errorf("exit %d, %d changes\n%s%s", again.code, len(f.got()), again.out, again.err)
 	}
 }
@@ -137,6 +185,7 @@ func TestHookWaitsForAnotherAndUsesItsSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.op.Snapshot = "of-the-other"
 	f.changed = func(proto.Message) error { // another hook was accepted just before
 		f.clusters = []*requorumv1.Cluster{prod()}
 		f.clusters[0].RunningOperation = opID
@@ -159,7 +208,10 @@ func TestHookVerifies(t *testing.T) {
 	f := newFake(t)
 	f.op = succeeded(requorumv1.OperationKind_OPERATION_KIND_VERIFY)
 	f.snapshots = []*requorumv1.Snapshot{fresh("from-before")}
-	f.changed = func(proto.Message) error {
+	f.changed = func(req proto.Message) error {
+		if _, checks := req.(*requorumv1.CheckSnapshotRequest); checks {
+			return nil
+		}
 		f.snapshots = []*requorumv1.Snapshot{fresh("from-before")}
 		f.snapshots[0].Verified = &requorumv1.Verification{Time: before(0), Node: "etcd-2"}
 		return nil
@@ -170,7 +222,7 @@ func TestHookVerifies(t *testing.T) {
 		}
 	}
 	want := &requorumv1.VerifySnapshotRequest{RequestId: requestID, Cluster: "prod", Name: "from-before"}
-	if got := f.got(); len(got) != 1 || !proto.Equal(got[0], want) {
+	if got := f.got(); len(got) != 3 || !proto.Equal(got[1], want) { // each time the nodes are asked first
 		t.Errorf("asked for %v", got)
 	}
 }
@@ -190,8 +242,11 @@ func TestHookRequiresARemoteCopy(t *testing.T) {
 			f.op = succeeded(requorumv1.OperationKind_OPERATION_KIND_SAVE)
 			f.op.Snapshot = "taken"
 			f.snapshots = []*requorumv1.Snapshot{fresh("on-the-nodes"), stored("elsewhere", "off-site")}
+			f.held = map[string]*requorumv1.Manifest{"taken": {Name: "taken"}}
 			f.changed = func(req proto.Message) error {
-				f.snapshots = append([]*requorumv1.Snapshot{stored("taken", req.(*requorumv1.SaveSnapshotRequest).GetRemote())}, f.snapshots...)
+				if save, saves := req.(*requorumv1.SaveSnapshotRequest); saves {
+					f.snapshots = append([]*requorumv1.Snapshot{stored("taken", save.GetRemote())}, f.snapshots...)
+				}
 				return nil
 			}
 			for range 2 { // the second time it is there
@@ -199,7 +254,7 @@ func TestHookRequiresARemoteCopy(t *testing.T) {
 					t.Fatalf("exit %d, stdout %q\n%s", r.code, r.out, r.err)
 				}
 			}
-			if got := f.got(); len(got) != 1 || got[0].(*requorumv1.SaveSnapshotRequest).GetRemote() != "nfs" {
+			if got := f.got(); len(got) != 2 || got[0].(*requorumv1.SaveSnapshotRequest).GetRemote() != "nfs" {
 				t.Errorf("asked for %v", got)
 			}
 		})

@@ -152,7 +152,10 @@ func (s *Store) fill(ctx context.Context, f *os.File, key string, write func(io.
 	case err != nil:
 		err = &objectstore.SourceError{Err: err}
 	default:
-		err = s.fail(ctx, "write", key, errors.Join(context.Cause(ctx), f.Sync()))
+		err = s.fail(ctx, "write", key, f.Sync())
+	}
+	if err == nil && ctx.Err() != nil { // also if it came to its end while the disk hung: it replaces nothing any more
+		err = context.Cause(ctx)
 	}
 	return errors.Join(err, s.fail(ctx, "close", key, f.Close()))
 }
@@ -342,6 +345,9 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		name := entry.Name()
 		if entry.IsDir() || name != path.Base(key) && !isPartOf(name, path.Base(key)) {
 			continue
+		}
+		if ctx.Err() != nil { // also if it came to its end while the directory hung: what is there may be another's by now
+			return context.Cause(ctx)
 		}
 		if err := s.removeIfThere(path.Join(path.Dir(key), name)); err != nil {
 			return s.fail(ctx, "remove", key, err)

@@ -1,6 +1,7 @@
 package dir_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -111,5 +112,19 @@ func TestWhatACrashLeftGoesWithTheNextPut(t *testing.T) {
 	entries, err := os.ReadDir(path)
 	if err != nil || len(entries) != 3 || entries[0].Name() != ".a.b.OTHER.part" || entries[1].Name() != dir.MarkerFile || entries[2].Name() != "a" {
 		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// A removal that was given up removes nothing, also if it has hung for so long that another object has come there.
+func TestARemovalThatWasGivenUpRemovesNothing(t *testing.T) {
+	s := open(t, t.TempDir())
+	store(t, s, "a")
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := s.Delete(ctx, "a"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if _, err := s.Stat(t.Context(), "a"); err != nil {
+		t.Error(err)
 	}
 }

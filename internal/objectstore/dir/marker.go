@@ -24,9 +24,13 @@ type MarkerError struct {
 	Path  string // of the file with the marker
 	Want  string
 	Found string // empty if there is none
+	Empty bool   // the file is there, with nothing in it
 }
 
 func (e *MarkerError) Error() string {
+	if e.Empty {
+		return fmt.Sprintf("its marker %s is empty: whoever made it died there", filepath.Base(e.Path))
+	}
 	if e.Found == "" {
 		return fmt.Sprintf("it is not mounted, or is another directory: it has no marker %s", filepath.Base(e.Path))
 	}
@@ -47,7 +51,7 @@ func (s *Store) expect(want string) error {
 		return &objectstore.Error{Store: "directory " + s.path, Doing: "read its marker", Kind: kind(err), Cause: err}
 	}
 	if want != "" && found != want {
-		strange := &MarkerError{Path: filepath.Join(s.path, MarkerFile), Want: want, Found: found}
+		strange := &MarkerError{Path: filepath.Join(s.path, MarkerFile), Want: want, Found: found, Empty: err == nil && found == ""}
 		return &objectstore.Error{Store: "directory " + s.path, Doing: "open", Kind: objectstore.ErrNoStore, Cause: strange}
 	}
 	s.marker = found
@@ -75,7 +79,7 @@ func (s *Store) mark(ctx context.Context) error {
 	if errors.Is(err, fs.ErrExist) {
 		made, err = s.readMarker()
 		if err == nil && made == "" { // another one is about to write it, or died there
-			err = errors.New("it is empty; if it stays so, remove it")
+			err = errors.New("it is empty: whoever made it died there; remove it (rm " + filepath.Join(s.path, MarkerFile) + "), the next upload makes another one")
 		}
 	}
 	if err != nil {
@@ -85,15 +89,32 @@ func (s *Store) mark(ctx context.Context) error {
 	return nil
 }
 
-// writeMarker makes the marker's file, durable. It fails with fs.ErrExist if there is one.
+// writeMarker makes the marker's file, durable. It fails with fs.ErrExist if there is one. The file gets its name when it is written,
+// so that a crash leaves none that is empty, by a second name, which unlike a rename replaces nothing.
 func (s *Store) writeMarker(marker string) error {
-	f, err := s.root.OpenFile(MarkerFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	part := MarkerFile + "." + rand.Text() + partSuffix
+	if err := s.writeNew(part, marker); err != nil {
+		return err
+	}
+	err := s.root.Link(part, MarkerFile)
+	if err != nil && !errors.Is(err, fs.ErrExist) { // a file system without second names
+		err = s.writeNew(MarkerFile, marker)
+	}
+	if err = errors.Join(err, s.removeIfThere(part)); err != nil {
+		return err
+	}
+	return s.syncDir(".")
+}
+
+// writeNew writes a file that is not there yet, and makes what is in it durable.
+func (s *Store) writeNew(name, marker string) error {
+	f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
 	}
 	_, err = io.WriteString(f, marker+"\n")
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, s.removeIfThere(MarkerFile))
+		return errors.Join(err, s.removeIfThere(name))
 	}
-	return s.syncDir(".")
+	return nil
 }

@@ -107,8 +107,7 @@ func TestWhoeverIsSecondTakesTheMarkerOver(t *testing.T) {
 	var wg sync.WaitGroup
 	for i, s := range all {
 		wg.Go(func() {
-			patient := objectstore.Retry(s, objectstore.Patience{}) // the file is empty for a moment
-			if err := objectstoretest.Put(t.Context(), patient, fmt.Sprint("object-", i), []byte("x")); err != nil {
+			if err := objectstoretest.Put(t.Context(), s, fmt.Sprint("object-", i), []byte("x")); err != nil {
 				t.Error(err)
 			}
 		})
@@ -133,5 +132,33 @@ func TestAMarkerThatIsEmptyIsTold(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(path, "a")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
+	}
+	refused(t, path, "the-one", "is empty")
+}
+
+// Whoever looks while markers are made finds none, or a whole one, and nothing is left of those that came second.
+func TestAMarkerIsNeverEmpty(t *testing.T) {
+	for range 50 {
+		path := t.TempDir()
+		made := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 3 {
+			s := open(t, path)
+			wg.Go(func() { store(t, s, fmt.Sprint("object-", i)) })
+		}
+		go func() { wg.Wait(); close(made) }()
+		for looking := true; looking; {
+			select {
+			case <-made:
+				looking = false
+			default:
+			}
+			if data, err := os.ReadFile(filepath.Join(path, dir.MarkerFile)); err == nil && len(data) == 0 {
+				t.Fatal("a marker that is empty")
+			}
+		}
+		if entries, err := os.ReadDir(path); err != nil || len(entries) != 4 {
+			t.Fatalf("in the directory: %v, %v", entries, err)
+		}
 	}
 }
