@@ -90,7 +90,7 @@ func Run(ctx context.Context, cfg Config, log hclog.Logger) error {
 	if err := cfg.detectRuntime(ctx, detectors(), log); err != nil {
 		return err
 	}
-	if err := durable.MkdirAll(cfg.DataDir, 0o700); err != nil {
+	if err := durable.OwnDir(cfg.DataDir); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	j, err := journal.Open(filepath.Join(cfg.DataDir, "agent.db"))
@@ -159,8 +159,7 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 
 // serve runs everything that needs the node's credentials.
 func (a *agent) serve(ctx context.Context) error {
-	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "tcp", a.cfg.Transfer.Listen)
+	listener, err := grpcserver.Listen(ctx, a.cfg.Transfer.Listen, "transfer.listen")
 	if err != nil {
 		return fmt.Errorf("transfer: %w", err)
 	}
