@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -75,12 +76,24 @@ func (c *Cluster) hints() string {
 	}
 	return fmt.Sprintf(`Ready. In another terminal:
 
-  export REQUORUM_CONFIG=%s
+%s  export REQUORUM_CONFIG=%s
   requorum cluster status
   requorum snapshot save --name first
   requorum restore --snapshot first --plan
   requorum restore --snapshot first
 
 etcd answers at %s. Logs are in %s. Ctrl-C stops everything.
-`, c.AdminConfig(), strings.Join(endpoints, ","), c.Dir)
+`, onPath(c.Binary), c.AdminConfig(), strings.Join(endpoints, ","), c.Dir)
+}
+
+// onPath is the line that makes the commands after it find this binary; empty where they do already.
+func onPath(binary string) string {
+	found, err := exec.LookPath("requorum")
+	if err == nil {
+		found, err = filepath.EvalSymlinks(found)
+	}
+	if err == nil && found == binary {
+		return ""
+	}
+	return fmt.Sprintf("  export PATH=%s:$PATH\n", filepath.Dir(binary))
 }
