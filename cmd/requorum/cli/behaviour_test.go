@@ -313,6 +313,15 @@ func TestConfigurationIsFoundInOrder(t *testing.T) {
 	}
 }
 
+// What is given in place of a key is not proposed as the place to write one to.
+func TestAKeyFileThatIsNoneIsRefused(t *testing.T) {
+	f := newFake(t)
+	r := f.command(t, "restore", "--snapshot", "pre-1.31", "--plan", "--identity", f.config)
+	if r.code != ExitUsage || !strings.HasPrefix(r.err, "--identity: "+f.config+" is not a key file of age; age-keygen makes one\n") {
+		t.Errorf("exit %d\n%s", r.code, r.err)
+	}
+}
+
 func TestAWrongCertificateSaysWhoMakesARightOne(t *testing.T) {
 	f := newFake(t)
 	r := f.command(t, "cluster", "ls", "--cert", filepath.Join(filepath.Dir(f.config), "ca.crt"))
