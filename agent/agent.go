@@ -143,8 +143,8 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: task.OnDisk(v), Sealed: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
-		Remote: func(r *agentv1.Remote, activity func()) (remote.Store, error) {
-			return remote.Open(r, a.renewRemote, activity)
+		Remote: func(r *agentv1.Remote, activity func(), again func(error)) (remote.Store, error) {
+			return remote.Open(r, a.renewRemote, activity, again)
 		},
 		Drill:      a.drill,
 		Files:      &files.Keeper{Sets: cfg.Files, Dir: v.Dir(), Records: filepath.Join(cfg.DataDir, "files")},

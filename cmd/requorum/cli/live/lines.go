@@ -121,16 +121,33 @@ func (l *Lines) Tick() {
 func (l *Lines) progress(step *requorumv1.Step) string {
 	var parts []string
 	for _, task := range step.GetTasks() {
-		if !running(task.GetState()) || task.GetTotalBytes() == 0 {
+		if !running(task.GetState()) {
 			continue
 		}
-		part := fmt.Sprintf("%s %d%% (%s", where(task), percent(task), output.Of(task.GetDoneBytes(), task.GetTotalBytes()))
-		if rate := l.rate.of(task, l.now()); rate > 0 {
-			part += ", " + output.Bytes(rate) + "/s"
+		var told []string
+		if moved := l.moved(task); moved != "" {
+			told = append(told, moved)
 		}
-		parts = append(parts, part+")")
+		if detail := task.GetDetail(); detail != "" {
+			told = append(told, output.Brief(detail))
+		}
+		if len(told) > 0 {
+			parts = append(parts, where(task)+" "+strings.Join(told, ", "))
+		}
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(parts, "; ")
+}
+
+// moved tells how many bytes a task has moved, and how fast; nothing where it moves none.
+func (l *Lines) moved(task *requorumv1.TaskProgress) string {
+	if task.GetTotalBytes() == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%d%% (%s", percent(task), output.Of(task.GetDoneBytes(), task.GetTotalBytes()))
+	if rate := l.rate.of(task, l.now()); rate > 0 {
+		text += ", " + output.Bytes(rate) + "/s"
+	}
+	return text + ")"
 }
 
 // Lost says that the stream broke, once until it is back.
