@@ -107,8 +107,10 @@ this machine. Needs the role admin.
 
 Roles:
   viewer    may look
-  operator  may also save, check, distribute, import, export and restore
-  admin     may also delete snapshots, let nodes and operators in, remove nodes`,
+  operator  may also save, check, move, export and restore snapshots, cancel
+            operations, and pause, resume and trigger schedules
+  admin     may also delete snapshots, apply and remove schedules, let nodes and
+            operators in, remove nodes, read the audit log`,
 		Example: "  requorum access create --name alice --role operator --out alice/\n  requorum --config alice/requorum.yaml cluster ls",
 		Args:    takes(),
 		RunE: func(c *cobra.Command, _ []string) error {
