@@ -232,6 +232,11 @@ func TestHelpIsThereForEveryCommand(t *testing.T) {
 			if child.Short == "" || child.Long == "" || child.Example == "" {
 				t.Errorf("%s lacks Short, Long or Example", child.CommandPath())
 			}
+			for _, nonsense := range []string{"(default [])", "(default 0s)", "the same by"} {
+				if strings.Contains(child.Flags().FlagUsages(), nonsense) {
+					t.Errorf("%s: the help of a flag says %q", child.CommandPath(), nonsense)
+				}
+			}
 			check(append(path[:len(path):len(path)], child.Name()))
 		}
 	}
