@@ -392,7 +392,7 @@ func TestFreeNamesWhatHoldsTheData(t *testing.T) {
 	})
 	put(t, c, "k", "looking harms nothing")
 	t.Run("waiting ends with the context", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		err := datadir.WaitFree(ctx, m.DataDir, "", nil)
 		var held *datadir.HeldError

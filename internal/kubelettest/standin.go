@@ -46,6 +46,8 @@ type StandIn struct {
 	sandboxes  []*criv1.PodSandbox
 	containers []*containerState
 	ids        int
+	looks      int         // that are left until atLook
+	atLook     func()      // nil for none
 	fail       func(error) // the test
 }
 
@@ -123,6 +125,13 @@ func (k *StandIn) Stop() { k.stop() }
 
 // SetDead makes it notice nothing and start nothing, as a kubelet that is down; what runs goes on. Or it undoes that.
 func (k *StandIn) SetDead(dead bool) { k.dead.Store(dead) }
+
+// AtLook calls do while it is asked for its sandboxes for the nth time from now on, n being 1 or more.
+func (k *StandIn) AtLook(n int, do func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.looks, k.atLook = n, do
+}
 
 // worker runs one pod until it is told to end.
 type worker struct {
@@ -336,6 +345,9 @@ func (m manifest) translated(index int) []string {
 func (k *StandIn) ListPodSandbox(context.Context, *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.looks--; k.looks == 0 && k.atLook != nil {
+		k.atLook()
+	}
 	var answer criv1.ListPodSandboxResponse
 	for _, s := range k.sandboxes {
 		answer.Items = append(answer.Items, &criv1.PodSandbox{Id: s.Id, Metadata: s.Metadata, State: s.State, CreatedAt: s.CreatedAt, Labels: s.Labels, Annotations: s.Annotations})

@@ -177,6 +177,30 @@ func (s Seen) Left() (sandboxes, containers []string) {
 // LookInterval is how often it is looked what became of a pod.
 const LookInterval = 100 * time.Millisecond
 
+// Wait looks at the pods until check returns neither what it waits for nor an error. When ctx ends it returns its cause and
+// what was waited for last, also if it was a look that ctx has cut off: that one tells nothing of the container runtime.
+func (c *Client) Wait(ctx context.Context, check func(Seen) (waitsFor, err error), pods ...Pod) error {
+	look := time.NewTicker(LookInterval)
+	defer look.Stop()
+	var waitsFor error
+	for {
+		s, err := c.Look(ctx, pods...)
+		if err == nil {
+			waitsFor, err = check(s)
+		}
+		if waitsFor != nil && ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", waitsFor, context.Cause(ctx))
+		}
+		if err != nil || waitsFor == nil {
+			return err
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // End lets the containers end, all at once, and kills those that have not after grace; at once if that is 0. Then it ends
 // the sandboxes.
 func (c *Client) End(ctx context.Context, grace time.Duration, sandboxes, containers []string) error {

@@ -79,8 +79,8 @@ func install(t *testing.T, s k3stest.Server) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 				t.Error(err)
 			}
-			await(t, "a container has ended", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
 		}
+		await(t, "the shims have written that their containers ended", func() bool { return len(containers(t)) == 0 })
 		if err := os.RemoveAll(filepath.Dir(socket)); err != nil {
 			t.Error(err)
 		}

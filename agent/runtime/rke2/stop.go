@@ -60,26 +60,13 @@ func (r *Runtime) end(ctx context.Context, c *cri.Client, pods ...cri.Pod) error
 	if err := r.fault("end pods"); err != nil {
 		return err
 	}
-	look := time.NewTicker(cri.LookInterval)
-	defer look.Stop()
-	for {
-		s, err := c.Look(ctx, pods...)
-		if err != nil {
-			return err
-		}
+	return c.Wait(ctx, func(s cri.Seen) (waitsFor, err error) {
 		sandboxes, containers := s.Left()
 		if len(sandboxes)+len(containers) == 0 {
-			return nil
+			return nil, nil
 		}
-		if err := c.End(ctx, r.o.Grace, sandboxes, containers); err != nil {
-			return err
-		}
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return fmt.Errorf("containers %v and sandboxes %v do not end: %w", containers, sandboxes, context.Cause(ctx))
-		}
-	}
+		return fmt.Errorf("containers %v and sandboxes %v do not end", containers, sandboxes), c.End(ctx, r.o.Grace, sandboxes, containers)
+	}, pods...)
 }
 
 // containerd is the unit in which RKE2's containerd is run while RKE2 is stopped.

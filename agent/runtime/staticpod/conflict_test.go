@@ -90,6 +90,16 @@ func elsewhere(n *node) string {
 	return strings.Replace(n.etcdManifest(), "path: "+n.etcd.Member.DataDir, "path: "+filepath.Join(n.t.TempDir(), "elsewhere"), 1)
 }
 
+var errLookedOn = errors.New("it was looked at for long enough")
+
+// lookingOn returns a context that ends while the pods are looked at for the fifth time.
+func (n *node) lookingOn() context.Context {
+	ctx, cancel := context.WithCancelCause(n.t.Context())
+	n.t.Cleanup(func() { cancel(nil) })
+	n.kubelet.AtLook(5, func() { cancel(errLookedOn) })
+	return ctx
+}
+
 func TestEtcdStopsWithoutTheKubelet(t *testing.T) {
 	n := newNode(t)
 	n.install(n.live)
@@ -102,9 +112,7 @@ func TestEtcdStopsWithoutTheKubelet(t *testing.T) {
 	must(t, r.Stop(t.Context()))
 	n.expectState(true)
 
-	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if err := r.Start(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "kubelet") {
+	if err := r.Start(n.lookingOn()); !errors.Is(err, errLookedOn) || !strings.Contains(err.Error(), "the kubelet does not start") {
 		t.Errorf("nothing starts etcd, and it says %v", err)
 	}
 	n.kubelet.SetDead(false)
@@ -140,9 +148,7 @@ func TestStopWaitsForTheKubelet(t *testing.T) {
 		must(t, err)
 		return !m.Running
 	})
-	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	if err := n.open().Stop(short); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "sandboxes") {
+	if err := n.open().Stop(n.lookingOn()); !errors.Is(err, errLookedOn) || !strings.Contains(err.Error(), "sandboxes") {
 		t.Errorf("etcd counts as stopped: %v", err)
 	}
 	n.kubelet.SetDead(false)

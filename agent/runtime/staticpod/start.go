@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -78,28 +77,18 @@ func (r *Runtime) start(ctx context.Context, inPlace func() (bool, error), place
 
 // waitStarted waits until there is a container of etcd's that was not there before, and notes which.
 func (r *Runtime) waitStarted(ctx context.Context, c *cri.Client, p *pod, before cri.Seen) error {
-	look := time.NewTicker(cri.LookInterval)
-	defer look.Stop()
 	name := p.etcd().Name
 	old := before.IDs(name)
-	for {
-		s, err := c.Look(ctx, p.named())
-		if err != nil {
-			return err
-		}
+	return c.Wait(ctx, func(s cri.Seen) (waitsFor, err error) {
 		k := s.Running(name)
 		if k == nil {
 			k = s.Ended(name, "") // Alive tells
 		}
 		if k != nil && !slices.Contains(old, k.GetId()) {
-			return r.note(func(s *state) { s.Started = k.GetId() })
+			return nil, r.note(func(s *state) { s.Started = k.GetId() })
 		}
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return fmt.Errorf("the kubelet does not start %s: %w; see journalctl -u %s", r.o.Manifest, context.Cause(ctx), r.o.Kubelet)
-		}
-	}
+		return fmt.Errorf("the kubelet does not start %s (see journalctl -u %s)", r.o.Manifest, r.o.Kubelet), nil
+	}, p.named())
 }
 
 // StartJoining starts etcd by a manifest that differs from etcd's own in the flags for joining. The own one stays where it

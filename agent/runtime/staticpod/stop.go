@@ -35,30 +35,21 @@ func (r *Runtime) Stop(ctx context.Context) error {
 func (r *Runtime) waitEnded(ctx context.Context, c *cri.Client, pods ...*pod) error {
 	grace := time.NewTimer(r.o.Grace)
 	defer grace.Stop()
-	look := time.NewTicker(cri.LookInterval)
-	defer look.Stop()
 	late := false
-	for {
-		s, err := c.Look(ctx, named(pods)...)
-		if err != nil {
-			return err
-		}
+	return c.Wait(ctx, func(s cri.Seen) (waitsFor, err error) {
 		sandboxes, containers := s.Left()
 		if len(sandboxes)+len(containers) == 0 {
-			return nil
-		}
-		if late {
-			if err := c.End(ctx, 0, sandboxes, containers); err != nil {
-				return err
-			}
+			return nil, nil
 		}
 		select {
-		case <-look.C:
 		case <-grace.C:
 			late = true
 			r.o.Log.Warn("the kubelet has not ended a pod in time; it is killed", "containers", containers, "sandboxes", sandboxes, "grace", r.o.Grace)
-		case <-ctx.Done():
-			return fmt.Errorf("containers %v and sandboxes %v do not end: %w; see journalctl -u %s", containers, sandboxes, context.Cause(ctx), r.o.Kubelet)
+		default:
 		}
-	}
+		if late {
+			err = c.End(ctx, 0, sandboxes, containers)
+		}
+		return fmt.Errorf("containers %v and sandboxes %v do not end (see journalctl -u %s)", containers, sandboxes, r.o.Kubelet), err
+	}, named(pods)...)
 }
