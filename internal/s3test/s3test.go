@@ -98,8 +98,10 @@ func (s *Server) URL() string {
 // Run starts the server again after Stop, with what is in its buckets.
 func (s *Server) Run() {
 	s.t.Helper()
-	args := []string{"--access", AccessKey, "--secret", SecretKey, "--port", s.Address, "--quiet", "--health", "/health", "--keep-alive",
-		"--region", region, "--iam-standalone-endpoint", s.accounts.private()}
+	args := []string{
+		"--access", AccessKey, "--secret", SecretKey, "--port", s.Address, "--quiet", "--health", "/health", "--keep-alive",
+		"--region", region, "--iam-standalone-endpoint", s.accounts.private(),
+	}
 	if !s.plain {
 		cert, key := s.CA.IssueFor(s.t, "s3", "127.0.0.1", "localhost")
 		args = append(args, "--cert", cert, "--key", key)

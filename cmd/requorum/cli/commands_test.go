@@ -249,8 +249,10 @@ func TestHelpIsThereForEveryCommand(t *testing.T) {
 
 func TestHabitualNamesWork(t *testing.T) {
 	f := newFake(t)
-	for _, line := range []string{"etcd-snapshot ls", "snapshot list", "etcd-snapshot save --name x", "etcd-snapshot delete pre-1.31 --yes", "cluster list",
-		"cluster status --cluster prod", "help snapshot save", "help"} {
+	for _, line := range []string{
+		"etcd-snapshot ls", "snapshot list", "etcd-snapshot save --name x", "etcd-snapshot delete pre-1.31 --yes", "cluster list",
+		"cluster status --cluster prod", "help snapshot save", "help",
+	} {
 		if r := f.command(t, strings.Fields(line)...); r.code != ExitDone {
 			t.Errorf("%s: exit %d\n%s", line, r.code, r.err)
 		}
