@@ -128,8 +128,13 @@ func (p *program) run(ctx context.Context, args []string, extra ...*cobra.Comman
 }
 
 // noneEmpty refuses a flag that is given without a value, as a script gives it whose variable is not set: "--remote" or
-// "--nodes" would be as good as left out.
+// "--nodes" would be as good as left out. Servers say more of what they lack.
 func noneEmpty(c *cobra.Command) error {
+	for above := c; above != nil; above = above.Parent() {
+		if above.GroupID == groupServe {
+			return nil
+		}
+	}
 	var err error
 	c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
 		if f.Changed && (f.Value.String() == "" || f.Value.String() == "[]") {
