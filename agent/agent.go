@@ -90,7 +90,7 @@ func Run(ctx context.Context, cfg Config, log hclog.Logger) error {
 	if err := cfg.detectRuntime(ctx, detectors(), log); err != nil {
 		return err
 	}
-	if err := durable.MkdirAll(cfg.DataDir, 0o700); err != nil {
+	if err := durable.OwnDir(cfg.DataDir); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	j, err := journal.Open(filepath.Join(cfg.DataDir, "agent.db"))
@@ -143,8 +143,8 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 	grants := &transfer.Grants{}
 	a.node = &task.Node{
 		Vault: task.OnDisk(v), Sealed: v, Runtime: rt, Member: a.member, Grants: grants, Journal: j, Push: a.push,
-		Remote: func(r *agentv1.Remote, activity func()) (remote.Store, error) {
-			return remote.Open(r, a.renewRemote, activity)
+		Remote: func(r *agentv1.Remote, activity func(), again func(error)) (remote.Store, error) {
+			return remote.Open(r, a.renewRemote, activity, again)
 		},
 		Drill:      a.drill,
 		Files:      &files.Keeper{Sets: cfg.Files, Dir: v.Dir(), Records: filepath.Join(cfg.DataDir, "files")},
@@ -159,8 +159,7 @@ func assemble(cfg Config, j *journal.Journal, rt runtime.Runtime, creds *pki.Cre
 
 // serve runs everything that needs the node's credentials.
 func (a *agent) serve(ctx context.Context) error {
-	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "tcp", a.cfg.Transfer.Listen)
+	listener, err := grpcserver.Listen(ctx, a.cfg.Transfer.Listen, "transfer.listen")
 	if err != nil {
 		return fmt.Errorf("transfer: %w", err)
 	}

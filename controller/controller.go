@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -49,7 +48,7 @@ func Run(ctx context.Context, cfg Config, log hclog.Logger, ready func(address s
 	if err := cfg.check(); err != nil {
 		return err
 	}
-	if err := durable.MkdirAll(cfg.DataDir, 0o700); err != nil {
+	if err := durable.OwnDir(cfg.DataDir); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	db, err := bolt.Open(filepath.Join(cfg.DataDir, "requorum.db"))
@@ -69,7 +68,7 @@ func serve(ctx context.Context, cfg Config, db store.Store, log hclog.Logger, re
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", cfg.Listen)
+	listener, err := grpcserver.Listen(ctx, cfg.Listen, "listen")
 	if err != nil {
 		return err
 	}

@@ -354,6 +354,60 @@ func TestLinksLead(t *testing.T) {
 	}
 }
 
+// TestLinksLeadToHeadings checks what stands behind the # of a link to one of the pages.
+func TestLinksLeadToHeadings(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]*)#([^)]+)\)`)
+	all := pages(t)
+	headings := make(map[string]map[string]bool)
+	for _, p := range all {
+		headings[filepath.Clean(p.path)] = anchors(p.text)
+	}
+	for _, p := range all {
+		for _, m := range link.FindAllStringSubmatch(fence.ReplaceAllString(p.text, ""), -1) {
+			to := filepath.Clean(p.path)
+			if m[1] != "" {
+				to = filepath.Join(filepath.Dir(p.path), m[1])
+			}
+			if known, isPage := headings[to]; isPage && !known[m[2]] {
+				t.Errorf("%s: %s has no heading for #%s", p.path, to, m[2])
+			}
+		}
+	}
+}
+
+// anchors returns the names that GitHub gives to a page's headings.
+func anchors(text string) map[string]bool {
+	found := make(map[string]bool)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		found[strings.ReplaceAll(name, " ", "-")] = true
+	}
+	return found
+}
+
+// TestTheRunbookTakesACluster is for who has several, as the page says.
+func TestTheRunbookTakesACluster(t *testing.T) {
+	text, err := os.ReadFile("runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, block := range (page{"runbook.md", string(text)}).blocks("sh") {
+		for _, words := range commands(block) {
+			if strings.Join(words, " ") == "requorum operation watch ID" {
+				continue
+			}
+			checked++
+			if err := parses(append(words[1:], "--cluster", "prod"), true); err != nil {
+				t.Errorf("%s: %v", strings.Join(words, " "), err)
+			}
+		}
+	}
+	if checked < 8 {
+		t.Errorf("only %d commands were found", checked)
+	}
+}
+
 // TestNamedTestsExist holds the documentation to the proofs that it names.
 func TestNamedTestsExist(t *testing.T) {
 	var source strings.Builder

@@ -38,7 +38,7 @@ func verifySnapshot(ctx context.Context, spec StageSpec, m *meter) error {
 	corrupt := func(reason string) error { return &CorruptError{Path: spec.SnapshotPath, Reason: reason} }
 	switch want := spec.Task.GetManifest().GetSha256(); {
 	case m.size%512 != sha256.Size:
-		return corrupt("does not end in a SHA-256, so it is no snapshot that etcd saved, or it is cut off; skip the hash check to restore it all the same")
+		return corrupt("does not end in a SHA-256, so it is no snapshot that etcd saved, or it is cut off; skip the hash check (--skip-hash-check) to restore it all the same")
 	case content != trailer:
 		return corrupt("does not fit the SHA-256 at its end: it was damaged after etcd sent it; use another copy")
 	case want != "" && want != whole:

@@ -101,6 +101,8 @@ func advice(err error) string {
 		return "the member refuses the client certificate: check cert_file and key_file in the agent's etcd section"
 	case strings.Contains(text, "first record does not look like a TLS handshake"):
 		return "the member talks plain HTTP: use an http:// endpoint in the agent's etcd section"
+	case strings.Contains(text, "handshake failed: EOF"):
+		return "if the member talks plain HTTP, use an http:// endpoint in the agent's etcd section"
 	case strings.Contains(text, "error reading server preface"):
 		return "if the member talks TLS, use an https:// endpoint in the agent's etcd section"
 	case strings.Contains(text, "connection refused"), strings.Contains(text, "connect: no such file"):

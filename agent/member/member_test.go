@@ -227,6 +227,15 @@ func TestSecondEndpointIsTaken(t *testing.T) {
 	}
 }
 
+func TestHTTPSToHTTPSaysSo(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{})
+	cfg := config(c, 0)
+	cfg.Endpoints[0] = strings.Replace(cfg.Endpoints[0], "http", "https", 1)
+	if state := member.New(cfg, hclog.NewNullLogger()).Status(t.Context()); state.Serving || !strings.Contains(state.Error, "use an http:// endpoint in the agent's etcd section") {
+		t.Errorf("%q", state.Error)
+	}
+}
+
 func TestWrongFilesGiveAClearErrorSoon(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Options{TLS: true})
 	other := etcdtest.NewCA(t)

@@ -51,8 +51,8 @@ type Store interface {
 type Renew func(ctx context.Context, name string) (*agentv1.Remote, error)
 
 // Open opens the object store that r describes, with patience for what goes away by itself. renew is asked for keys
-// before those in r expire. activity is called whenever something moves.
-func Open(r *agentv1.Remote, renew Renew, activity func()) (Store, error) {
+// before those in r expire. activity is called whenever something moves, and again before what has failed is tried again.
+func Open(r *agentv1.Remote, renew Renew, activity func(), again func(error)) (Store, error) {
 	var (
 		store  objectstore.Store
 		closer io.Closer
@@ -74,8 +74,7 @@ func Open(r *agentv1.Remote, renew Renew, activity func()) (Store, error) {
 	default:
 		return nil, fmt.Errorf("remote %s is of a kind that this agent does not know: upgrade it", r.GetName())
 	}
-	patience := objectstore.Patience{Notify: func(error) { activity() }}
-	return patient{Store: objectstore.Retry(store, patience), Closer: closer, marker: marker}, nil
+	return patient{Store: objectstore.Retry(store, objectstore.Patience{Notify: again}), Closer: closer, marker: marker}, nil
 }
 
 type patient struct {

@@ -34,7 +34,7 @@ type shelf struct {
 func newShelf(t *testing.T) *shelf {
 	t.Helper()
 	path := t.TempDir()
-	store, err := remote.Open(&agentv1.Remote{Kind: &agentv1.Remote_Dir{Dir: &agentv1.DirRemote{Path: path}}}, nil, func() {})
+	store, err := remote.Open(&agentv1.Remote{Kind: &agentv1.Remote_Dir{Dir: &agentv1.DirRemote{Path: path}}}, nil, func() {}, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,9 @@ func (n *Node) status(ctx context.Context, conf runtime.Member) *requorumv1.Memb
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	state := &requorumv1.Member{Error: "etcd does not run"}
+	if conf.Wanted {
+		state.Error += "; its log on this node says why"
+	}
 	if conf.Running {
 		if m, err := n.Member(ctx); err != nil {
 			state.Error = err.Error()

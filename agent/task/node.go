@@ -38,7 +38,7 @@ type Node struct {
 	Fetcher    Fetcher
 	Grants     *transfer.Grants
 	Old        OldData
-	Remote     func(r *agentv1.Remote, activity func()) (remote.Store, error)
+	Remote     func(r *agentv1.Remote, activity func(), again func(error)) (remote.Store, error)
 	Drill      Driller
 	Files      Bundles // nil for none
 	Kubernetes Kubernetes

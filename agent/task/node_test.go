@@ -289,7 +289,7 @@ func TestInspectOfAMemberThatDoesNotRun(t *testing.T) {
 		t.Errorf("not running: %v", f)
 	}
 	n.runtime.set(func(r *fakeRuntime) { r.conf.Wanted = true })
-	if f = n.do(inspect()).GetNode(); !f.GetRunning() || f.GetMember().GetError() != "etcd does not run" {
+	if f = n.do(inspect()).GetNode(); !f.GetRunning() || f.GetMember().GetError() != "etcd does not run; its log on this node says why" {
 		t.Errorf("between its end and the next start: %v", f)
 	}
 	n.runtime.set(func(r *fakeRuntime) { r.conf.Wanted = false })

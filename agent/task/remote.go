@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"path"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 
@@ -14,9 +15,20 @@ import (
 	"github.com/requorum/requorum/internal/objectstore"
 )
 
-// inRemote calls f with an open remote.
+// inRemote calls f with an open remote. While something is tried again, the progress tells why.
 func (n *Node) inRemote(r *agentv1.Remote, p *Progress, f func(objectstore.Store) error) error {
-	store, err := n.Remote(r, p.Tick)
+	var failing atomic.Bool
+	moved := func() {
+		if failing.Swap(false) {
+			p.Detail("")
+			return
+		}
+		p.Tick()
+	}
+	store, err := n.Remote(r, moved, func(err error) {
+		failing.Store(true)
+		p.Detail("trying again: " + err.Error())
+	})
 	if err != nil {
 		return err
 	}

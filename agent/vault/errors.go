@@ -96,8 +96,8 @@ func (e *TrailerError) Error() string {
 	if e.Missing {
 		return e.Path + " does not end in the SHA-256 that etcd appends to a snapshot: it is cut off, or was copied from a data directory, " +
 			"and a file copied while etcd ran is not a backup; " +
-			"save it again with a snapshot command, or skip the hash check if it comes from a member that was stopped"
+			"save it again with a snapshot command, or skip the hash check (--skip-hash-check) if it comes from a member that was stopped"
 	}
 	return e.Path + " is damaged: the SHA-256 at its end is not that of its contents; " +
-		"take another copy of the snapshot, or skip the hash check to use it all the same"
+		"take another copy of the snapshot, or skip the hash check (--skip-hash-check) to use it all the same"
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -45,6 +46,9 @@ type newCopy interface {
 
 func importWith[W newCopy](ctx context.Context, name, srcPath string, skipHashCheck bool, tick func(done, total int64), create func(string) (W, error), commit func(W) (*agentv1.CopyFacts, error)) (*agentv1.CopyFacts, error) {
 	src, err := openSource(srcPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; give a path as it is on this node", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", srcPath, err)
 	}

@@ -732,7 +732,7 @@ func TestImport(t *testing.T) {
 	}{
 		"good":              {filepath.Join(dir, "good"), false, ""},
 		"link to a file":    {link, false, ""},
-		"no trailer":        {file("raw", good[:len(good)-32]), false, "does not end in the SHA-256"},
+		"no trailer":        {file("raw", good[:len(good)-32]), false, "skip the hash check (--skip-hash-check) if it comes from a member that was stopped"},
 		"no trailer, skip":  {filepath.Join(dir, "raw"), true, ""},
 		"damaged":           {file("damaged", damaged), false, "is damaged"},
 		"damaged, skip":     {filepath.Join(dir, "damaged"), true, ""},
@@ -740,7 +740,7 @@ func TestImport(t *testing.T) {
 		"directory":         {dir, true, "a directory"},
 		"pipe":              {pipe, true, "a named pipe"},
 		"device":            {"/dev/zero", true, "a device"},
-		"nothing there":     {filepath.Join(dir, "none"), true, "no such file"},
+		"nothing there":     {filepath.Join(dir, "none"), true, "no such file or directory; give a path as it is on this node"},
 		"not absolute":      {"good", true, "must be absolute"},
 		"too large to hold": {filepath.Join(dir, "good"), false, "free space"},
 	} {

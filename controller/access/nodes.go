@@ -315,7 +315,7 @@ func loadNode(tx store.Tx, cluster, node string) (*journalv1.NodeRecord, error) 
 	var record journalv1.NodeRecord
 	err := store.Load(tx, store.Nodes, cluster+"/"+node, &record)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("%w: no node %s of cluster %s is enrolled with this controller", ErrNodeUnknown, node, cluster)
+		return nil, fmt.Errorf("%w: no node %s of cluster %s is enrolled with this controller; requorum cluster status %s shows those that are", ErrNodeUnknown, node, cluster, cluster)
 	}
 	return &record, err
 }

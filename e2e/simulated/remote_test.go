@@ -68,11 +68,11 @@ type reached struct {
 var _ remote.Store = reached{}
 
 // open is what remote.Open is on a real node.
-func (r reached) open(to *agentv1.Remote, activity func()) (remote.Store, error) {
+func (r reached) open(to *agentv1.Remote, _ func(), again func(error)) (remote.Store, error) {
 	if want := to.GetDir().GetMarker(); want != "" && want != r.Marker() {
 		return nil, failed("open", objectstore.ErrNoStore, fmt.Errorf("its marker is %q, not %q", r.Marker(), want))
 	}
-	return patient{objectstore.Retry(r, objectstore.Patience{Notify: func(error) { activity() }}), r}, nil
+	return patient{objectstore.Retry(r, objectstore.Patience{Notify: again}), r}, nil
 }
 
 type patient struct {

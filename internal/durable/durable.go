@@ -130,6 +130,24 @@ func MkdirAll(path string, perm fs.FileMode) error {
 	return SyncDir(parent)
 }
 
+// OwnDir makes a directory for this process alone, with its parents, and makes sure that it may write there. The error says
+// what to do.
+func OwnDir(path string) error {
+	err := MkdirAll(path, 0o700)
+	if err == nil {
+		if err = unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+			err = &fs.PathError{Op: "write to", Path: path, Err: err}
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w for uid %d; run it as the directory's owner, or give another directory", err, os.Geteuid())
+	case errors.Is(err, unix.EROFS):
+		return fmt.Errorf("%w; mount it so that it can be written to, or give another directory", err)
+	}
+	return err
+}
+
 // SyncDir fsyncs a directory.
 func SyncDir(path string) error {
 	d, err := os.Open(path)

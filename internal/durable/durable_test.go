@@ -1,10 +1,15 @@
 package durable_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/requorum/requorum/internal/durable"
 	"github.com/requorum/requorum/internal/durable/durabletest"
@@ -126,5 +131,33 @@ func TestRenameNewOverwritesNothing(t *testing.T) {
 	}
 	if got, err := os.ReadFile(to); err != nil || string(got) != from {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A directory of somebody else's is refused before anything is looked for in it.
+func TestOwnDirOfAnotherUser(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	if err := durable.OwnDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become somebody else")
+	}
+	refused := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread, which is somebody else's from now on, ends with the goroutine
+		const nobody = 65534
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+			refused <- errno
+			return
+		}
+		refused <- durable.OwnDir(dir)
+	}()
+	err := <-refused
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "run it as the directory's owner") {
+		t.Error(err)
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -85,6 +87,23 @@ func (ca *CA) IssueFor(t testing.TB, cn string, hosts ...string) (certFile, keyF
 	writePEM(t, keyFile, "PRIVATE KEY", keyDER)
 	return certFile, keyFile
 }
+
+// IssueChainFor makes a certificate as IssueFor does, with that of the CA after it in its file.
+func (ca *CA) IssueChainFor(t testing.TB, cn string, hosts ...string) (certFile, keyFile string) {
+	t.Helper()
+	certFile, keyFile = ca.IssueFor(t, cn, hosts...)
+	leaf, err := os.ReadFile(certFile)
+	if err == nil {
+		err = os.WriteFile(certFile, append(leaf, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certFile, keyFile
+}
+
+// Thumbprint is what names the CA where a service pins one: the SHA-1 of its certificate in hexadecimal.
+func (ca *CA) Thumbprint() string { return fmt.Sprintf("%x", sha1.Sum(ca.cert.Raw)) }
 
 func (c *Cluster) issueCertificates() {
 	c.t.Helper()

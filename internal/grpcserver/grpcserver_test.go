@@ -2,6 +2,7 @@ package grpcserver_test
 
 import (
 	"net"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -26,6 +27,15 @@ func TestAServerThatWasStoppedBeforeItBeganIsNoError(t *testing.T) {
 	}
 	if _, err := l.Accept(); err == nil {
 		t.Error("the listener is still open")
+	}
+}
+
+func TestAPortThatIsTakenSaysWhatToDo(t *testing.T) {
+	l := listen(t)
+	defer l.Close()
+	_, err := grpcserver.Listen(t.Context(), l.Addr().String(), "listen")
+	if err == nil || !strings.Contains(err.Error(), "stop what listens there (ss -ltnp shows it), or give another port (listen)") {
+		t.Error(err)
 	}
 }
 

@@ -4,7 +4,9 @@ package names
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // MaxLength is the longest name allowed, in bytes.
@@ -18,7 +20,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s name %q %s; names are 1 to %d characters of A-Z a-z 0-9 . _ - and do not begin with a dot", e.Kind, e.Name, e.Reason, MaxLength)
+	return fmt.Sprintf("%s name %s %s; names are 1 to %d characters of A-Z a-z 0-9 . _ - and do not begin with a dot", e.Kind, shown(e.Name), e.Reason, MaxLength)
 }
 
 // Check returns an *Error unless name is allowed; kind says what is named.
@@ -28,14 +30,23 @@ func Check(kind, name string) error {
 	case name == "":
 		return fail("is empty")
 	case len(name) > MaxLength:
-		return fail(fmt.Sprintf("has %d characters", len(name)))
+		return fail(fmt.Sprintf("is %d bytes long", len(name)))
 	case name[0] == '.':
 		return fail("begins with a dot")
 	}
 	if i := strings.IndexFunc(name, notAllowed); i >= 0 {
-		return fail(fmt.Sprintf("has %q in it", name[i:i+1]))
+		_, size := utf8.DecodeRuneInString(name[i:])
+		return fail(fmt.Sprintf("has %q in it", name[i:i+size]))
 	}
 	return nil
+}
+
+// shown is the name in quotes, or its beginning where it is long.
+func shown(name string) string {
+	if len(name) <= MaxLength {
+		return strconv.Quote(name)
+	}
+	return strconv.Quote(name[:MaxLength/4]) + "…"
 }
 
 func notAllowed(r rune) bool {

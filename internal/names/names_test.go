@@ -37,6 +37,18 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestErrorsShowTheCharacterAndNoMoreOfALongName(t *testing.T) {
+	for name, want := range map[string]string{
+		"café":                    `snapshot name "café" has "é" in it; names are`,
+		"a\xffb":                  `has "\xff" in it`,
+		strings.Repeat("ab", 500): `snapshot name "abababababababababababababababab"… is 1000 bytes long; names are`,
+	} {
+		if err := names.Check("snapshot", name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 func FuzzCheck(f *testing.F) {
 	f.Add("pre-1.31")
 	f.Add("../x")

@@ -7,21 +7,17 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
 )
 
-const (
-	roleName  = "backup-role"
-	roleARN   = "arn:aws:iam::123456789012:role/" + roleName
-	container = "/v1/credentials"
-)
+const container = "/v1/credentials"
 
 // Roles hands out short-lived keys of a server, over HTTP: as the metadata service of a machine (its second version, which
-// wants a token), as the credentials endpoint of a container, and as a token service for web identities. Keys are accounts
-// of the server, which forgets them once they have expired. They have no session token, because this server does not
-// know accounts with one.
+// wants a token), and as the credentials endpoint of a container. For web identities it passes on to the server's own token
+// service. Keys come with a session token, and the server refuses them once they have expired.
 type Roles struct {
 	URL string // of all three
 
@@ -37,17 +33,18 @@ type Roles struct {
 	asked    int
 	broken   bool
 	refused  int
-	identity string // the only web identity token that is taken
+	provider *provider // of web identities; nil without
+	identity string    // the only token of them that is passed on
 	changed  chan struct{}
 	wg       sync.WaitGroup
 	ended    chan struct{}
 }
 
-// keys are an account of the server.
+// keys are those of a session.
 type keys struct {
-	access, secret string
-	expires        time.Time
-	replaced       time.Time // from when on others are handed out
+	session
+	expires  time.Time // by what is said
+	replaced time.Time // from when on others are handed out
 }
 
 // NewRoles starts to hand out keys that expire after life. The server takes them for grace longer, for requests that are on
@@ -88,8 +85,12 @@ func (r *Roles) Pod() []string {
 	return []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI=" + r.URL + container, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=" + path}
 }
 
-// WebIdentity is the environment of a process with a web identity. Rotate replaces its token.
+// WebIdentity is the environment of a process with a web identity. Rotate replaces its token. The server's own token service
+// takes the place of Amazon's, which only root can be given: it refuses identity providers with an address of loopback.
 func (r *Roles) WebIdentity() []string {
+	if r.provider == nil {
+		r.provider = r.server.startProvider()
+	}
 	r.Rotate()
 	return []string{"AWS_WEB_IDENTITY_TOKEN_FILE=" + r.identityFile(), "AWS_ROLE_ARN=" + roleARN, "AWS_ENDPOINT_URL_STS=" + r.URL}
 }
@@ -100,7 +101,10 @@ func (r *Roles) identityFile() string { return filepath.Join(r.dir, "identity") 
 func (r *Roles) Rotate() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.identity = fmt.Sprintf("identity-%d", time.Now().UnixNano())
+	if r.provider == nil {
+		return
+	}
+	r.identity = r.provider.Token(nil)
 	r.write(r.identityFile(), r.identity)
 }
 
@@ -111,6 +115,14 @@ func (r *Roles) write(path, text string) {
 	if err := os.Rename(path+".new", path); err != nil {
 		r.server.t.Error(err)
 	}
+}
+
+// Impostor puts a token of the web identity with other claims into its file.
+func (r *Roles) Impostor(claims map[string]any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.identity = r.provider.Token(claims)
+	r.write(r.identityFile(), r.identity)
 }
 
 // Break makes every question fail, or no more.
@@ -184,21 +196,43 @@ func (r *Roles) forContainer(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// forIdentity lets the server's own token service answer. It hands out keys for 15 minutes at least; these have less.
 func (r *Roles) forIdentity(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	identity := r.identity
 	r.mu.Unlock()
-	if r.refuses(w, true) {
+	if r.refuses(w, req.FormValue("WebIdentityToken") == identity) {
 		return
 	}
-	if req.FormValue("Action") != "AssumeRoleWithWebIdentity" || req.FormValue("RoleArn") != roleARN || req.FormValue("WebIdentityToken") != identity {
-		w.WriteHeader(http.StatusBadRequest)
-		fmt.Fprint(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>InvalidIdentityToken</Code><Message>the identity token is not taken</Message></Error><RequestId>1</RequestId></ErrorResponse>`)
-		return
+	status, answer, err := r.server.accounts.ask(req)
+	if err != nil {
+		r.server.t.Error(err)
 	}
-	k := r.keys()
-	fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><Expiration>%s</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`,
-		k.access, k.secret, k.expires.UTC().Format(time.RFC3339Nano))
+	if status == http.StatusOK {
+		answer = r.shorten(answer)
+	}
+	w.WriteHeader(status)
+	if _, err := w.Write(answer); err != nil {
+		r.server.t.Error(err)
+	}
+}
+
+var (
+	accessKeyIn  = regexp.MustCompile(`<AccessKeyId>(.*)</AccessKeyId>`)
+	expirationIn = regexp.MustCompile(`<Expiration>.*</Expiration>`)
+)
+
+func (r *Roles) shorten(answer []byte) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked++
+	k := r.next()
+	if found := accessKeyIn.FindSubmatch(answer); found == nil {
+		r.server.t.Errorf("no keys in %s", answer)
+	} else if err := r.server.accounts.expire(string(found[1]), k.expires.Add(r.grace)); err != nil {
+		r.server.t.Error(err)
+	}
+	return expirationIn.ReplaceAll(answer, []byte("<Expiration>"+k.expires.UTC().Format(time.RFC3339Nano)+"</Expiration>"))
 }
 
 // refuses answers what is not allowed.
@@ -220,7 +254,9 @@ func (r *Roles) refuses(w http.ResponseWriter, allowed bool) bool {
 // answer is that of a metadata service and of a container's endpoint.
 func (r *Roles) answer(w http.ResponseWriter) {
 	k := r.keys()
-	err := json.NewEncoder(w).Encode(map[string]any{"Code": "Success", "AccessKeyId": k.access, "SecretAccessKey": k.secret, "Expiration": k.expires})
+	err := json.NewEncoder(w).Encode(map[string]any{
+		"Code": "Success", "AccessKeyId": k.AccessKey, "SecretAccessKey": k.SecretKey, "Token": k.Token, "Expiration": k.expires,
+	})
 	if err != nil {
 		r.server.t.Error(err)
 	}
@@ -231,21 +267,30 @@ func (r *Roles) keys() keys {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked++
-	now := time.Now()
-	if now.Before(r.current.replaced) {
+	if time.Now().Before(r.current.replaced) {
 		return r.current
 	}
-	r.issued++
-	k := keys{access: fmt.Sprintf("role-%d", r.issued), secret: fmt.Sprintf("secret-%d", r.issued), expires: now.Add(r.life), replaced: now.Add(r.life / 2)}
+	k := r.next()
+	var err error
+	if k.session, err = r.server.accounts.assume(r.issued, k.expires.Add(r.grace)); err != nil {
+		r.server.t.Error(err)
+	}
 	r.current = k
-	r.server.account(k.access, k.secret)
-	r.announce()
-	r.wg.Go(func() { r.forget(k) })
 	return k
 }
 
-// forget makes the server forget keys once their time has come.
-func (r *Roles) forget(k keys) {
+// next counts keys, and says when they expire. The caller holds mu.
+func (r *Roles) next() keys {
+	now := time.Now()
+	k := keys{expires: now.Add(r.life), replaced: now.Add(r.life / 2)}
+	r.issued++
+	r.announce()
+	r.wg.Go(func() { r.outlived(k) })
+	return k
+}
+
+// outlived counts keys that the server refuses from now on.
+func (r *Roles) outlived(k keys) {
 	timer := time.NewTimer(time.Until(k.expires) + r.grace)
 	defer timer.Stop()
 	select {
@@ -256,7 +301,6 @@ func (r *Roles) forget(k keys) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.expired++
-	r.server.account(k.access, "")
 	r.announce()
 }
 
@@ -264,25 +308,4 @@ func (r *Roles) forget(k keys) {
 func (r *Roles) announce() {
 	close(r.changed)
 	r.changed = make(chan struct{})
-}
-
-// account makes the server take a pair of keys, or no more where secret is empty.
-func (s *Server) account(access, secret string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.accounts, access)
-	if secret != "" {
-		s.accounts[access] = map[string]any{"access": access, "secret": secret, "role": "admin"}
-	}
-	data, err := json.Marshal(map[string]any{"accessAccounts": s.accounts})
-	path := filepath.Join(s.iam, "users.json")
-	if err == nil {
-		err = os.WriteFile(path+".new", data, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		s.t.Error(err)
-	}
 }

@@ -36,10 +36,7 @@ type Server struct {
 	Dir     string // buckets are directories in it
 
 	versions string
-	iam      string // where it keeps accounts besides the one of AccessKey
-
-	mu       sync.Mutex
-	accounts map[string]any // by access key
+	accounts *accounts // besides the one of AccessKey
 	plain    bool
 	t        testing.TB
 	process  *exec.Cmd
@@ -65,9 +62,10 @@ func start(t testing.TB, bucket string, plain bool) *Server {
 	}
 	s := &Server{
 		Address: fmt.Sprintf("127.0.0.1:%d", ports[0]), CA: etcdtest.NewCA(t), Dir: t.TempDir(), versions: t.TempDir(),
-		iam: t.TempDir(), accounts: make(map[string]any), plain: plain, t: t,
+		plain: plain, t: t,
 	}
 	s.MakeBucket(bucket)
+	s.startAccounts()
 	s.Run()
 	t.Cleanup(s.Stop)
 	return s
@@ -100,7 +98,10 @@ func (s *Server) URL() string {
 // Run starts the server again after Stop, with what is in its buckets.
 func (s *Server) Run() {
 	s.t.Helper()
-	args := []string{"--access", AccessKey, "--secret", SecretKey, "--port", s.Address, "--quiet", "--health", "/health", "--keep-alive", "--iam-dir", s.iam, "--iam-cache-disable"}
+	args := []string{
+		"--access", AccessKey, "--secret", SecretKey, "--port", s.Address, "--quiet", "--health", "/health", "--keep-alive",
+		"--region", region, "--iam-standalone-endpoint", s.accounts.private(),
+	}
 	if !s.plain {
 		cert, key := s.CA.IssueFor(s.t, "s3", "127.0.0.1", "localhost")
 		args = append(args, "--cert", cert, "--key", key)
@@ -109,25 +110,25 @@ func (s *Server) Run() {
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.awaitAnswer()
-}
-
-func (s *Server) awaitAnswer() {
-	s.t.Helper()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.CA.Pool(), MinVersion: tls.VersionTLS12}}}
 	defer client.CloseIdleConnections()
+	s.await(client, s.URL()+"/health")
+}
+
+func (s *Server) await(client *http.Client, health string) {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startWait)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := answers(ctx, client, s.URL()+"/health")
+		err := answers(ctx, client, health)
 		if err == nil {
 			return
 		}
 		select {
 		case <-ctx.Done():
-			s.t.Fatalf("the S3 server does not answer: %v", err)
+			s.t.Fatalf("the S3 server does not answer at %s: %v", health, err)
 		case <-tick.C:
 		}
 	}
@@ -154,11 +155,15 @@ func (s *Server) Stop() {
 	if s.process == nil {
 		return
 	}
-	err := s.process.Process.Kill()
-	if _, exited := errors.AsType[*exec.ExitError](s.process.Wait()); err != nil || !exited {
-		s.t.Errorf("stop the S3 server: %v", err)
-	}
+	s.kill(s.process)
 	s.process = nil
+}
+
+func (s *Server) kill(process *exec.Cmd) {
+	err := process.Process.Kill()
+	if _, exited := errors.AsType[*exec.ExitError](process.Wait()); err != nil || !exited {
+		s.t.Errorf("stop %s: %v", process.Args[0], err)
+	}
 }
 
 var built struct {

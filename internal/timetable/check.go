@@ -117,7 +117,11 @@ func checkNames(s *requorumv1.Schedule) error {
 		if name == "" {
 			continue // a prefix may be left out
 		}
-		if err := names.Check(field, name); err != nil {
+		kind := field
+		if kind == "name" {
+			kind = "schedule"
+		}
+		if err := names.Check(kind, name); err != nil {
 			return wrong(field, "%v", err)
 		}
 		if field != "cluster" && len(name) > longestPrefix {

@@ -93,7 +93,7 @@ func Choose(reports []Report) (Choice, error) {
 	case len(failed) > 0:
 		return Choice{}, fmt.Errorf("it cannot be told how etcd is run on this node; say so under \"runtime\" in the agent's configuration: %w", errors.Join(failed...))
 	case len(choices) == 0:
-		return Choice{}, fmt.Errorf("%w; see requorum agent detect, and say under \"runtime\" in the agent's configuration how it is run", ErrNone)
+		return Choice{}, fmt.Errorf("%w; requorum agent detect shows where it was looked for; say under \"runtime\" in the agent's configuration how it is run", ErrNone)
 	}
 	chosen := choices[0]
 	if len(chosen.Missing) > 0 {

@@ -107,8 +107,10 @@ this machine. Needs the role admin.
 
 Roles:
   viewer    may look
-  operator  may also save, check, distribute, import, export and restore
-  admin     may also delete snapshots, let nodes and operators in, remove nodes`,
+  operator  may also save, check, move, export and restore snapshots, cancel
+            operations, and pause, resume and trigger schedules
+  admin     may also delete snapshots, apply and remove schedules, let nodes and
+            operators in, remove nodes, read the audit log`,
 		Example: "  requorum access create --name alice --role operator --out alice/\n  requorum --config alice/requorum.yaml cluster ls",
 		Args:    takes(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -201,8 +203,9 @@ func (p *program) accessRevoke() *cobra.Command {
 is refused from now on, and the calls made with it end. Doing it again does
 nothing. Needs the role admin. If no admin is left, remove the directory admin/
 of the controller's data directory and restart the controller: it makes a new one.`,
-		Example: "  requorum access revoke 5f1d2c0a9b",
-		Args:    takes("SERIAL"),
+		Example:           "  requorum access revoke 5f1d2c0a9b",
+		Args:              takes("SERIAL"),
+		ValidArgsFunction: firstArgument(p.completeCertificates),
 		RunE: func(c *cobra.Command, args []string) error {
 			return p.with(c.Context(), func(ctx context.Context, c *client) error {
 				resp, err := ask(ctx, c.RevokeOperatorCertificate, &requorumv1.RevokeOperatorCertificateRequest{Serial: args[0]}, callLimit)

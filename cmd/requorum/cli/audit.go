@@ -100,7 +100,7 @@ func (p *program) writeAudit(entries []*requorumv1.AuditEntry) error {
 			called[e.GetId()] = true
 		}
 	}
-	table := output.NewTable("TIME", "BY", "FROM", "WHAT", "CLUSTER", "OUTCOME", "OPERATION")
+	table := output.NewTable("TIME", "BY", "FROM", "WHAT", "CLUSTER", "OPERATION", "OUTCOME")
 	for _, e := range entries {
 		if e.GetEvent() == requorumv1.AuditEvent_AUDIT_EVENT_ANSWERED && called[e.GetCall()] {
 			continue // in the row of the call
@@ -109,7 +109,7 @@ func (p *program) writeAudit(entries []*requorumv1.AuditEntry) error {
 		if e.GetEvent() == requorumv1.AuditEvent_AUDIT_EVENT_CALLED && answers[e.GetId()] != nil {
 			row = answers[e.GetId()]
 		}
-		table.Row(output.Time(e.GetTime()), e.GetBy(), e.GetPeer(), auditWhat(e), row.GetCluster(), auditOutcome(row), row.GetOperationId())
+		table.Row(output.Time(e.GetTime()), e.GetBy(), e.GetPeer(), auditWhat(e), row.GetCluster(), row.GetOperationId(), auditOutcome(row))
 	}
 	_, err := table.WriteTo(p.out)
 	return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	requorumv1 "github.com/requorum/requorum/gen/requorum/v1"
 
+	"github.com/requorum/requorum/cmd/requorum/cli/live"
 	"github.com/requorum/requorum/internal/pki"
 )
 
@@ -176,7 +178,7 @@ func TestFollowingGoesOnWhenTheStreamBreaks(t *testing.T) {
 	}
 	r := f.command(t, "operation", "watch", opID)
 	if r.code != ExitDone || streams != 3 ||
-		!strings.Contains(r.out, "lost sight of the operation, which goes on (the controller is stopping); trying again") ||
+		!strings.Contains(r.out, "lost sight of the operation (the controller is stopping); it goes on, or waits for") ||
 		!strings.Contains(r.out, "the controller answers again") {
 		t.Errorf("exit %d after %d streams\n%s%s", r.code, streams, r.out, r.err)
 	}
@@ -311,6 +313,58 @@ func TestConfigurationIsFoundInOrder(t *testing.T) {
 	}
 }
 
+// What is given in place of a key is not proposed as the place to write one to.
+func TestAKeyFileThatIsNoneIsRefused(t *testing.T) {
+	f := newFake(t)
+	r := f.command(t, "restore", "--snapshot", "pre-1.31", "--plan", "--identity", f.config)
+	if r.code != ExitUsage || !strings.HasPrefix(r.err, "--identity: "+f.config+" is not a key file of age; age-keygen makes one\n") {
+		t.Errorf("exit %d\n%s", r.code, r.err)
+	}
+}
+
+func TestAWrongCertificateSaysWhoMakesARightOne(t *testing.T) {
+	f := newFake(t)
+	r := f.command(t, "cluster", "ls", "--cert", filepath.Join(filepath.Dir(f.config), "ca.crt"))
+	if r.code != ExitError || !strings.Contains(r.err, "\n  an admin makes a certificate, its key and the CA that belong together with: requorum access create") {
+		t.Errorf("exit %d\n%s", r.code, r.err)
+	}
+}
+
+// A person is told what is waited for; a log is not.
+func TestACallThatTakesLongIsShownOnATerminal(t *testing.T) {
+	f := newFake(t)
+	for _, there := range []bool{true, false} {
+		answer := make(chan struct{})
+		f.listRemote = func() { <-answer }
+		s := inTest()
+		s.slow = time.Millisecond
+		var shown notice
+		s.program.err = &shown
+		shown.seen = sync.OnceFunc(func() { close(answer) })
+		if there {
+			s.notices = func() (live.Terminal, bool) { return live.Terminal{}, true }
+		} else {
+			close(answer)
+		}
+		r := s.command(t.Context(), f, "remote", "snapshots", "off-site", "--cluster", "prod")
+		if told := strings.Contains(shown.text, "waiting for the answer of controller "); r.code != ExitDone || told != there {
+			t.Errorf("exit %d, told %t: %s", r.code, told, shown.text)
+		}
+	}
+}
+
+// notice is what is written, and calls seen when something is.
+type notice struct {
+	text string
+	seen func()
+}
+
+func (n *notice) Write(text []byte) (int, error) {
+	n.text += string(text)
+	n.seen()
+	return len(text), nil
+}
+
 func TestNamesAreProposed(t *testing.T) {
 	f := newFake(t)
 	for line, want := range map[string]string{
@@ -324,6 +378,7 @@ func TestNamesAreProposed(t *testing.T) {
 		"snapshot ls -o ":                          "yaml\tfor programs",
 		"access create --role ":                    "viewer\tmay look",
 		"snapshot import --node ":                  "etcd-3\tseen 7m ago",
+		"access revoke ":                           "\talice",
 		"cluster status --controller 127.0.0.1:1 ": ":4", // nobody there: nothing is proposed, no files either
 	} {
 		args := strings.Split(line, " ")

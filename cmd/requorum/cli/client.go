@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 	"time"
@@ -54,7 +56,7 @@ func (p *program) with(ctx context.Context, work func(context.Context, *client) 
 	if err != nil {
 		return err
 	}
-	conn, err := dial(settings)
+	conn, err := dial(settings, p.tellSlow(settings.Controller))
 	if err != nil {
 		return err
 	}
@@ -80,13 +82,16 @@ func (p *program) with(ctx context.Context, work func(context.Context, *client) 
 }
 
 // dial makes the connection; nothing is sent before the first call.
-func dial(s clientConfig) (*grpc.ClientConn, error) {
+func dial(s clientConfig, watch grpc.UnaryClientInterceptor) (*grpc.ClientConn, error) {
 	if _, _, err := net.SplitHostPort(s.Controller); err != nil {
 		return nil, usagef("controller address %q: %v; it is HOST:PORT", s.Controller, err)
 	}
 	creds, err := pki.LoadCredentials(s.Cert, s.Key, s.CA)
-	if err != nil {
-		return nil, err
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, advised(err, "run the command as the user whose files they are, or let an admin make files of your own: requorum access create")
+	case err != nil:
+		return nil, advised(err, "an admin makes a certificate, its key and the CA that belong together with: requorum access create")
 	}
 	// A connection whose other end is gone is noticed in half a minute, whatever the server permits.
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
@@ -95,13 +100,33 @@ func dial(s clientConfig) (*grpc.ClientConn, error) {
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", address)
 		}),
-		grpc.WithUnaryInterceptor(readableUnary(s.Controller)),
+		grpc.WithChainUnaryInterceptor(watch, readableUnary(s.Controller)),
 		grpc.WithStreamInterceptor(readableStream(s.Controller)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("controller %s: %w", s.Controller, err)
 	}
 	return conn, nil
+}
+
+// tellSlow tells a person, once for each call, that an answer is still waited for: the controller may be asking nodes that do not
+// answer either. Whoever follows an operation sees that otherwise.
+func (p *program) tellSlow(controller string) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if _, person := p.notices(); !person || method == requorumv1.OperationService_GetOperation_FullMethodName {
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}
+		told := make(chan struct{})
+		timer := time.AfterFunc(p.slow, func() {
+			defer close(told)
+			p.hint("waiting for the answer of controller %s, which may have to ask nodes and remotes …", controller)
+		})
+		err := invoke(ctx, method, req, reply, cc, opts...)
+		if !timer.Stop() {
+			<-told
+		}
+		return err
+	}
 }
 
 // ask makes a call that changes nothing.

@@ -79,6 +79,7 @@ func (p *program) latest(cluster *requorumv1.Cluster) string {
 
 func (p *program) clusterStatus() *cobra.Command {
 	var cached bool
+	var cluster string
 	command := &cobra.Command{
 		Use:               "status [NAME]",
 		Short:             "Show a cluster's nodes and members as they are now",
@@ -87,8 +88,11 @@ func (p *program) clusterStatus() *cobra.Command {
 		Args:              mayTake(),
 		ValidArgsFunction: firstArgument(p.completeClusters),
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && cluster != "" {
+				return usagef("NAME and --cluster are both given; one is enough")
+			}
 			return p.with(c.Context(), func(ctx context.Context, c *client) error {
-				name, err := c.clusterOr(ctx, strings.Join(args, ""))
+				name, err := c.clusterOr(ctx, cluster+strings.Join(args, ""))
 				if err != nil {
 					return err
 				}
@@ -103,6 +107,7 @@ func (p *program) clusterStatus() *cobra.Command {
 			})
 		},
 	}
+	p.clusterFlag(command, &cluster)
 	command.Flags().BoolVar(&cached, "cached", false, "show what the last heartbeats told instead of asking the nodes")
 	return command
 }

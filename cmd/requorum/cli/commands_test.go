@@ -202,6 +202,11 @@ func TestCallingItWronglyEndsWithTwoAndAHint(t *testing.T) {
 		"cluster ls --log-level loud":                      "is unknown; use trace",
 		"completion":                                       "requorum completion: say which command",
 		"completion bash x":                                "unknown command",
+		"help snap":                                        `requorum has no command "snap"; did you mean snapshot?`,
+		"help snapshot sav":                                `requorum snapshot has no command "sav"; did you mean save?`,
+		"snapshot save --remote=":                          "--remote is empty; give it a value, or leave it out",
+		"restore --snapshot a --nodes=":                    "--nodes is empty; give it a value, or leave it out",
+		"cluster status a --cluster b":                     "NAME and --cluster are both given; one is enough",
 	} {
 		t.Run(line, func(t *testing.T) {
 			r := inTest().command(t.Context(), nil, strings.Fields(line)...)
@@ -227,6 +232,11 @@ func TestHelpIsThereForEveryCommand(t *testing.T) {
 			if child.Short == "" || child.Long == "" || child.Example == "" {
 				t.Errorf("%s lacks Short, Long or Example", child.CommandPath())
 			}
+			for _, nonsense := range []string{"(default [])", "(default 0s)", "the same by"} {
+				if strings.Contains(child.Flags().FlagUsages(), nonsense) {
+					t.Errorf("%s: the help of a flag says %q", child.CommandPath(), nonsense)
+				}
+			}
 			check(append(path[:len(path):len(path)], child.Name()))
 		}
 	}
@@ -239,7 +249,10 @@ func TestHelpIsThereForEveryCommand(t *testing.T) {
 
 func TestHabitualNamesWork(t *testing.T) {
 	f := newFake(t)
-	for _, line := range []string{"etcd-snapshot ls", "snapshot list", "etcd-snapshot save --name x", "etcd-snapshot delete pre-1.31 --yes", "cluster list"} {
+	for _, line := range []string{
+		"etcd-snapshot ls", "snapshot list", "etcd-snapshot save --name x", "etcd-snapshot delete pre-1.31 --yes", "cluster list",
+		"cluster status --cluster prod", "help snapshot save", "help",
+	} {
 		if r := f.command(t, strings.Fields(line)...); r.code != ExitDone {
 			t.Errorf("%s: exit %d\n%s", line, r.code, r.err)
 		}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -80,7 +81,9 @@ func (p *program) propose(c *cobra.Command, find func(context.Context, *client) 
 	ctx, cancel := context.WithTimeout(ctx, completionLimit)
 	defer cancel()
 	var found []string
-	err := p.with(ctx, func(ctx context.Context, c *client) (err error) {
+	quiet := *p
+	quiet.err = io.Discard
+	err := quiet.with(ctx, func(ctx context.Context, c *client) (err error) {
 		found, err = find(ctx, c)
 		return err
 	})
@@ -136,6 +139,17 @@ func (p *program) completeOperations(c *cobra.Command, _ []string, _ string) ([]
 		var found []string
 		for _, op := range resp.GetOperations() {
 			found = append(found, fmt.Sprintf("%s\t%s, %s", op.GetId(), live.Title(op), live.State(op.GetState())))
+		}
+		return found, err
+	})
+}
+
+func (p *program) completeCertificates(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return p.propose(c, func(ctx context.Context, c *client) ([]string, error) {
+		resp, err := c.ListOperatorCertificates(ctx, &requorumv1.ListOperatorCertificatesRequest{})
+		var found []string
+		for _, cert := range resp.GetCertificates() {
+			found = append(found, cert.GetSerial()+"\t"+cert.GetName())
 		}
 		return found, err
 	})

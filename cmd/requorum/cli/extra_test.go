@@ -25,6 +25,7 @@ func TestCommandsOfOthersKeepTheirFlagsAndTheirExitCodes(t *testing.T) {
 		"failed":       {[]string{"agent"}, errors.New("no disk"), ExitError},
 		"called badly": {[]string{"agent"}, &UsageError{errors.New("--data-dir is missing")}, ExitUsage},
 		"unknown flag": {[]string{"agent", "--nosuch"}, nil, ExitUsage},
+		"empty flag":   {[]string{"agent", "--config="}, nil, ExitDone}, // which it judges itself
 	} {
 		s := inTest()
 		if code := s.run(t.Context(), c.args, serve(c.err)); code != c.code {

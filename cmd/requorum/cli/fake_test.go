@@ -72,14 +72,15 @@ type fake struct {
 	watch     func(grpc.ServerStreamingServer[requorumv1.WatchOperationResponse]) error
 	export    func(grpc.ServerStreamingServer[requorumv1.ExportSnapshotResponse]) error
 
-	mu       sync.Mutex
-	requests []proto.Message
-	changed  func(req proto.Message) error // what a changing call does; nil for nothing
-	failures int                           // so many changing calls answer Unavailable first
-	remotes  []*requorumv1.Remote
-	held     map[string]*requorumv1.Manifest // what every remote holds besides
-	unseen   []error                         // why the next looks into a remote fail, one each
-	refusals []error                         // what the next changing calls answer, one each; then as refuse says
+	listRemote func() // called before what a remote holds is listed
+	mu         sync.Mutex
+	requests   []proto.Message
+	changed    func(req proto.Message) error // what a changing call does; nil for nothing
+	failures   int                           // so many changing calls answer Unavailable first
+	remotes    []*requorumv1.Remote
+	held       map[string]*requorumv1.Manifest // what every remote holds besides
+	unseen     []error                         // why the next looks into a remote fail, one each
+	refusals   []error                         // what the next changing calls answer, one each; then as refuse says
 }
 
 func newFake(t *testing.T) *fake {
@@ -187,7 +188,7 @@ func inTest() *surroundings {
 		terminal: func() (live.Terminal, bool) { return live.Terminal{}, false },
 		notices:  func() (live.Terminal, bool) { return live.Terminal{}, false },
 		pace:     live.Pace{Tick: 5 * time.Millisecond, Quiet: 10 * time.Second, Lost: 5 * time.Second, Retry: 5 * time.Millisecond},
-		patience: time.Second, stall: 5 * time.Second,
+		patience: time.Second, stall: 5 * time.Second, slow: time.Minute,
 		settings: settings{format: output.Table},
 	}
 	return s
@@ -481,6 +482,9 @@ func remotes() []*requorumv1.Remote {
 }
 
 func (f *fake) ListRemoteSnapshots(_ context.Context, req *requorumv1.ListRemoteSnapshotsRequest) (*requorumv1.ListRemoteSnapshotsResponse, error) {
+	if f.listRemote != nil {
+		f.listRemote()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.unseen) > 0 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
@@ -35,6 +36,7 @@ type program struct {
 	pace     live.Pace
 	patience time.Duration // how long a changing call is retried while the controller does not answer
 	stall    time.Duration // how long an export may stand still
+	slow     time.Duration // after which a person is told that an answer is still waited for
 	settings settings
 }
 
@@ -66,6 +68,7 @@ func system(version string) *program {
 		pace:     live.DefaultPace,
 		patience: 30 * time.Second,
 		stall:    time.Minute,
+		slow:     time.Second,
 		settings: settings{format: output.Table},
 	}
 }
@@ -124,6 +127,23 @@ func (p *program) run(ctx context.Context, args []string, extra ...*cobra.Comman
 	return p.report(ctx, command, err)
 }
 
+// noneEmpty refuses a flag that is given without a value, as a script gives it whose variable is not set: "--remote" or
+// "--nodes" would be as good as left out. Servers say more of what they lack.
+func noneEmpty(c *cobra.Command) error {
+	for above := c; above != nil; above = above.Parent() {
+		if above.GroupID == groupServe {
+			return nil
+		}
+	}
+	var err error
+	c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed && (f.Value.String() == "" || f.Value.String() == "[]") {
+			err = fmt.Errorf("--%s is empty; give it a value, or leave it out", f.Name)
+		}
+	})
+	return err
+}
+
 // markBegun makes every command under root note that its own work has begun.
 func markBegun(root *cobra.Command) *bool {
 	begun := new(bool)
@@ -131,6 +151,9 @@ func markBegun(root *cobra.Command) *bool {
 	mark = func(c *cobra.Command) {
 		if work := c.RunE; work != nil {
 			c.RunE = func(c *cobra.Command, args []string) error {
+				if err := noneEmpty(c); err != nil {
+					return err
+				}
 				*begun = true
 				return work(c, args)
 			}

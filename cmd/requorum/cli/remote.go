@@ -169,7 +169,7 @@ func readIdentity(path string) (string, error) {
 	case err != nil:
 		return "", usagef("--identity: %v", err)
 	case len(data) > maxIdentity || !strings.Contains(string(data), "AGE-SECRET-KEY-"):
-		return "", usagef("--identity: %s is not a key file of age (age-keygen -o %s)", path, path)
+		return "", usagef("--identity: %s is not a key file of age; age-keygen makes one", path)
 	}
 	return string(data), nil
 }

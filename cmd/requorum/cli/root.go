@@ -77,7 +77,27 @@ func (p *program) root(extra ...*cobra.Command) *cobra.Command {
 	}
 	root.AddCommand(p.versionCommand(), &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodes})
 	p.addCompletion(root)
+	addHelp(root)
 	return root
+}
+
+// addHelp adds cobra's help command, which here does not end with 0 where it has nothing to tell.
+func addHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "help" {
+			continue
+		}
+		tell := c.Run
+		c.Run = nil
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if found, rest, err := root.Find(args); err == nil && len(rest) > 0 && found.HasSubCommands() {
+				return found.RunE(found, rest)
+			}
+			tell(c, args)
+			return nil
+		}
+	}
 }
 
 func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {

@@ -469,10 +469,10 @@ func retentionFlags(command *cobra.Command) *keeping {
 	flags := command.Flags()
 	flags.Uint32Var(&k.Last, "last", 0, "keep the newest `N`")
 	flags.Uint32Var(&k.Hourly, "hourly", 0, "keep the newest of each of the newest `N` hours")
-	flags.Uint32Var(&k.Daily, "daily", 0, "the same by days")
-	flags.Uint32Var(&k.Weekly, "weekly", 0, "the same by weeks")
-	flags.Uint32Var(&k.Monthly, "monthly", 0, "the same by months")
-	flags.Var(k.TTL, "ttl", "keep none that is older, as 30d or 12h")
+	flags.Uint32Var(&k.Daily, "daily", 0, "keep the newest of each of the newest `N` days")
+	flags.Uint32Var(&k.Weekly, "weekly", 0, "keep the newest of each of the newest `N` weeks")
+	flags.Uint32Var(&k.Monthly, "monthly", 0, "keep the newest of each of the newest `N` months")
+	timeFlag(flags, k.TTL, "ttl", "keep none that is older, as 30d or 12h")
 	return k
 }
 

@@ -213,7 +213,7 @@ func TestADocumentThatIsWrongIsRefusedWithItsLine(t *testing.T) {
 		good + "localStorage:\n  last: -1\n":            ":5: cannot unmarshal !!int `-1` into uint32",
 		good + "---\n" + good:                           "schedule a stands at",
 		"cluster: prod\ncron: 0 * * * *\n":              ":1: name is missing: give the schedule one",
-		"name: a/b\ncluster: prod\ncron: 0 * * * *\n":   `:1: name: name name "a/b"`,
+		"name: a/b\ncluster: prod\ncron: 0 * * * *\n":   `:1: name: schedule name "a/b"`,
 		"":                            "holds no schedule",
 		"- a\n":                       ":1: cannot unmarshal !!seq",
 		"name: a\n\tcluster: b\n":     ":2: found a tab",

@@ -131,7 +131,12 @@ func (c clientConfig) relativeTo(dir string) clientConfig {
 }
 
 // timeFlag adds a flag whose default, which the controller knows, stands in its usage.
-func timeFlag(flags *pflag.FlagSet, d *config.Duration, name, usage string) {
+func timeFlag(flags *pflag.FlagSet, d pflag.Value, name, usage string) {
 	flags.Var(d, name, usage)
 	flags.Lookup(name).DefValue = ""
+}
+
+func labelFlag(flags *pflag.FlagSet, labels *map[string]string) {
+	flags.StringToStringVar(labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
+	flags.Lookup("label").DefValue = ""
 }

@@ -49,7 +49,7 @@ is.`,
 	flags.StringVar(&req.Name, "name", "", "`NAME` of the snapshot, not yet taken (default: on-demand-<cluster>-<time>-<id>)")
 	flags.BoolVar(&req.HashLeader, "hash-leader", false, "compare the leader's data, too; blocks its writes for about 0.3 s per GiB")
 	flags.BoolVar(&req.AllowDegraded, "allow-degraded", false, "save although nodes are offline or members do not answer")
-	flags.StringToStringVar(&req.Labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
+	labelFlag(flags, &req.Labels)
 	flags.StringSliceVar(&req.Files, "files", nil, "`SETS` of files, joined by commas, that every node adds, as its agent's configuration names them")
 	flags.StringVar(&req.Remote, "remote", "", "store it in the remote `NAME`, too (requorum remote ls)")
 	flags.BoolVar(&req.AllowRemoteFailure, "allow-remote-failure", false, "keep the snapshot on the nodes, with a warning, if the remote cannot take it")
@@ -60,7 +60,7 @@ is.`,
 		sealing sealingFlags
 	)
 	sealing.add(flags)
-	flags.Var(&ttl, "ttl", "remove the snapshot by itself at this age, as 30d or 12h (default: never)")
+	timeFlag(flags, &ttl, "ttl", "remove the snapshot by itself at this age, as 30d or 12h (default: never)")
 	flags.Var(&copies, "copies", "on how many nodes to keep it: all, one or a number")
 	complete(command, "copies", cobra.FixedCompletions([]string{"all", "one"}, cobra.ShellCompDirectiveNoFileComp))
 	command.RunE = p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
@@ -650,7 +650,7 @@ was lost; it keeps its name.`,
 	flags.StringVar(&req.Path, "path", "", "absolute `PATH` of the file on that node")
 	flags.StringVar(&req.Name, "name", "", "`NAME` of the snapshot, not yet taken (default: imported-<cluster>-<time>-<id>)")
 	flags.BoolVar(&req.SkipHashCheck, "skip-hash-check", false, "accept a file without a trailing SHA-256, as a stopped member's db is")
-	flags.StringToStringVar(&req.Labels, "label", nil, "label `KEY=VALUE` to keep with the snapshot; may be repeated")
+	labelFlag(flags, &req.Labels)
 	complete(command, "node", p.completeNodes)
 	work := p.starts(j, func(ctx context.Context, c *client, cluster string) (*requorumv1.Operation, error) {
 		req.RequestId, req.Cluster = p.request(j.requestID), cluster

@@ -144,22 +144,22 @@ func TestServerSideEncryptionIsAskedFor(t *testing.T) {
 	}
 }
 
-// A session token goes with every request, and is a part of what is signed. versitygw knows no tokens, and says so.
+// A session token goes with every request, and is a part of what is signed.
 func TestTheSessionTokenIsSent(t *testing.T) {
-	rec, s := throughRecorder(t, func(cfg *s3.Config) { cfg.Credentials.SessionToken = "the-token" })
-	for name, err := range map[string]error{
-		"put small": objectstoretest.Put(t.Context(), s, "a/small", []byte("small")),
-		"put large": objectstoretest.Put(t.Context(), s, "a/large", objectstoretest.Bytes(20<<20, 1)),
-		"delete":    s.Delete(t.Context(), "a/small"),
-		"list":      firstError(t, s),
-	} {
-		if !errors.Is(err, objectstore.ErrDenied) {
-			t.Errorf("%s: %v", name, err)
-		}
+	server := s3test.StartPlain(t, bucket)
+	inEnvironment(t, server.NewRoles(t, time.Hour, 0).Machine())
+	keys, err := s3.FromChain(t.Context(), s3.Config{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, kind := range []string{"PutObject", "CreateMultipartUpload", "other"} {
-		rec.has(t, kind, token, "the-token")
-		rec.has(t, kind, token, "the-token")
+	rec := record(t, server, nil)
+	s := open(t, s3.Config{Endpoint: rec.URL, Bucket: bucket, Credentials: keys})
+	wantWorks(t, s)
+	if err := errors.Join(objectstoretest.Put(t.Context(), s, "a/small", []byte("small")), s.Delete(t.Context(), "a/small")); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"PutObject", "CreateMultipartUpload", "UploadPart", "other"} {
+		rec.has(t, kind, token, keys.SessionToken)
 		for _, h := range rec.requests(kind) {
 			if _, signed, _ := strings.Cut(h.Get("Authorization"), "SignedHeaders="); !strings.Contains(signed, "x-amz-security-token") {
 				t.Errorf("%s does not sign it: %s", kind, h.Get("Authorization"))
@@ -168,7 +168,8 @@ func TestTheSessionTokenIsSent(t *testing.T) {
 	}
 }
 
-// A token that has expired is a matter of credentials, which a person looks after.
+// What Amazon says of a token that has expired is a matter of credentials, which a person looks after. versitygw says that it does
+// not know the keys.
 func TestASessionTokenThatHasExpired(t *testing.T) {
 	rec := record(t, s3test.StartPlain(t, bucket), func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Content-Type", "application/xml")

@@ -138,7 +138,7 @@ func TestRolesThatHandOutNothingSayWhy(t *testing.T) {
 		want        string
 	}{
 		"no token of the container": {append(roles.Container(), "AWS_CONTAINER_AUTHORIZATION_TOKEN=another"), "keys from the container's credentials endpoint: 401"},
-		"another identity":          {append(roles.WebIdentity(), "AWS_ROLE_ARN=arn:another"), "keys from the token service for web identities: the identity token is not taken"},
+		"another identity":          {append(roles.WebIdentity(), "AWS_ROLE_ARN=arn:aws:iam::000000000000:role/another"), "keys from the token service for web identities: Not authorized to perform sts:AssumeRoleWithWebIdentity"},
 		"no identity":               {append(roles.WebIdentity(), "AWS_WEB_IDENTITY_TOKEN_FILE=/nonexistent/token"), "/nonexistent/token"},
 		"no role at all":            {[]string{"AWS_EC2_METADATA_DISABLED=true"}, "no keys in the environment or the shared credentials file, and no role"},
 	} {
@@ -148,6 +148,79 @@ func TestRolesThatHandOutNothingSayWhy(t *testing.T) {
 				t.Errorf("%+v, %v", keys, err)
 			}
 		})
+	}
+}
+
+// The token service verifies who somebody is, and says why it does not believe it.
+func TestWebIdentitiesThatAreRefused(t *testing.T) {
+	roles := s3test.Start(t, bucket).NewRoles(t, life, grace)
+	inEnvironment(t, roles.WebIdentity())
+	if keys, err := s3.FromChain(t.Context(), s3.Config{}); err != nil || keys.SessionToken == "" {
+		t.Fatalf("%+v, %v", keys, err)
+	}
+	for name, c := range map[string]struct {
+		claims map[string]any
+		want   string
+	}{
+		"expired":          {map[string]any{"exp": time.Now().Add(-time.Hour).Unix()}, "Token expired"},
+		"another account":  {map[string]any{"sub": "system:serviceaccount:other:other"}, "The web identity token provided could not be validated"},
+		"another audience": {map[string]any{"aud": "another"}, "The web identity token provided could not be validated"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			roles.Impostor(c.claims)
+			if keys, err := s3.FromChain(t.Context(), s3.Config{}); err == nil || !strings.Contains(err.Error(), "keys from the token service for web identities: "+c.want) {
+				t.Errorf("%+v, %v", keys, err)
+			}
+		})
+	}
+}
+
+// Keys of a session work with its token only, and until they expire. A person looks after what is refused.
+func TestSessionTokens(t *testing.T) {
+	server := s3test.Start(t, bucket)
+	roles := server.NewRoles(t, 5*time.Second, 0)
+	inEnvironment(t, roles.Machine())
+	keys, err := s3.FromChain(t.Context(), s3.Config{})
+	if err != nil || keys.SessionToken == "" {
+		t.Fatalf("%+v, %v", keys, err)
+	}
+	for name, c := range map[string]struct {
+		change func(*s3.Credentials)
+		want   string
+	}{
+		"another token":  {func(c *s3.Credentials) { c.SessionToken += "0" }, "The provided token is malformed or otherwise invalid"},
+		"no token":       {func(c *s3.Credentials) { c.SessionToken = "" }, "The AWS Access Key Id you provided does not exist in our records"},
+		"token alone":    {func(c *s3.Credentials) { c.AccessKey, c.SecretKey = s3test.AccessKey, s3test.SecretKey }, "token"},
+		"another secret": {func(c *s3.Credentials) { c.SecretKey += "0" }, "signature"},
+	} {
+		refused(t, server, name, keys, c.change, c.want)
+	}
+	data := objectstoretest.Bytes(6<<20, 1)
+	s := open(t, static(t, server, keys))
+	if err := objectstoretest.Put(t.Context(), s, "a/one", data); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := objectstoretest.Get(t.Context(), s, "a/one", 0); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	roles.Outlive()
+	refused(t, server, "expired", keys, func(*s3.Credentials) {}, "does not exist in our records")
+}
+
+// static is a configuration with keys that nobody renews.
+func static(t *testing.T, server *s3test.Server, keys s3.Credentials) s3.Config {
+	cfg := config(t, server)
+	keys.Expires = time.Time{}
+	cfg.Credentials = keys
+	return cfg
+}
+
+func refused(t *testing.T, server *s3test.Server, name string, keys s3.Credentials, change func(*s3.Credentials), want string) {
+	t.Helper()
+	change(&keys)
+	err := objectstoretest.Put(t.Context(), open(t, static(t, server, keys)), "a/two", nil)
+	if !errors.Is(err, objectstore.ErrDenied) || !objectstore.Permanent(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%s: %v", name, err)
 	}
 }
 

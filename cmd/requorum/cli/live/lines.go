@@ -11,8 +11,12 @@ import (
 	"github.com/requorum/requorum/cmd/requorum/cli/output"
 )
 
-// progressEvery is the least time between two lines of progress.
-const progressEvery = 5 * time.Second
+// progressEvery is the least time between two lines of progress, and silentEvery between two that tell of the
+// controller's silence.
+const (
+	progressEvery = 5 * time.Second
+	silentEvery   = time.Minute
+)
 
 // Lines shows an operation as plain lines, for logs: one for each change of a step's state and for each
 // failure on a node, and while bytes move one with the progress of all nodes every few seconds.
@@ -23,7 +27,7 @@ type Lines struct {
 	rate rates
 	op   *requorumv1.Operation
 	last time.Time // when progress was last written
-	lost bool
+	lost time.Time // when sight of the operation was lost; zero while it is seen
 }
 
 // NewLines returns a view that writes to out.
@@ -36,8 +40,8 @@ func (l *Lines) Event(op *requorumv1.Operation, _ *requorumv1.WatchOperationResp
 	if l.op == nil {
 		l.write("%s: operation %s", Title(op), op.GetId())
 	}
-	if l.lost {
-		l.lost = false
+	if !l.lost.IsZero() {
+		l.lost = time.Time{}
 		l.write("the controller answers again")
 	}
 	l.op = op
@@ -97,8 +101,12 @@ func (l *Lines) task(step *requorumv1.Step, task *requorumv1.TaskProgress) {
 	l.write("%s: %s %s%s", step.GetName(), where(task), StepState(state), detail)
 }
 
-// Tick writes the progress of the running step when it is time.
+// Tick writes the progress of the running step when it is time. Of an operation out of sight it knows none.
 func (l *Lines) Tick() {
+	if !l.lost.IsZero() {
+		l.silent()
+		return
+	}
 	if l.op == nil || l.now().Sub(l.last) < progressEvery {
 		return
 	}
@@ -113,24 +121,49 @@ func (l *Lines) Tick() {
 func (l *Lines) progress(step *requorumv1.Step) string {
 	var parts []string
 	for _, task := range step.GetTasks() {
-		if !running(task.GetState()) || task.GetTotalBytes() == 0 {
+		if !running(task.GetState()) {
 			continue
 		}
-		part := fmt.Sprintf("%s %d%% (%s", where(task), percent(task), output.Of(task.GetDoneBytes(), task.GetTotalBytes()))
-		if rate := l.rate.of(task, l.now()); rate > 0 {
-			part += ", " + output.Bytes(rate) + "/s"
+		var told []string
+		if moved := l.moved(task); moved != "" {
+			told = append(told, moved)
 		}
-		parts = append(parts, part+")")
+		if detail := task.GetDetail(); detail != "" {
+			told = append(told, output.Brief(detail))
+		}
+		if len(told) > 0 {
+			parts = append(parts, where(task)+" "+strings.Join(told, ", "))
+		}
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(parts, "; ")
+}
+
+// moved tells how many bytes a task has moved, and how fast; nothing where it moves none.
+func (l *Lines) moved(task *requorumv1.TaskProgress) string {
+	if task.GetTotalBytes() == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%d%% (%s", percent(task), output.Of(task.GetDoneBytes(), task.GetTotalBytes()))
+	if rate := l.rate.of(task, l.now()); rate > 0 {
+		text += ", " + output.Bytes(rate) + "/s"
+	}
+	return text + ")"
 }
 
 // Lost says that the stream broke, once until it is back.
 func (l *Lines) Lost(err error) {
-	if !l.lost {
-		l.lost = true
-		l.write("lost sight of the operation, which goes on (%v); trying again", output.Brief(err.Error()))
+	if l.lost.IsZero() {
+		l.lost, l.last = l.now(), l.now()
+		l.write("lost sight of the operation (%v); it goes on, or waits for the controller to be started; trying again", output.Brief(err.Error()))
 	}
+}
+
+func (l *Lines) silent() {
+	if l.now().Sub(l.last) < silentEvery {
+		return
+	}
+	l.last = l.now()
+	l.write("the controller has not answered for %s; see whether it runs; trying again", output.Took(l.now().Sub(l.lost)))
 }
 
 // Close has nothing to do.

@@ -342,3 +342,28 @@ func TestRateIsThatOfTheLastSeconds(t *testing.T) {
 		t.Error("beginning anew does not reset it", got)
 	}
 }
+
+// Of an operation out of sight nothing is known: what was last heard is no progress.
+func TestLinesOfAnOperationOutOfSight(t *testing.T) {
+	var out bytes.Buffer
+	s := newStory()
+	s.told = func(string) {}
+	s.view = NewLines(&out, func() time.Time { return s.now })
+	s.set("stage", doing)
+	for i := range int64(3) {
+		s.progress("stage", "etcd-1", doing, 100*mib*i, size, "restoring")
+		s.after(time.Second)
+	}
+	out.Reset()
+	s.view.Lost(errors.New("connection refused"))
+	for range 121 {
+		s.after(time.Second)
+	}
+	want := `12:00:03 lost sight of the operation (connection refused); it goes on, or waits for the controller to be started; trying again
+12:01:03 the controller has not answered for 1m00s; see whether it runs; trying again
+12:02:03 the controller has not answered for 2m00s; see whether it runs; trying again
+`
+	if out.String() != want {
+		t.Errorf("got:\n%s", &out)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // Format is how a command prints its answer.
@@ -40,14 +41,31 @@ func (f *Format) Set(s string) error {
 // Type names the kind of value in a flag's help.
 func (f *Format) Type() string { return "table|json|yaml" }
 
-// Message writes one of the API's messages with the field names of its .proto file. The format must
-// not be Table.
+// Message writes one of the API's messages with the field names of its .proto file. What it lists is there even if it is
+// empty, so that programs can go through it. The format must not be Table.
 func Message(w io.Writer, f Format, m proto.Message) error {
 	raw, err := marshal(m)
 	if err != nil {
 		return err
 	}
-	return writeIn(w, f, raw)
+	return writeIn(w, f, withEmptyLists(raw, m.ProtoReflect()))
+}
+
+// withEmptyLists adds the lists of a message that have nothing in them, which its JSON leaves out.
+func withEmptyLists(raw []byte, m protoreflect.Message) []byte {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		if !field.IsList() || m.Has(field) {
+			continue
+		}
+		raw = bytes.TrimSuffix(raw, []byte("}"))
+		if len(raw) > len("{") {
+			raw = append(raw, ',')
+		}
+		raw = fmt.Appendf(raw, "%q:[]}", field.TextName())
+	}
+	return raw
 }
 
 // Value writes what is no message of the API's, by the names that it has in JSON. The format must not be Table.

@@ -122,7 +122,10 @@ func TestMessagesAreWrittenWithProtoNames(t *testing.T) {
     "a: b"
   ],
   "unavailability": "2.750s",
-  "past_pivot": true
+  "past_pivot": true,
+  "steps": [],
+  "nodes": [],
+  "quarantines": []
 }
 `
 	const asYAML = `id: 01J
@@ -134,13 +137,14 @@ warnings:
 unavailability: 2.750s
 past_pivot: true
 `
+	const emptyLists = "steps: []\nnodes: []\nquarantines: []\n"
 	const asLine = `{"id":"01J","snapshot":"1.31","state":"OPERATION_STATE_SUCCEEDED","warnings":["yes","a: b"],"unavailability":"2.750s","past_pivot":true}` + "\n"
 	for name, c := range map[string]struct {
 		write func(*bytes.Buffer) error
 		want  string
 	}{
 		"json":        {func(b *bytes.Buffer) error { return output.Message(b, output.JSON, op) }, asJSON},
-		"yaml":        {func(b *bytes.Buffer) error { return output.Message(b, output.YAML, op) }, asYAML},
+		"yaml":        {func(b *bytes.Buffer) error { return output.Message(b, output.YAML, op) }, asYAML + emptyLists},
 		"json stream": {func(b *bytes.Buffer) error { return output.StreamMessage(b, output.JSON, op) }, asLine},
 		"yaml stream": {func(b *bytes.Buffer) error { return output.StreamMessage(b, output.YAML, op) }, "---\n" + asYAML},
 	} {
