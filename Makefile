@@ -217,6 +217,13 @@ test-manifests: kubernetes bin/plan-crd.yaml ## What deploy/ has for Kubernetes,
 	CGO_ENABLED=0 REQUORUM_KUBERNETES=$(CURDIR)/$(KUBERNETES) REQUORUM_PLAN_CRD=$(CURDIR)/bin/plan-crd.yaml \
 		$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -v -run '^TestManifestsAreAccepted$$' ./deploy
 
+# With a release's binary. Its host is the process's own namespaces of mounts and of the network.
+.PHONY: test-kubeadm
+test-kubeadm: kubernetes bin/etcd-3.6 ## A control plane that kubeadm sets up, saved, changed and restored; needs what test-kubelet needs
+	@$(MAKE) build
+	CGO_ENABLED=0 REQUORUM_KUBERNETES=$(CURDIR)/$(KUBERNETES) REQUORUM_ETCDS=$(CURDIR)/bin REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum \
+		$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -v -run '^TestKubeadm$$' ./e2e
+
 .PHONY: unit
 unit: race-notice ## Tests beside the code
 	@$(CGO) $(GO) test $(RACE) -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '^$(MODULE)/e2e')
