@@ -40,7 +40,7 @@ const NodeName = "node-1"
 // pauseVersion is the tag of the image of what keeps a sandbox.
 const pauseVersion = "3.10"
 
-// Real is a kubelet without an API server, and its container runtime.
+// Real is a kubelet and its container runtime.
 type Real struct {
 	Kubelet
 	root string
