@@ -74,8 +74,20 @@ etcds: $(ETCDS) etcd-3.4 ## bin/etcd-3.5 and so on: the servers that e2e restore
 bin/etcd-3.5 bin/etcd-3.6 bin/etcd-3.7: bin/etcd-%: internal/tools/etcd-%.mod
 	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ go.etcd.io/etcd/server/v3
 
-bin/kubelet: internal/tools/kubelet.mod
-	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags '-s -w' -o $@ k8s.io/kubernetes/cmd/kubelet
+# In one go, for they share most packages. A release has its version from the linker, and kubeadm compares it.
+KUBERNETES := bin/kubernetes
+.PHONY: kubernetes
+kubernetes: $(KUBERNETES)/kubelet ## bin/kubernetes: Kubernetes' own programs, which tests run
+
+$(KUBERNETES)/kubelet: internal/tools/kubernetes.mod
+	@mkdir -p $(KUBERNETES)
+	version=$$(sed -n 's|^\tk8s.io/kubernetes \(v1[^ ]*\).*|\1|p' $<); \
+	CGO_ENABLED=0 $(GO) build -modfile=$< -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$version" -o $(KUBERNETES)/ \
+		$$(sed -n 's|^\t*\(tool \)*\(k8s.io/kubernetes/cmd/[a-z-]*\)$$|\2|p' $<)
+
+bin/plan-crd.yaml: internal/tools/plan/go.mod
+	@mkdir -p bin
+	cd internal/tools/plan && $(GO) tool controller-gen crd paths=github.com/rancher/system-upgrade-controller/pkg/apis/upgrade.cattle.io/v1 output:crd:stdout >$(CURDIR)/$@
 
 # etcd 3.4 comes as the package of Debian 12.
 .PHONY: etcd-3.4
@@ -194,10 +206,23 @@ test: unit e2e ## All tests, with the race detector where there is a C compiler
 
 # Its tests run one package after the other: each puts back, in the end, what kubelets set for the whole machine.
 .PHONY: test-kubelet
-test-kubelet: bin/kubelet ## Static pods with real kubelets and containerd; needs root and Debian's containerd and runc
+test-kubelet: kubernetes ## Static pods with real kubelets and containerd; needs root and Debian's containerd and runc
 	@$(MAKE) build build-faults
-	CGO_ENABLED=0 REQUORUM_KUBELET=$(CURDIR)/bin/kubelet REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults \
+	CGO_ENABLED=0 REQUORUM_KUBERNETES=$(CURDIR)/$(KUBERNETES) REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults \
 		$(GO) test -p 1 -count=1 -timeout $(TEST_TIMEOUT) -v -run '^(TestWithKubelet|TestRealKubelets)$$' ./agent/runtime/staticpod ./e2e
+
+# Needs neither a node nor root: an API server, and the etcd of the tests.
+.PHONY: test-manifests
+test-manifests: kubernetes bin/plan-crd.yaml ## What deploy/ has for Kubernetes, given to a real API server
+	CGO_ENABLED=0 REQUORUM_KUBERNETES=$(CURDIR)/$(KUBERNETES) REQUORUM_PLAN_CRD=$(CURDIR)/bin/plan-crd.yaml \
+		$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -v -run '^TestManifestsAreAccepted$$' ./deploy
+
+# With a release's binary. Its host is the process's own namespaces of mounts and of the network.
+.PHONY: test-kubeadm
+test-kubeadm: kubernetes bin/etcd-3.6 ## A control plane that kubeadm sets up, saved, changed and restored; needs what test-kubelet needs
+	@$(MAKE) build
+	CGO_ENABLED=0 REQUORUM_KUBERNETES=$(CURDIR)/$(KUBERNETES) REQUORUM_ETCDS=$(CURDIR)/bin REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum \
+		$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -v -run '^TestKubeadm$$' ./e2e
 
 .PHONY: unit
 unit: race-notice ## Tests beside the code

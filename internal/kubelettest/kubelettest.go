@@ -1,5 +1,6 @@
-// Package kubelettest gives tests of static pods a kubelet and a container runtime: a real kubelet in standalone mode, that is
-// without an API server, with a containerd of its own, or a stand-in for both that runs processes. It is for tests only.
+// Package kubelettest gives tests of static pods a kubelet and a container runtime: a real kubelet with a containerd of its own, in
+// standalone mode, that is without an API server, or with the control plane that kubeadm sets up, or a stand-in for both that runs
+// processes. It is for tests only.
 package kubelettest
 
 import (

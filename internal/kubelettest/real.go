@@ -28,28 +28,43 @@ import (
 	"github.com/requorum/requorum/internal/lacking"
 )
 
-// Binary names the variable with the path of a kubelet.
-const Binary = "REQUORUM_KUBELET"
+// Binaries names the variable with the directory of Kubernetes' own programs, as make kubernetes builds them.
+const Binaries = "REQUORUM_KUBERNETES"
 
-// Real is a kubelet without an API server, and its container runtime.
+// Binary is the path of one of Kubernetes' own programs.
+func Binary(name string) string { return filepath.Join(os.Getenv(Binaries), name) }
+
+// NodeName is what a real kubelet calls its node.
+const NodeName = "node-1"
+
+// pauseVersion is the tag of the image of what keeps a sandbox.
+const pauseVersion = "3.10"
+
+// Real is a kubelet and its container runtime.
 type Real struct {
 	Kubelet
 	root string
 	cri  criv1.RuntimeServiceClient
 }
 
+// NeedBinaries ends the test unless it was told where Kubernetes' own programs are.
+func NeedBinaries(t testing.TB) {
+	t.Helper()
+	if os.Getenv(Binaries) == "" {
+		t.Skipf("SKIPPED, make test-kubelet, test-kubeadm and test-manifests run this test: they set %s", Binaries)
+	}
+}
+
 // NeedReal ends the test unless a real kubelet was asked for, as make test-kubelet does, and can be run: that needs root, and
 // containerd and runc of Debian. In CI the latter is a failure.
 func NeedReal(t testing.TB) {
 	t.Helper()
-	if os.Getenv(Binary) == "" {
-		t.Skipf("SKIPPED, make test-kubelet runs this test: it sets %s", Binary)
-	}
+	NeedBinaries(t)
 	var missing error
 	if os.Geteuid() != 0 {
 		missing = errors.New("it needs root")
 	}
-	for _, program := range []string{os.Getenv(Binary), "containerd", "ctr", "runc"} {
+	for _, program := range []string{Binary("kubelet"), "containerd", "ctr", "runc"} {
 		_, err := exec.LookPath(program)
 		missing = errors.Join(missing, err)
 	}
@@ -63,17 +78,50 @@ func NeedReal(t testing.TB) {
 func StartReal(t testing.TB, etcd Program) *Real {
 	t.Helper()
 	NeedReal(t)
+	root := newRoot(t)
+	k := startRuntime(t, root, filepath.Join(root, "kubernetes", "manifests"))
+	self, err := os.Executable()
+	must(t, err)
+	images := map[string]Program{"pause:" + pauseVersion: {self, []string{asPause + "=1"}}, "etcd:" + EtcdVersion: etcd}
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		images[name+":"+ComponentVersion] = Program{self, []string{asComponent + "=1"}}
+	}
+	k.importImages(t, images)
+	k.startKubelet(t)
+	return k
+}
+
+// newRoot makes the directory of a kubelet and its container runtime.
+func newRoot(t testing.TB) string {
+	t.Helper()
 	root, err := os.MkdirTemp("", "requorum-kubelet-") //nolint:usetesting // the path of a socket must be shorter than a test's name
 	must(t, err)
 	t.Cleanup(func() {
-		if err := unix.Unmount(root+"/kubelet", 0); err != nil && !errors.Is(err, unix.EINVAL) { // the kubelet's mount of its directory on itself
-			t.Error(err)
-		}
+		unmountBelow(t, root)
 		must(t, os.RemoveAll(root))
 	})
-	k := &Real{Kubelet: Kubelet{Dir: filepath.Join(root, "kubernetes", "manifests"), Endpoint: "unix://" + root + "/containerd.sock"}, root: root}
+	return root
+}
+
+// unmountBelow takes away what the kubelet has mounted: its directory on itself, and volumes of its pods.
+func unmountBelow(t testing.TB, root string) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must(t, err)
+	for _, line := range slices.Backward(strings.Split(string(mounts), "\n")) {
+		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(fields[1], root+"/") {
+			if err := unix.Unmount(fields[1], 0); err != nil && !errors.Is(err, unix.EINVAL) { // it is gone already
+				t.Errorf("unmount %s: %v", fields[1], err)
+			}
+		}
+	}
+}
+
+// startRuntime starts a containerd in root, for a kubelet that runs what has a manifest in dir.
+func startRuntime(t testing.TB, root, dir string) *Real {
+	t.Helper()
+	k := &Real{Kubelet: Kubelet{Dir: dir, Endpoint: "unix://" + root + "/containerd.sock"}, root: root}
 	must(t, os.MkdirAll(k.Dir, 0o700))
-	fill := strings.NewReplacer("ROOT", root)
+	fill := strings.NewReplacer("ROOT", root, "MANIFESTS", dir, "PAUSE", pauseVersion)
 	for name, text := range map[string]string{"containerd.toml": containerdConfig, "kubelet.yaml": kubeletConfig} {
 		must(t, os.WriteFile(filepath.Join(root, name), []byte(fill.Replace(text)), 0o600))
 	}
@@ -84,10 +132,16 @@ func StartReal(t testing.TB, etcd Program) *Real {
 	k.cri = criv1.NewRuntimeServiceClient(conn)
 	k.awaitRuntime(t)
 	t.Cleanup(func() { k.removeAll(t) })
-	k.importImages(t, etcd)
-	keepSysctls(t)
-	background(t, root, os.Getenv(Binary), "--config", root+"/kubelet.yaml", "--root-dir", root+"/kubelet", "--cert-dir", root+"/pki", "--hostname-override", "node-1")
 	return k
+}
+
+// startKubelet starts the kubelet with more arguments.
+func (k *Real) startKubelet(t testing.TB, args ...string) {
+	t.Helper()
+	keepSysctls(t)
+	background(t, k.root, Binary("kubelet"), append([]string{
+		"--config", k.root + "/kubelet.yaml", "--root-dir", k.root + "/kubelet", "--cert-dir", k.root + "/pki", "--hostname-override", NodeName,
+	}, args...)...)
 }
 
 // awaitRuntime waits until the container runtime answers.
@@ -141,7 +195,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 [grpc]
   address = "ROOT/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "registry.k8s.io/pause:3.10"
+  sandbox_image = "registry.k8s.io/pause:PAUSE"
   restrict_oom_score_adj = true
   disable_apparmor = true
   [plugins."io.containerd.grpc.v1.cri".cni]
@@ -152,7 +206,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 // kubeletConfig waits no longer than 1 s with a container that ended, so that tests need not.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-staticPodPath: ROOT/kubernetes/manifests
+staticPodPath: MANIFESTS
 containerRuntimeEndpoint: unix://ROOT/containerd.sock
 podLogsDir: ROOT/pods
 cgroupDriver: cgroupfs
@@ -205,16 +259,9 @@ func (k *Real) removeAll(t testing.TB) {
 	}
 }
 
-// importImages gives the container runtime images of the names that the manifests have. All but etcd's hold the test binary, which
-// stands for the control plane, and for what keeps a sandbox.
-func (k *Real) importImages(t testing.TB, etcd Program) {
+// importImages gives the container runtime images, by the names that manifests have after the registry's.
+func (k *Real) importImages(t testing.TB, images map[string]Program) {
 	t.Helper()
-	self, err := os.Executable()
-	must(t, err)
-	images := map[string]Program{"pause:3.10": {self, []string{asPause + "=1"}}, "etcd:" + EtcdVersion: etcd}
-	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
-		images[name+":"+ComponentVersion] = Program{self, []string{asComponent + "=1"}}
-	}
 	path := filepath.Join(k.root, "images.tar")
 	must(t, os.WriteFile(path, archive(t, images), 0o600))
 	out, err := exec.CommandContext(t.Context(), "ctr", "--address", k.root+"/containerd.sock", "--namespace", "k8s.io", "image", "import", path).CombinedOutput()
@@ -239,13 +286,13 @@ func archive(t testing.TB, images map[string]Program) []byte {
 		}
 		config, err := json.Marshal(map[string]any{
 			"architecture": runtime.GOARCH, "os": "linux",
-			"config": map[string]any{"Entrypoint": []string{"/usr/local/bin/" + command(name)}, "Env": append([]string{"PATH=/usr/local/bin"}, program.Env...)},
+			"config": map[string]any{"Entrypoint": []string{"/usr/local/bin/" + programOf(name)}, "Env": append([]string{"PATH=/usr/local/bin"}, program.Env...)},
 			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + digest(layer)}},
 		})
 		must(t, err)
-		entries = append(entries, entry{name: command(name) + ".json", data: config})
+		entries = append(entries, entry{name: programOf(name) + ".json", data: config})
 		manifest = append(manifest, map[string]any{
-			"Config": command(name) + ".json", "RepoTags": []string{"registry.k8s.io/" + name}, "Layers": []string{digest(layer) + ".tar"},
+			"Config": programOf(name) + ".json", "RepoTags": []string{"registry.k8s.io/" + name}, "Layers": []string{digest(layer) + ".tar"},
 		})
 	}
 	text, err := json.Marshal(manifest)
@@ -253,8 +300,8 @@ func archive(t testing.TB, images map[string]Program) []byte {
 	return tarOf(t, append(entries, entry{name: "manifest.json", data: text}))
 }
 
-// command is what an image's program is called.
-func command(image string) string {
+// programOf is what an image's program is called.
+func programOf(image string) string {
 	name, _, _ := strings.Cut(image, ":")
 	return name
 }
@@ -266,7 +313,7 @@ func layerOf(t testing.TB, program string, images []string) []byte {
 	slices.Sort(images)
 	entries := []entry{{name: "usr/local/bin/program", data: binary}}
 	for _, image := range images {
-		entries = append(entries, entry{name: "usr/local/bin/" + command(image), link: "program"})
+		entries = append(entries, entry{name: "usr/local/bin/" + programOf(image), link: "program"})
 	}
 	return tarOf(t, entries)
 }
