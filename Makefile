@@ -266,7 +266,7 @@ fault-matrix: ## Every step meets every kind of fault; MATRIX=full, MATRIX_SEED=
 		$(if $(filter full,$(MATRIX)),-full) $(if $(MATRIX_SEED),-seed $(MATRIX_SEED)) $(if $(MATRIX_DOC),-doc $(MATRIX_DOC)) $(if $(MATRIX_CELL),-cell '$(MATRIX_CELL)')
 
 .PHONY: e2e-big
-e2e-big: ## A database of 4 GiB and 2 million keys; needs 40 GiB on the disk and a quarter of an hour
+e2e-big: ## A database of 4 GiB and 2 million keys; needs 60 GiB on the disk and more than 14 GiB of memory
 	@$(MAKE) build build-faults
 	REQUORUM_BIN=$(CURDIR)/bin/requorum REQUORUM_FAULTS_BIN=$(CURDIR)/bin/requorum-faults REQUORUM_BIG=1 \
 		$(GO) test -timeout 2h -run '^TestBig$$' -v ./e2e
