@@ -5,6 +5,7 @@ package simulated_test
 import (
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -107,7 +108,7 @@ func (w *world) offPolicy() string {
 	}
 	snaps, err := k.catalog.Snapshots(clusterName)
 	w.must(err)
-	ops, err := k.engine.List(clusterName, 0)
+	ops, err := k.engine.List(clusterName, math.MaxInt)
 	w.must(err)
 	var mine []*requorumv1.Snapshot
 	for _, s := range snaps {
