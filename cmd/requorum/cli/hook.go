@@ -108,6 +108,7 @@ func (p *program) hookPreUpgrade() *cobra.Command {
 	complete(command, "remote", p.completeRemotes)
 	identityFlag(flags, &identity)
 	flags.StringVar(&h.kubernetes, "kubernetes-version", "", "`VERSION` of Kubernetes that runs now, kept with the snapshot")
+	flags.Lookup("kubernetes-version").Annotations = map[string][]string{mayBeEmpty: nil}
 	return command
 }
 

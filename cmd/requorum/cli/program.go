@@ -127,8 +127,12 @@ func (p *program) run(ctx context.Context, args []string, extra ...*cobra.Comman
 	return p.report(ctx, command, err)
 }
 
+const mayBeEmpty = "may-be-empty"
+
 // noneEmpty refuses a flag that is given without a value, as a script gives it whose variable is not set: "--remote" or
 // "--nodes" would be as good as left out. Servers say more of what they lack.
+//
+// Flags that are annotated with mayBeEmpty are for what a script finds out and may not know.
 func noneEmpty(c *cobra.Command) error {
 	for above := c; above != nil; above = above.Parent() {
 		if above.GroupID == groupServe {
@@ -137,7 +141,7 @@ func noneEmpty(c *cobra.Command) error {
 	}
 	var err error
 	c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-		if f.Changed && (f.Value.String() == "" || f.Value.String() == "[]") {
+		if _, may := f.Annotations[mayBeEmpty]; !may && f.Changed && (f.Value.String() == "" || f.Value.String() == "[]") {
 			err = fmt.Errorf("--%s is empty; give it a value, or leave it out", f.Name)
 		}
 	})
