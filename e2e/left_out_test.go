@@ -70,21 +70,21 @@ func TestLeftOutNodeComesBack(t *testing.T) {
 	removed(t, c, "etcd-3")
 }
 
-// keptOut waits until a node is fenced and its etcd stays stopped, and makes sure that people are told. An agent that is told by the
-// controller that its node has missed a restore may have begun to start etcd just before, and stops it again.
+// keptOut waits until a node is fenced and its etcd is stopped, and makes sure that it stays so and that people are told. An agent that is told
+// by the controller that its node has missed a restore may have begun to start etcd just before: it counts as stopped once it is not
+// wanted any more either.
 func keptOut(t *testing.T, c *harness.Cluster, node string) {
 	t.Helper()
-	waitNode(t, c, node, "is fenced", func(n *requorumv1.Node) bool { return n.GetConnected() && n.GetFenced() && !n.GetMember().GetServing() })
-	stopped := time.Now()
-	within(t, "etcd of "+node+" does not stay stopped", func() error {
+	waitNode(t, c, node, "is fenced and wants no etcd", func(n *requorumv1.Node) bool {
+		return n.GetConnected() && n.GetFenced() && n.GetMember().GetError() == "etcd does not run"
+	})
+	within(t, "etcd of "+node+" does not stop", func() error {
 		if c.EtcdRuns(node) {
-			stopped = time.Now()
-		}
-		if time.Since(stopped) < fenceTime {
 			return errRuns
 		}
 		return nil
 	})
+	neverRuns(t, c, node)
 	r := c.Do("cluster", "status")
 	says(t, r, node+": it missed a restore and keeps etcd stopped; include it in the next restore", "fenced")
 }
@@ -95,15 +95,12 @@ func (runsError) Error() string { return "it runs" }
 
 var errRuns = runsError{}
 
-// fenceTime is longer than an agent takes between two looks whether etcd was started on a fenced node.
-const fenceTime = 2500 * time.Millisecond
-
-// neverRuns looks for a while whether a node's etcd runs.
+// neverRuns looks for a while, longer than the agent takes between two looks, whether a node's etcd runs.
 func neverRuns(t *testing.T, c *harness.Cluster, node string) {
 	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	for end := time.Now().Add(fenceTime); time.Now().Before(end); <-ticker.C {
+	for end := time.Now().Add(2500 * time.Millisecond); time.Now().Before(end); <-ticker.C {
 		if c.EtcdRuns(node) {
 			t.Fatalf("etcd of %s runs although the node is fenced", node)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/requorum/requorum/internal/durable"
 	"github.com/requorum/requorum/internal/durable/durabletest"
+	"github.com/requorum/requorum/internal/lacking"
 )
 
 func TestWriteFileReplacesWholeFile(t *testing.T) {
@@ -144,7 +145,7 @@ func TestOwnDirOfAnotherUser(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become somebody else")
+		lacking.Part(t, "only root can become somebody else")
 	}
 	refused := make(chan error)
 	go func() {

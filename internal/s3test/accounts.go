@@ -123,12 +123,12 @@ func (s *Server) roles() map[string]any {
 	return map[string]any{
 		"roles": map[string]any{roleName: map[string]any{
 			"RoleName": roleName, "RoleID": roleID, "Arn": roleARN,
-			"AssumeRolePolicyDocument": policy(map[string]any{
+			"AssumeRolePolicyDocument": s.policy(map[string]any{
 				"Action": "sts:AssumeRoleWithWebIdentity", "Principal": map[string]any{"Federated": provider},
 				"Condition": map[string]any{"StringEquals": map[string]any{providerAddress + ":sub": subject}},
 			}),
 			"Policies": map[string]any{"inline": []any{map[string]any{
-				"PolicyName": "everything", "PolicyDocument": policy(map[string]any{"Action": "s3:*", "Resource": "*"}),
+				"PolicyName": "everything", "PolicyDocument": s.policy(map[string]any{"Action": "s3:*", "Resource": "*"}),
 			}}},
 			// Later than any request, so that the service never writes it, and its file, while a test does.
 			"RoleLastUsed": map[string]any{"LastUsedDate": time.Now().AddDate(1, 0, 0), "Region": region},
@@ -139,11 +139,12 @@ func (s *Server) roles() map[string]any {
 	}
 }
 
-func policy(statement map[string]any) string {
+func (s *Server) policy(statement map[string]any) string {
+	s.t.Helper()
 	statement["Effect"] = "Allow"
 	text, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": []any{statement}})
 	if err != nil {
-		panic(err) // strings and nothing else
+		s.t.Fatal(err)
 	}
 	return string(text)
 }
